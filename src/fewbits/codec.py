@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MIT
+"""encode, decode, inspect, and the models they use. This module and the command line are the only ones that open files."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fewbits import container
+from fewbits.container import Header
+from fewbits.errors import CorruptError, ImageError, ModelError
+from fewbits.image import from_planes, to_planes
+from fewbits.runtime.bundle import MANIFEST, manifest_id, parse_bundle, parse_manifest
+from fewbits.runtime.engines import Engine, onnxruntime_engine
+from fewbits.runtime.hyperprior import HyperpriorCodec, Progress, Symbols
+
+DEFAULT_MODEL = "few"
+DEFAULT_QUALITY = 60.0
+MODEL_PATH_VARIABLE = "FEWBITS_MODELS"
+_SHIPPED = Path(__file__).parent / "weights"
+
+
+def _silent(_: float) -> None:
+    """Progress that nobody watches."""
+
+
+class Model:
+    """A bundle ready to encode and decode; keep it to use its networks again. Safe to share between threads."""
+
+    def __init__(self, files: dict[str, bytes], where: str, engine: Engine | None = None) -> None:
+        """files: a bundle's files by name. engine: what runs its networks, ONNX Runtime by default. Raises ModelError."""
+        bundle = parse_bundle(files, where)
+        kind = bundle.coding.get("kind")
+        if kind != "hyperprior" or bundle.family not in container.FAMILY_IDS:
+            raise ModelError(f"{where}: family {bundle.family} of kind {kind} is not one that this release runs")
+        self.bundle = bundle
+        self.pipeline = HyperpriorCodec(bundle, engine or onnxruntime_engine())
+
+    def encode(self, image: Any, quality: float = DEFAULT_QUALITY, *, progress: Progress = _silent) -> bytes:
+        """See fewbits.encode. progress is called with the fraction done, 0..1."""
+        steps = quality_steps(quality)
+        pixels, colour = to_planes(image)
+        level = self.pipeline.level(steps)
+        symbols, streams = self.pipeline.quantize(self.pipeline.analyse(pixels, progress), level)
+        kinds = [container.SECTION_HYPER] + [container.SECTION_LATENT] * (len(streams) - 1)
+        header = Header(
+            family=self.bundle.family,
+            colour=colour,
+            model_id=self.bundle.model_id,
+            width=pixels.shape[1],
+            height=pixels.shape[0],
+            quality_steps=steps,
+            symbols_crc=symbols.crc(),
+            sections=tuple((kind, len(stream)) for kind, stream in zip(kinds, streams, strict=True)),
+        )
+        return container.pack(header, streams)
+
+    def decode(self, data: bytes, *, progress: Progress = _silent) -> Image.Image:
+        """See fewbits.decode."""
+        header, _, y_hat = self._decode_latent(data)
+        level = self.pipeline.level(header.quality_steps)
+        return from_planes(self.pipeline.synthesise(y_hat, header.height, header.width, level, progress), header.colour)
+
+    def symbols(self, data: bytes) -> Symbols:
+        """The integer symbols that a file holds, checked against its checksum. The same on every machine."""
+        return self._decode_latent(data)[1]
+
+    def estimated_bits(self, data: bytes) -> float:
+        """The model's own estimate of the bits in a file's symbols: their ideal code length."""
+        header, symbols, _ = self._decode_latent(data)
+        return self.pipeline.ideal_bits(symbols, self.pipeline.level(header.quality_steps))
+
+    def _decode_latent(self, data: bytes) -> tuple[Header, Symbols, Any]:
+        header, sections = container.parse(data)
+        if header.model_id != self.bundle.model_id:
+            raise ModelError(f"made with model {header.model_id.hex()}, not with {self.bundle.name}")
+        hyper = [bytes(payload) for kind, payload in sections if kind == container.SECTION_HYPER]
+        strips = [bytes(payload) for kind, payload in sections if kind == container.SECTION_LATENT]
+        if len(hyper) != 1:
+            raise CorruptError(f"{len(hyper)} hyper sections, there must be 1")
+        level = self.pipeline.level(header.quality_steps)
+        symbols, y_hat = self.pipeline.decode_symbols(hyper[0], strips, header.height, header.width, level)
+        if symbols.crc() != header.symbols_crc:
+            raise CorruptError("the checksum of the decoded symbols does not match: the file is damaged")
+        return header, symbols, y_hat
+
+
+def quality_steps(quality: float) -> int:
+    """0-100 -> hundredths. Raises ImageError outside."""
+    if not 0 <= quality <= 100:  # also catches NaN
+        raise ImageError(f"quality is {quality}, it must be from 0 to 100")
+    return round(quality * 100)
+
+
+def encode(image: Any, quality: float = DEFAULT_QUALITY, *, model: Model | None = None) -> bytes:
+    """A picture -> the bytes of a .few file.
+
+    image: Pillow image, or uint8 array (h, w) or (h, w, 1 or 3). quality: 0-100, continuous; higher is better and larger.
+    model: from load_model; the default model where None. Raises ImageError on unsuitable pictures or options.
+    """
+    return (model or load_model()).encode(image, quality)
+
+
+def decode(data: bytes, *, model: Model | None = None) -> Image.Image:
+    """The bytes of a .few file -> a Pillow image of mode RGB or L (numpy.asarray of it is uint8).
+
+    model: where None, the file's own, among the shipped ones and those in the folders of $FEWBITS_MODELS.
+    Raises FormatError on damaged bytes, ModelError where the model is not installed.
+    """
+    return (model or model_of(inspect(data))).decode(data)
+
+
+def inspect(data: bytes) -> Header:
+    """The header of a .few file; loads no network and needs only the file's beginning. Raises FormatError."""
+    return container.parse_header(data)
+
+
+def installed_models() -> dict[str, dict[str, Any]]:
+    """Bundle folder -> its manifest: the shipped ones, then those in the folders of $FEWBITS_MODELS."""
+    extra = [Path(part) for part in os.environ.get(MODEL_PATH_VARIABLE, "").split(os.pathsep) if part]
+    found = {}
+    for root in [_SHIPPED, *extra]:
+        for path in sorted(root.glob(f"*/{MANIFEST}")) + sorted(root.glob(MANIFEST)):
+            found[str(path.parent)] = parse_manifest(path.read_bytes(), str(path.parent))
+    return found
+
+
+def load_model(name: str | Path = DEFAULT_MODEL, *, threads: int | None = None) -> Model:
+    """A model by the name of a shipped bundle ("few") or the path of a bundle's folder; cached. Raises ModelError.
+
+    threads: CPU threads for the networks, all cores where None.
+    """
+    path = Path(name)
+    if not path.is_dir() and (_SHIPPED / name / MANIFEST).exists():
+        path = _SHIPPED / name
+    if not path.is_dir():
+        names = ", ".join(sorted(Path(found).name for found in installed_models())) or "none"
+        raise ModelError(f"model {name} is neither a bundle's folder nor an installed model (installed: {names})")
+    return _load(path.resolve(), threads)
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, threads: int | None) -> Model:
+    try:
+        files = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+    except OSError as error:
+        raise ModelError(f"model {path} cannot be read: {error}") from error
+    return Model(files, str(path), onnxruntime_engine(threads))
+
+
+def model_of(header: Header) -> Model:
+    """The installed model that a file was made with. Raises ModelError that names it."""
+    for path, manifest in installed_models().items():
+        if manifest_id(manifest) == header.model_id:
+            return load_model(path)
+    raise ModelError(
+        f"made with model {header.model_id.hex()} of family {header.family}, which is not installed: "
+        f"give its folder with --model, or put it in a folder named by ${MODEL_PATH_VARIABLE}"
+    )

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""Frozen integer probability tables. Built once at export; nothing here computes a probability."""
+
+from functools import cached_property
+from typing import Any
+
+import constriction
+import numpy as np
+
+PRECISION = 24  # bits; constriction's range coder works on intervals of 2**24
+TOTAL = 1 << PRECISION
+
+
+class FrequencyTable:
+    """One alphabet 0..n-1. frequencies: integers, shape (n,), n >= 2, each at least 1, sum 2**24 (checked here)."""
+
+    def __init__(self, frequencies: np.ndarray) -> None:
+        frequencies = np.asarray(frequencies, np.int64)
+        if frequencies.ndim != 1 or len(frequencies) < 2:
+            raise ValueError(f"a table needs at least 2 symbols in one dimension, its shape is {frequencies.shape}")
+        if frequencies.min() < 1 or frequencies.sum() != TOTAL:
+            raise ValueError(
+                f"frequencies must be at least 1 and sum to {TOTAL}: least {frequencies.min()}, sum {frequencies.sum()}"
+            )
+        self.frequencies = frequencies
+
+    def __len__(self) -> int:
+        return len(self.frequencies)
+
+    @cached_property
+    def model(self) -> Any:
+        """constriction's form: it gives symbol i the interval weight[i] * (2**24 - n) / sum(weight) + 1, here exactly f[i]."""
+        return constriction.stream.model.Categorical((self.frequencies - 1).astype(np.float64), perfect=False)
+
+    def bits(self, symbols: np.ndarray) -> float:
+        """Ideal code length of `symbols` (integers in 0..n-1) in bits."""
+        return float((PRECISION - np.log2(self.frequencies[symbols])).sum())
+
+
+def quantize_frequencies(weights: np.ndarray) -> np.ndarray:
+    """Nonnegative weights (n,) -> int64 frequencies of at least 1 that sum to 2**24, by largest remainders. For export."""
+    weights = np.asarray(weights, np.float64)
+    spread = weights / weights.sum() * (TOTAL - len(weights))
+    frequencies = np.floor(spread).astype(np.int64)
+    short = TOTAL - len(weights) - int(frequencies.sum())
+    frequencies[np.argsort(frequencies - spread, kind="stable")[:short]] += 1
+    return frequencies + 1

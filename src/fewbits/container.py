@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: MIT
+"""Bytes <-> header and sections, as docs/format.md says. Pure: no files, no networks, no allocation before the limits."""
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fewbits.errors import CorruptError, LimitError, NotFewbitsError, TruncatedError, UnsupportedVersionError
+
+MAGIC: Final = b"\x8fFEW"
+VERSION: Final = 1
+MAX_SIDE: Final = 1 << 20
+MAX_PIXELS: Final = 1 << 28  # 268 megapixels
+MAX_SECTIONS: Final = 1 << 16
+QUALITY_STEPS: Final = 10_000  # a quality of 0-100 is stored in hundredths
+
+# Numbers on the wire: released ones are never reused.
+FAMILY_IDS: Final = {"few": 1}
+COLOUR_IDS: Final = {"grey": 0, "rgb": 1}
+SECTION_HYPER: Final = 1
+SECTION_LATENT: Final = 2
+_CRITICAL: Final = range(0, 128)  # a decoder must reject unknown sections of these types and skip the others
+
+_LAYOUT: Final = struct.Struct("<4sBBBB8sIIHII")  # docs/format.md, "Header"
+_SECTION: Final = struct.Struct("<BI")
+_CRC: Final = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of itself. Sizes in pixels; quality in hundredths, 0..10000; sections as (type, bytes) in order."""
+
+    family: str
+    colour: str
+    model_id: bytes
+    width: int
+    height: int
+    quality_steps: int
+    symbols_crc: int
+    sections: tuple[tuple[int, int], ...]
+
+    @property
+    def quality(self) -> float:
+        """0.0-100.0."""
+        return self.quality_steps / (QUALITY_STEPS // 100)
+
+    @property
+    def header_bytes(self) -> int:
+        return _LAYOUT.size + _SECTION.size * len(self.sections) + _CRC.size
+
+    @property
+    def file_bytes(self) -> int:
+        return self.header_bytes + sum(size for _, size in self.sections)
+
+
+def pack(header: Header, payloads: Sequence[bytes]) -> bytes:
+    """A whole file; `header.sections` and `payloads` are in the same order."""
+    assert [size for _, size in header.sections] == [len(payload) for payload in payloads]
+    head = _LAYOUT.pack(
+        MAGIC,
+        VERSION,
+        FAMILY_IDS[header.family],
+        COLOUR_IDS[header.colour],
+        0,
+        header.model_id,
+        header.width,
+        header.height,
+        header.quality_steps,
+        header.symbols_crc,
+        len(header.sections),
+    )
+    head += b"".join(_SECTION.pack(*section) for section in header.sections)
+    return b"".join([head, _CRC.pack(zlib.crc32(head)), *payloads])
+
+
+def parse_header(data: bytes) -> Header:
+    """The header at the start of `data`. Raises a FormatError that names the field."""
+    if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
+        raise NotFewbitsError(f"not a fewbits file: it starts with {data[:4].hex(' ') or 'nothing'}, not {MAGIC.hex(' ')}")
+    if len(data) > 4 and data[4] != VERSION:
+        raise UnsupportedVersionError(f"format version is {data[4]}, this release reads {VERSION}: update fewbits")
+    if len(data) < _LAYOUT.size:
+        raise TruncatedError("header", need=_LAYOUT.size, got=len(data))
+    _, _, family, colour, reserved, model_id, width, height, quality, symbols_crc, n_sections = _LAYOUT.unpack_from(data)
+    if n_sections > MAX_SECTIONS:
+        raise LimitError("section count", n_sections, MAX_SECTIONS)
+    end = _LAYOUT.size + n_sections * _SECTION.size
+    if len(data) < end + _CRC.size:
+        raise TruncatedError("section list", need=end + _CRC.size, got=len(data))
+    if _CRC.unpack_from(data, end)[0] != zlib.crc32(data[:end]):
+        raise CorruptError("the header's checksum does not match: the file is damaged")
+    if family not in FAMILY_IDS.values():
+        raise UnsupportedVersionError(f"family number is {family}, this release knows {sorted(FAMILY_IDS.values())}")
+    if colour not in COLOUR_IDS.values() or reserved != 0:
+        raise UnsupportedVersionError(f"colour is {colour} and the reserved byte {reserved}, this release knows 0..1 and 0")
+    for field, side in (("width", width), ("height", height)):
+        if not 0 < side <= MAX_SIDE:
+            raise LimitError(field, side, MAX_SIDE) if side else CorruptError(f"{field} is 0, it must be at least 1")
+    if width * height > MAX_PIXELS:
+        raise LimitError("width times height", width * height, MAX_PIXELS)
+    if quality > QUALITY_STEPS:
+        raise CorruptError(f"quality is {quality} hundredths, at most {QUALITY_STEPS} is allowed")
+    sections = tuple(_SECTION.iter_unpack(data[_LAYOUT.size : end]))
+    unknown = [kind for kind, _ in sections if kind in _CRITICAL and kind not in (SECTION_HYPER, SECTION_LATENT)]
+    if unknown:
+        raise UnsupportedVersionError(f"section type is {unknown[0]}, which this release does not know: update fewbits")
+    names = {number: name for name, number in FAMILY_IDS.items()}
+    colours = {number: name for name, number in COLOUR_IDS.items()}
+    return Header(names[family], colours[colour], model_id, width, height, quality, symbols_crc, sections)
+
+
+def parse(data: bytes) -> tuple[Header, list[tuple[int, memoryview]]]:
+    """A whole file: its header and its sections as (type, bytes), in order. Raises a FormatError that names the field."""
+    header = parse_header(data)
+    if len(data) < header.file_bytes:
+        raise TruncatedError("the sections", need=header.file_bytes - header.header_bytes, got=len(data) - header.header_bytes)
+    if len(data) > header.file_bytes:
+        raise CorruptError(f"{len(data) - header.file_bytes} bytes follow the last section, none are allowed")
+    view, place, sections = memoryview(data), header.header_bytes, []
+    for kind, size in header.sections:
+        sections.append((kind, view[place : place + size]))
+        place += size
+    return header, sections

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+"""Every error that fewbits raises on purpose, in one tree.
+
+    FewbitsError
+    ├── FormatError                 the bytes are at fault
+    │   ├── NotFewbitsError         they do not start with our magic
+    │   ├── TruncatedError          they end too early
+    │   ├── UnsupportedVersionError they were written by a newer fewbits
+    │   ├── LimitError              they ask for more than the limits allow
+    │   └── CorruptError            a checksum or a rule of docs/format.md is broken
+    ├── ImageError (ValueError)     the caller's pixels or options are at fault
+    ├── ModelError                  a bundle is missing, damaged or of another family
+    └── TrainingError               a training run cannot start or go on
+
+Messages name the field, the value and what is allowed, in one line.
+"""
+
+
+class FewbitsError(Exception):
+    """Base of all errors that fewbits raises on purpose."""
+
+
+class FormatError(FewbitsError):
+    """The bytes of a file break a rule of docs/format.md."""
+
+
+class NotFewbitsError(FormatError):
+    """The bytes do not start with the fewbits magic."""
+
+
+class TruncatedError(FormatError):
+    """The bytes end before the field that is named."""
+
+    def __init__(self, field: str, *, need: int, got: int) -> None:
+        super().__init__(f"truncated file: {field} needs {need} bytes, {got} are left")
+
+
+class UnsupportedVersionError(FormatError):
+    """The file's format version is not one that this release reads."""
+
+
+class LimitError(FormatError):
+    """A size in the header is above what the decoder allows."""
+
+    def __init__(self, field: str, value: int, allowed: int) -> None:
+        super().__init__(f"{field} is {value}, at most {allowed} is allowed")
+
+
+class CorruptError(FormatError):
+    """A checksum or a rule of the format does not hold."""
+
+
+class ImageError(FewbitsError, ValueError):
+    """The caller's pixels or options are at fault."""
+
+
+class ModelError(FewbitsError):
+    """A bundle is missing, damaged, or of another family."""
+
+
+class TrainingError(FewbitsError):
+    """A training run cannot start or go on."""

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""Network parts that several families share. Tensors are (batch, channels, height, width)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Pointwise(nn.Module):
+    """1x1 convolution whose weight is stored as a matrix (out, in), as matrix optimizers want it."""
+
+    def __init__(self, n_in: int, n_out: int, *, bias: bool = True, zero: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_out, n_in))
+        self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
+        if zero:
+            nn.init.zeros_(self.weight)
+        else:
+            nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+
+
+class Depthwise(nn.Conv2d):
+    """3x3 convolution of each channel by itself, zero padded."""
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__(n_channels, n_channels, 3, padding=1, groups=n_channels)
+
+
+class DepthwiseBlock(nn.Module):
+    """Spatial mixing (1x1, ReLU, depthwise 3x3, 1x1), then channel mixing (1x1 up, ReLU, 1x1 down), both residual.
+
+    After the blocks of DCVC-RT (Jia et al., CVPR 2025, section 3.2), with ReLU so that int8 runtimes fuse it.
+    It starts as the identity: the last layer of either branch is zero. 6 C^2 + 9 C multiplications a position.
+    """
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        self.mix_in = Pointwise(n_channels, n_channels)
+        self.spatial = Depthwise(n_channels)
+        self.mix_out = Pointwise(n_channels, n_channels, zero=True)
+        self.expand = Pointwise(n_channels, 2 * n_channels)
+        self.reduce = Pointwise(2 * n_channels, n_channels, zero=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.mix_out(self.spatial(F.relu(self.mix_in(x))))
+        return x + self.reduce(F.relu(self.expand(x)))
+
+
+class SpaceToDepth(nn.Module):
+    """(c, h, w) -> (c * factor**2, h / factor, w / factor)."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_unshuffle(x, self.factor).contiguous(memory_format=torch.channels_last)
+
+
+class DepthToSpace(nn.Module):
+    """(c * factor**2, h, w) -> (c, h * factor, w * factor)."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(x, self.factor).contiguous(memory_format=torch.channels_last)

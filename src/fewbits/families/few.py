@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: MIT
+"""The flagship family `few`: one mean-scale hyperprior model for all qualities, with a linear (KLT) shortcut.
+
+Analysis and synthesis are a 16x16 Karhunen-Loeve transform plus a deep branch that starts at zero, so training starts
+from a working transform codec. Per-channel gains at the latent set the rate (Cui et al., CVPR 2021). The hyper latent
+gives the means through a float net and the scale indices through an integer net (after Balle, Johnston, Minnen,
+ICLR 2019), so what chooses an entropy table is the same on every machine.
+
+Shapes: x (b, 3, h, w) in 0..1 with h, w multiples of 64 in training; y (b, latent, h/16, w/16); z (b, hyper, h/64, w/64).
+A level is a real number in 0..N-1, N the number of lambdas; level k is trained for lambdas[k].
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fewbits.coding.tables import quantize_frequencies
+from fewbits.families.blocks import DepthToSpace, Depthwise, DepthwiseBlock, Pointwise, SpaceToDepth
+from fewbits.families.likelihood import LOG_STEP, N_SCALES, SCALE_MIN, gaussian_bits, gaussian_frequencies, table_bits
+from fewbits.families.quantize import IntegerConv, freeze_integers, integer_bias, integer_relu, round_through, uniform_noise
+
+
+@dataclass(frozen=True)
+class FewConfig:
+    """Architecture of `few`. Widths are in channels, depths in blocks."""
+
+    latent: int = 320  # the shortcut alone reconstructs Kodak at 45 dB with 320, 37 with 192
+    hyper: int = 64
+    width_8: int = 128  # at 1/8 of the picture's size
+    depth_8: int = 3
+    width_16: int = 256
+    depth_16: int = 1
+    hyper_width: int = 128
+    hyper_limit: int = 8  # hyper symbols are in -8..8
+    # weight of 255^2 MSE against bits per pixel; about 0.1 to 1.7 bpp
+    lambdas: tuple[float, ...] = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.09, 0.17)
+
+
+class Estimate(NamedTuple):
+    """x_hat like x; y_bits and z_bits (b,): estimated bits of each picture."""
+
+    x_hat: Tensor
+    y_bits: Tensor
+    z_bits: Tensor
+
+
+def at_level(table: Tensor, level: Tensor) -> Tensor:
+    """Rows of `table` (levels, ...) at real `level` (b,), interpolated linearly: (b, ...)."""
+    left = level.detach().floor().clamp(0, table.shape[0] - 2)
+    fraction = (level - left).view(-1, *[1] * (table.dim() - 1))
+    index = left.long()
+    return torch.lerp(table[index], table[index + 1], fraction)
+
+
+def per_channel(values: Tensor) -> Tensor:
+    """(b, c) -> (b, c, 1, 1)."""
+    return values[:, :, None, None]
+
+
+class Analysis(nn.Module):
+    """x - 1/2 (b, 3, h, w) -> y (b, latent, h/16, w/16)."""
+
+    def __init__(self, config: FewConfig) -> None:
+        super().__init__()
+        self.to_8, self.to_16 = SpaceToDepth(8), SpaceToDepth(2)
+        self.shortcut = Pointwise(768, config.latent)
+        self.stem = Pointwise(192, config.width_8)
+        self.blocks_8 = nn.Sequential(*[DepthwiseBlock(config.width_8) for _ in range(config.depth_8)])
+        self.down = Pointwise(4 * config.width_8, config.width_16)
+        self.blocks_16 = nn.Sequential(*[DepthwiseBlock(config.width_16) for _ in range(config.depth_16)])
+        self.head = Pointwise(config.width_16, config.latent, bias=False, zero=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = self.to_8(x)  # (b, 192, h/8, w/8)
+        deep = self.down(self.to_16(self.blocks_8(self.stem(pixels))))  # (b, width_16, h/16, w/16)
+        return self.shortcut(self.to_16(pixels)) + self.head(self.blocks_16(deep))
+
+
+class Synthesis(nn.Module):
+    """y_hat (b, latent, h/16, w/16), already divided by the gains -> x_hat - 1/2 (b, 3, h, w).
+
+    scale and shift (b or 1, width_16, 1, 1) tell the deep branch the quality.
+    """
+
+    def __init__(self, config: FewConfig) -> None:
+        super().__init__()
+        self.from_16, self.from_8 = DepthToSpace(2), DepthToSpace(8)
+        self.shortcut = Pointwise(config.latent, 768)
+        self.stem = Pointwise(config.latent, config.width_16)
+        self.blocks_16 = nn.Sequential(*[DepthwiseBlock(config.width_16) for _ in range(config.depth_16)])
+        self.up = Pointwise(config.width_16, 4 * config.width_8)
+        self.blocks_8 = nn.Sequential(*[DepthwiseBlock(config.width_8) for _ in range(config.depth_8)])
+        self.head = Pointwise(config.width_8, 192, bias=False, zero=True)
+
+    def forward(self, y_hat: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        deep = self.blocks_16(self.stem(y_hat) * scale + shift)
+        deep = self.blocks_8(self.from_16(self.up(deep)))  # (b, width_8, h/8, w/8)
+        return self.from_8(self.from_16(self.shortcut(y_hat)) + self.head(deep))
+
+
+class HyperAnalysis(nn.Module):
+    """y / deviation (b, latent, h, w) -> real z (b, hyper, h/4, w/4); scale and shift tell the quality."""
+
+    def __init__(self, config: FewConfig) -> None:
+        super().__init__()
+        width = config.hyper_width
+        self.down = SpaceToDepth(2)
+        self.stem = Pointwise(2 * config.latent, width)
+        self.spatial_16, self.spatial_32 = Depthwise(width), Depthwise(width)
+        self.middle = Pointwise(4 * width, width)
+        self.head = Pointwise(4 * width, config.hyper)
+
+    def forward(self, y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        both = torch.cat([y, y.abs()], dim=1)  # signs for the means, magnitudes for the scales
+        h = F.relu(self.spatial_16(F.relu(self.stem(both) * scale + shift)))
+        h = F.relu(self.spatial_32(F.relu(self.middle(self.down(h)))))
+        return self.head(self.down(h))
+
+
+class MeanNet(nn.Module):
+    """z_hat (b, hyper, h/4, w/4) -> means of y in units of its deviation (b, latent, h, w)."""
+
+    def __init__(self, config: FewConfig) -> None:
+        super().__init__()
+        width = config.hyper_width
+        self.stem = nn.Conv2d(config.hyper, width, 3, padding=1)
+        self.up = DepthToSpace(2)
+        self.to_32, self.to_16 = Pointwise(width, 4 * width), Pointwise(width, 4 * width)
+        self.block_32, self.block_16 = DepthwiseBlock(width), DepthwiseBlock(width)
+        self.head = Pointwise(width, config.latent, zero=True)
+
+    def forward(self, z_hat: Tensor) -> Tensor:
+        h = self.block_32(self.up(self.to_32(F.relu(self.stem(z_hat)))))
+        return self.head(F.relu(self.block_16(self.up(self.to_16(h)))))
+
+
+class ScaleNet(nn.Module):
+    """z_hat (b, hyper, h/4, w/4), integers -> real scale index (b, latent, h, w), before rounding and clipping to 0..63.
+
+    Integer arithmetic held in float32 (`IntegerConv`). bias_in (b or 1, width, 1, 1) and bias_out (b or 1, latent,
+    1, 1) are integer-valued and tell the quality. Activations are in units of 1/16, the index in units of 1/64.
+    """
+
+    INDEX_BITS = 6
+
+    def __init__(self, config: FewConfig) -> None:
+        super().__init__()
+        width, act = config.hyper_width, {"input_limit": 255, "input_bits": 4, "output_bits": 4}
+        half = 96
+        self.up = nn.PixelShuffle(2)
+        self.stem = IntegerConv(config.hyper, width, 3, input_limit=config.hyper_limit, input_bits=0, output_bits=4)
+        self.to_32 = IntegerConv(width, 4 * half, 1, **act)
+        self.spatial_32 = IntegerConv(half, half, 3, groups=half, **act)
+        self.to_16 = IntegerConv(half, 4 * width, 1, **act)
+        self.spatial_16 = IntegerConv(width, width, 3, groups=width, **act)
+        head_act = {**act, "output_bits": self.INDEX_BITS}
+        self.head = IntegerConv(width, config.latent, 1, **head_act)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, z_hat: Tensor, bias_in: Tensor, bias_out: Tensor) -> Tensor:
+        h = integer_relu(self.stem(z_hat, bias_in))
+        h = integer_relu(self.up(self.to_32(h)))
+        h = integer_relu(self.spatial_32(h))
+        h = integer_relu(self.up(self.to_16(h)))
+        h = integer_relu(self.spatial_16(h))
+        return self.head(h, bias_out) * 2.0**-self.INDEX_BITS
+
+
+class Few(nn.Module):
+    """The trainable model; see the module's docstring for shapes."""
+
+    def __init__(self, config: FewConfig) -> None:
+        super().__init__()
+        self.config = config
+        levels, latent = len(config.lambdas), config.latent
+        self.analysis, self.synthesis = Analysis(config), Synthesis(config)
+        self.hyper_analysis, self.mean_net, self.scale_net = HyperAnalysis(config), MeanNet(config), ScaleNet(config)
+        # A uniform quantizer step that balances rate and distortion at each lambda for an orthonormal transform.
+        gain = torch.tensor([13 * math.sqrt(value / 0.0483) for value in config.lambdas])
+        self.log_gain = nn.Parameter(gain.log()[:, None].repeat(1, latent))
+        self.log_inverse_gain = nn.Parameter(-gain.log()[:, None].repeat(1, latent))
+        self.index_bias = nn.Parameter(torch.full((levels, latent), N_SCALES / 2))
+        self.scale_bias = nn.Parameter(torch.zeros(levels, config.hyper_width))
+        self.z_logits = nn.Parameter(self._first_z_logits())
+        self.synthesis_modulation = nn.Parameter(torch.zeros(levels, 2 * config.width_16))
+        self.hyper_modulation = nn.Parameter(torch.zeros(levels, 2 * config.hyper_width))
+        self.register_buffer("deviation", torch.ones(latent))
+
+    def _first_z_logits(self) -> Tensor:
+        config = self.config
+        bins = torch.arange(-config.hyper_limit, config.hyper_limit + 1).abs()
+        return (-bins / 1.5)[None, None].repeat(len(config.lambdas), config.hyper, 1)
+
+    @torch.no_grad()
+    def initialize(self, pictures: Iterable[Tensor]) -> None:
+        """KLT start: principal components of 16x16x3 patches of `pictures` (b, 3, h, w), in 0..1, h and w multiples of 16."""
+        rearrange = nn.Sequential(SpaceToDepth(8), SpaceToDepth(2))
+        total, square, count = torch.zeros(768, dtype=torch.float64), torch.zeros(768, 768, dtype=torch.float64), 0
+        for batch in pictures:
+            patches = rearrange(batch - 0.5).movedim(1, -1).reshape(-1, 768).double()
+            total += patches.sum(0)
+            square += patches.T @ patches
+            count += len(patches)
+        mean = total / count
+        values, vectors = torch.linalg.eigh(square / count - torch.outer(mean, mean))
+        values, vectors = values.flip(0)[: self.config.latent], vectors.flip(1).T[: self.config.latent]
+        self.analysis.shortcut.weight.copy_(vectors)
+        self.analysis.shortcut.bias.copy_(-vectors @ mean)  # type: ignore[union-attr]
+        self.synthesis.shortcut.weight.copy_(vectors.T)
+        self.synthesis.shortcut.bias.copy_(mean)  # type: ignore[union-attr]
+        self.deviation.copy_(values.clamp(min=1e-8).sqrt())
+        # Most values are far smaller than the deviation, which a few edges make: 0.7 of it is the better first guess.
+        deviation = 0.7 * self.deviation * self.log_gain.exp()
+        self.index_bias.copy_((deviation / SCALE_MIN).log().div(LOG_STEP).clamp(0, N_SCALES - 1))
+
+    def loss_weight(self, level: Tensor) -> Tensor:
+        """lambda at real levels (b,), interpolated geometrically."""
+        table = torch.tensor(self.config.lambdas, device=level.device).log()
+        return at_level(table[:, None], level)[:, 0].exp()
+
+    def gains(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Gain and inverse gain (b, latent, 1, 1)."""
+        return per_channel(at_level(self.log_gain, level).exp()), per_channel(at_level(self.log_inverse_gain, level).exp())
+
+    def modulation(self, table: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale (about 1) and shift (b, width, 1, 1) of a level-conditioned layer."""
+        scale, shift = at_level(table, level).chunk(2, dim=1)
+        return per_channel(1 + scale), per_channel(shift)
+
+    def forward(self, x: Tensor, level: Tensor) -> Estimate:
+        """In training noise for the rates, straight-through rounding for the nets (Minnen, Singh, ICIP 2020, section 3.3)."""
+        limit = self.config.hyper_limit
+        gain, inverse_gain = self.gains(level)
+        y = self.analysis(x - 0.5).float()
+        deviation = per_channel(self.deviation[None])
+        z = self.hyper_analysis(y / deviation, *self.modulation(self.hyper_modulation, level)).float()
+        nearest = level.round().long()
+        z_hat = round_through(z).clamp(-limit, limit)
+        z_bits = table_bits(uniform_noise(z).clamp(-limit, limit) if self.training else z_hat, self.z_logits[nearest])
+        scaled_mean = self.mean_net(z_hat).float() * (deviation * gain)
+        with torch.autocast(x.device.type, enabled=False):
+            index = self.scale_net(z_hat, *self.scale_biases(level))
+        residual = y * gain - scaled_mean
+        symbols = round_through(residual)
+        y_bits = gaussian_bits(uniform_noise(residual) if self.training else symbols, index)
+        y_hat = (symbols + scaled_mean) * inverse_gain
+        x_hat = self.synthesis(y_hat, *self.modulation(self.synthesis_modulation, level)).float() + 0.5
+        return Estimate(x_hat, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)))
+
+    def scale_biases(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Integer-valued biases of the scale net's first and last layer at real levels (b, c, 1, 1)."""
+        first = integer_bias(at_level(self.scale_bias, level), self.scale_net.stem.bias_bits)
+        last = integer_bias(at_level(self.index_bias, level), self.scale_net.head.bias_bits)
+        return per_channel(first), per_channel(last)
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        """Levels at which training is validated: spread over the range, ends included."""
+        top = len(self.config.lambdas) - 1
+        return tuple(top * k / 4 for k in range(5))
+
+    def estimate(self, x: Tensor, setting: float) -> Estimate:
+        """forward() at one level for the whole batch."""
+        return self(x, torch.full((len(x),), float(setting), device=x.device))
+
+    def loss(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(lambda 255^2 MSE + bpp) / lambda^0.5, at a random level for each picture, so that no rate dominates."""
+        level = torch.rand(len(x), device=x.device) * (len(self.config.lambdas) - 1)
+        out, weight = self(x, level), self.loss_weight(level)
+        bpp = (out.y_bits + out.z_bits) / x[0, 0].numel()
+        mse = 255**2 * F.mse_loss(out.x_hat, x, reduction="none").mean((1, 2, 3))
+        middle = math.sqrt(self.config.lambdas[0] * self.config.lambdas[-1])
+        each = (weight * mse + bpp) * (weight / middle) ** -0.5
+        return each.mean(), {"bpp": bpp.mean().detach(), "mse": mse.mean().detach()}
+
+    # The coding side (runtime/hyperprior.py reads what these three give)
+
+    frozen_networks = frozenset({"scales"})  # exported as a copy with final integers
+
+    def networks(self) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
+        """Networks to export by name, each with example inputs by name."""
+        config = self.config
+
+        def modulation(width: int) -> dict[str, Tensor]:
+            return {"scale": torch.ones(1, width, 1, 1), "shift": torch.zeros(1, width, 1, 1)}
+
+        y, z = torch.zeros(1, config.latent, 16, 24), torch.zeros(1, config.hyper, 4, 6)
+        biases = {"bias_in": torch.zeros(1, config.hyper_width, 1, 1), "bias_out": torch.zeros(1, config.latent, 1, 1)}
+        return {
+            "analysis": (self.analysis, {"x": torch.zeros(1, 3, 256, 384)}),
+            "hyper_analysis": (self.hyper_analysis, {"y": y, **modulation(config.hyper_width)}),
+            "means": (self.mean_net, {"z_hat": z}),
+            "scales": (freeze_integers(self.scale_net), {"z_hat": z, **biases}),
+            "synthesis": (self.synthesis, {"y_hat": y, **modulation(config.width_16)}),
+        }
+
+    @torch.no_grad()
+    def tables(self) -> dict[str, np.ndarray]:
+        """Per-level vectors (levels, channels), and integer probabilities of the hyper symbols (levels, hyper, bins)."""
+        levels = torch.arange(len(self.config.lambdas), dtype=torch.float32)
+        bias_in, bias_out = (bias[:, :, 0, 0].to(torch.int32) for bias in self.scale_biases(levels))
+        z_rows = torch.softmax(self.z_logits.double(), dim=-1).flatten(0, 1).numpy()
+        vectors = {"gain": self.log_gain, "inverse_gain": self.log_inverse_gain, "deviation": self.deviation}
+        for name in ("hyper", "synthesis"):
+            scale, shift = getattr(self, f"{name}_modulation").chunk(2, dim=1)
+            vectors |= {f"{name}_scale": 1 + scale, f"{name}_shift": shift}
+        y_limits, y_frequencies = gaussian_frequencies(SCALE_MIN * np.exp(LOG_STEP * np.arange(N_SCALES)))
+        return {
+            "y_limits": y_limits,
+            "y_frequencies": y_frequencies,
+            **{name: value.numpy().copy() for name, value in vectors.items()},
+            "bias_in": bias_in.numpy(),
+            "bias_out": bias_out.numpy(),
+            "z_frequencies": np.stack([quantize_frequencies(row) for row in z_rows])
+            .astype(np.uint32)
+            .reshape(self.z_logits.shape),
+        }
+
+    def coding(self) -> dict[str, Any]:
+        """Numbers of the coding pipeline. Halos in latent and hyper positions: how far a network's receptive field reaches."""
+        return {
+            "kind": "hyperprior",
+            "hyper_limit": self.config.hyper_limit,
+            "halo": -(-self.config.depth_8 // 2) + self.config.depth_16,
+            "hyper_halo": 2,
+            "first_coded_index": 3,
+        }
+
+    @torch.no_grad()
+    def load_tables(self, tables: Mapping[str, Tensor], arrays: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Inverse of tables() and of the frozen network's export, up to the rounding of probabilities."""
+        self.log_gain.copy_(tables["gain"])
+        self.log_inverse_gain.copy_(tables["inverse_gain"])
+        self.deviation.copy_(tables["deviation"])
+        for name in ("hyper", "synthesis"):
+            pair = torch.cat([tables[f"{name}_scale"] - 1, tables[f"{name}_shift"]], dim=1)
+            getattr(self, f"{name}_modulation").copy_(pair)
+        self.scale_bias.copy_(tables["bias_in"] * 2.0**-self.scale_net.stem.bias_bits)
+        self.index_bias.copy_(tables["bias_out"] * 2.0**-self.scale_net.head.bias_bits)
+        self.z_logits.copy_(tables["z_frequencies"].double().log())
+        for name, part in self.scale_net.named_modules():
+            if isinstance(part, IntegerConv):
+                part.load_integers(arrays["scales"][f"{name}.weight"].float(), arrays["scales"][f"{name}.bias"].float())

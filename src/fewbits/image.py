@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""Pictures in and out: Pillow images, arrays and encoded bytes <-> uint8 RGB planes and a colour name.
+
+What this release cannot keep it refuses (transparency) or says in the README (metadata, 16 bit), never drops silently in
+the picture itself.
+"""
+
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+from fewbits.container import MAX_PIXELS, MAX_SIDE
+from fewbits.errors import ImageError
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts to grey
+
+
+def read_image(data: bytes, name: str) -> Image.Image:
+    """Any format that Pillow reads, upright; `name` is used in messages. Raises ImageError."""
+    if not data:
+        raise ImageError(f"{name}: the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below, before any decoding
+            with Image.open(io.BytesIO(data)) as picture:
+                _check_size(picture.width, picture.height, name)
+                picture.load()
+                return ImageOps.exif_transpose(picture)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        raise ImageError(
+            f"{name}: not a picture that can be read: {' '.join(str(error).split()) or type(error).__name__}"
+        ) from error
+
+
+def write_image(picture: Image.Image, name: str) -> bytes:
+    """Encode by the extension of `name` (PNG where it has none). Raises ImageError where Pillow cannot write it."""
+    extension = "." + name.rpartition(".")[2].lower() if "." in name else ".png"
+    format_name = Image.registered_extensions().get(extension)
+    if format_name not in Image.SAVE:
+        raise ImageError(f"{name}: Pillow writes no pictures with the extension {extension}")
+    buffer = io.BytesIO()
+    try:
+        picture.save(buffer, format_name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ImageError(f"{name}: {format_name} cannot hold this picture: {error}") from error
+    return buffer.getvalue()
+
+
+def to_planes(image: Any) -> tuple[np.ndarray, str]:
+    """Pillow image or uint8 array, (h, w), (h, w, 1) or (h, w, 3) -> uint8 RGB (h, w, 3) and "rgb" or "grey".
+
+    Raises ImageError on other types, on empty or huge pictures, and on transparency.
+    """
+    if isinstance(image, Image.Image):
+        _check_size(image.width, image.height, "image")
+        return _from_pillow(image)
+    array = np.asarray(image)
+    if array.dtype != np.uint8:
+        raise ImageError(f"image: its dtype is {array.dtype}, it must be uint8")
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3):
+        raise ImageError(f"image: its shape is {np.shape(image)}, it must be (height, width), with 1 or 3 channels last")
+    _check_size(array.shape[1], array.shape[0], "image")
+    if array.shape[2] == 1:
+        return np.repeat(array, 3, axis=2), "grey"
+    return array, "rgb"
+
+
+def _from_pillow(image: Image.Image) -> tuple[np.ndarray, str]:
+    mode = image.mode
+    if mode.startswith(("I", "F")):
+        return np.repeat(_grey_from_deep(image)[:, :, None], 3, axis=2), "grey"
+    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = _without_alpha(image)
+    if mode in ("1", "L", "LA", "La"):
+        return np.repeat(np.asarray(image.convert("L"))[:, :, None], 3, axis=2), "grey"
+    if mode == "CMYK":
+        image = _from_cmyk(image)
+    return np.asarray(image.convert("RGB")), "rgb"
+
+
+def _grey_from_deep(image: Image.Image) -> np.ndarray:
+    """16-bit grey -> 8 bits, rounded. Modes I and F carry no range: values in 0..255 are kept, others must fit 16 bits."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
+        raise ImageError(f"image: mode {image.mode} with values outside 0..65535 is not supported")
+    deep = image.mode.startswith("I;16") or values.max() > 255
+    return np.rint(values / 257 if deep else values).astype(np.uint8)
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    if rgba.getchannel("A").getextrema()[0] != 255:
+        raise ImageError("image: it has transparent pixels, which this release cannot store: flatten it onto a background first")
+    return rgba
+
+
+def _from_cmyk(image: Image.Image) -> Image.Image:
+    """Through the embedded profile where there is a usable one; Pillow's plain conversion otherwise."""
+    profile = image.info.get("icc_profile")
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            if converted is not None:
+                return converted
+        except (ImageCms.PyCMSError, OSError):
+            pass
+    return image.convert("RGB")
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if min(width, height) < 1:
+        raise ImageError(f"{name}: its size is {width}x{height}, both sides must be at least 1")
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise ImageError(f"{name}: its size is {width}x{height}, at most {MAX_SIDE} a side and {MAX_PIXELS} pixels are allowed")
+
+
+def from_planes(pixels: np.ndarray, colour: str) -> Image.Image:
+    """uint8 (h, w, 3) -> a Pillow image of mode RGB, or L where `colour` is "grey"."""
+    if colour == "grey":
+        return Image.fromarray(np.rint(pixels @ np.array(LUMA, np.float32)).astype(np.uint8))
+    return Image.fromarray(pixels)

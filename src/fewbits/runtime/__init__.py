@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""A bundle at work, without torch: parsed bundles, engines that run their networks, and the coding pipelines."""

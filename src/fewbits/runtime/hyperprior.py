@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: MIT
+"""The coding pipeline of the kind "hyperprior": pixels <-> hyper symbols and latent symbols <-> streams (docs/format.md).
+
+The scale index of each latent symbol comes from an integer network, so encoder and decoder agree on every machine;
+means and pixels pass through float networks, whose drift can move a pixel but never the parse.
+Names: y is the latent (channels, rows, columns) at 1/16 of the picture, z the hyper latent at 1/64.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from fewbits.coding.streams import SignedTable, decode_planes, decode_signed, encode_planes, encode_signed
+from fewbits.coding.tables import FrequencyTable
+from fewbits.errors import CorruptError, ModelError
+from fewbits.runtime.bundle import Bundle
+from fewbits.runtime.engines import Engine, Network
+from fewbits.runtime.tiling import Tile, scaled, tiles
+
+STRIDE = 16  # pixels a latent position
+HYPER_STRIDE = 4  # latent positions a hyper position
+STRIP_ROWS = 32  # latent rows in one stream; part of the format
+TILE_ROWS, TILE_COLUMNS = 48, 64  # latent positions a tile; changes time and memory, never the result
+QUALITY_STEPS = 10_000
+
+Progress = Callable[[float], None]
+
+
+class Symbols(NamedTuple):
+    """What a file holds: hyper int8 (hyper, rows/4, columns/4) and latent int16 (latent, rows, columns)."""
+
+    hyper: np.ndarray
+    latent: np.ndarray
+
+    def crc(self) -> int:
+        """CRC-32 over the hyper symbols as bytes, then the latent symbols as little-endian int16, both in (c, h, w) order."""
+        return zlib.crc32(np.ascontiguousarray(self.latent, "<i2"), zlib.crc32(np.ascontiguousarray(self.hyper, "i1")))
+
+
+class Level(NamedTuple):
+    """Everything that a quality sets. Vectors are float32 (1, channels, 1, 1), ready for the networks."""
+
+    gain: np.ndarray
+    inverse_gain: np.ndarray
+    hyper: dict[str, np.ndarray]
+    synthesis: dict[str, np.ndarray]
+    scales: dict[str, np.ndarray]
+    z_tables: list[FrequencyTable]
+
+
+def integers_at(table: np.ndarray, quality_steps: int) -> np.ndarray:
+    """Rows of an integer table (levels, c), interpolated at quality_steps / 10000 of the way, rounded down: int64 (c,)."""
+    position = quality_steps * (len(table) - 1)
+    left = min(position // QUALITY_STEPS, len(table) - 2)
+    weight = position - left * QUALITY_STEPS
+    rows = table.astype(np.int64)
+    return (rows[left] * (QUALITY_STEPS - weight) + rows[left + 1] * weight) // QUALITY_STEPS
+
+
+def floats_at(table: np.ndarray, quality_steps: int) -> np.ndarray:
+    """The same for float tables: float32 (1, c, 1, 1)."""
+    position = quality_steps / QUALITY_STEPS * (len(table) - 1)
+    left = min(int(position), len(table) - 2)
+    row = table[left] * (1 - (position - left)) + table[left + 1] * (position - left)
+    return row.astype(np.float32)[None, :, None, None]
+
+
+class HyperpriorCodec:
+    """A bundle of this kind with an engine to run its networks. Networks are loaded when first used."""
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        self.bundle, self._engine = bundle, engine
+        coding, tables = bundle.coding, bundle.tables
+        try:
+            self._hyper_limit = int(coding["hyper_limit"])
+            self._halo = int(coding["halo"])
+            self._hyper_halo = int(coding["hyper_halo"])
+            self._first_coded = int(coding["first_coded_index"])
+            self._y_limits, self._y_frequencies = tables["y_limits"], tables["y_frequencies"]
+            self._z_frequencies = tables["z_frequencies"]  # (levels, hyper, 2 * hyper_limit + 1)
+            self.latent_channels, self.hyper_channels = tables["gain"].shape[1], self._z_frequencies.shape[1]
+        except (KeyError, ValueError) as error:
+            raise ModelError(f"model {bundle.name}: {error} is missing or wrong in the bundle") from error
+        self._loaded: dict[str, Network] = {}
+
+    def _network(self, name: str) -> Network:
+        if name not in self._loaded:
+            try:
+                self._loaded[name] = self._engine(self.bundle.networks[name])
+            except KeyError:
+                raise ModelError(f"model {self.bundle.name}: network {name} is missing in the bundle") from None
+        return self._loaded[name]
+
+    @cached_property
+    def _y_tables(self) -> list[SignedTable]:
+        """One table a scale index; those under `first_coded_index` are never used, their symbols are 0."""
+        stops = np.cumsum(2 * self._y_limits.astype(np.int64) + 2)
+        parts = np.split(self._y_frequencies, stops[:-1])
+        return [SignedTable(FrequencyTable(part)) for part in parts]
+
+    def level(self, quality_steps: int) -> Level:
+        """The level of a quality in hundredths, 0..10000."""
+        tables = self.bundle.tables
+
+        def pair(name: str) -> dict[str, np.ndarray]:
+            return {part: floats_at(tables[f"{name}_{part}"], quality_steps) for part in ("scale", "shift")}
+
+        scales = {
+            name: integers_at(tables[name], quality_steps).astype(np.float32)[None, :, None, None]
+            for name in ("bias_in", "bias_out")
+        }
+        levels = len(self._z_frequencies)
+        nearest = (2 * quality_steps * (levels - 1) + QUALITY_STEPS) // (2 * QUALITY_STEPS)
+        return Level(
+            np.exp(floats_at(tables["gain"], quality_steps)),
+            np.exp(floats_at(tables["inverse_gain"], quality_steps)),
+            pair("hyper"),
+            pair("synthesis"),
+            scales,
+            [FrequencyTable(row) for row in self._z_frequencies[nearest]],
+        )
+
+    # Shapes
+
+    @staticmethod
+    def grid(height: int, width: int) -> tuple[int, int]:
+        """Latent rows and columns of a picture."""
+        return -(-height // STRIDE), -(-width // STRIDE)
+
+    @staticmethod
+    def hyper_grid(rows: int, columns: int) -> tuple[int, int]:
+        """Hyper rows and columns of a latent."""
+        return -(-rows // HYPER_STRIDE), -(-columns // HYPER_STRIDE)
+
+    # Encoding
+
+    def analyse(self, pixels: np.ndarray, progress: Progress) -> np.ndarray:
+        """uint8 (height, width, 3) -> y float32 (latent, rows, columns), before the gains. Independent of quality."""
+        rows, columns = self.grid(*pixels.shape[:2])
+        y = np.empty((self.latent_channels, rows, columns), np.float32)
+        network = self._network("analysis")
+        for tile, done in self._tiles(rows, columns):
+            x = _extended(pixels, scaled(tile.outer_rows, STRIDE), scaled(tile.outer_columns, STRIDE))
+            planes = np.ascontiguousarray(x.transpose(2, 0, 1), np.float32) / np.float32(255) - np.float32(0.5)
+            y[:, tile.inner_rows, tile.inner_columns] = network(x=planes[None])[0][:, tile.cut[0], tile.cut[1]]
+            progress(done)
+        return y
+
+    def quantize(self, y: np.ndarray, level: Level) -> tuple[Symbols, list[bytes]]:
+        """y -> symbols and their streams: the hyper stream, then one stream for each strip of STRIP_ROWS latent rows."""
+        z = self._hyper_symbols(y, level)
+        streams = [encode_planes(z.reshape(len(z), -1).astype(np.int32) + self._hyper_limit, level.z_tables)]
+        latent = np.zeros(y.shape, np.int16)
+        for strip in self._strips(y.shape[1]):
+            index, mean = self._prior(z, strip, y.shape[1:], level)
+            residual = y[:, strip] * level.gain[0] - mean
+            limits = np.iinfo(np.int16)
+            symbols = np.clip(np.rint(residual), limits.min, limits.max).astype(np.int16)
+            symbols[index < self._first_coded] = 0
+            latent[:, strip] = symbols
+            coded = index >= self._first_coded
+            streams.append(encode_signed(symbols[coded], index[coded], self._y_tables))
+        return Symbols(z, latent), streams
+
+    def _hyper_symbols(self, y: np.ndarray, level: Level) -> np.ndarray:
+        rows, columns = y.shape[1:]
+        z_rows, z_columns = self.hyper_grid(rows, columns)
+        deviation = self.bundle.tables["deviation"].astype(np.float32)[:, None, None]
+        z = np.empty((self.hyper_channels, z_rows, z_columns), np.int8)
+        network = self._network("hyper_analysis")
+        step = HYPER_STRIDE * 16
+        for tile in tiles(
+            z_rows * HYPER_STRIDE, z_columns * HYPER_STRIDE, tile_rows=step, tile_columns=4 * step, halo=8, align=HYPER_STRIDE
+        ):
+            part = _extended(y.transpose(1, 2, 0), tile.outer_rows, tile.outer_columns).transpose(2, 0, 1) / deviation
+            real = network(y=np.ascontiguousarray(part[None]), **level.hyper)[0]
+            cut = [
+                slice(s.start // HYPER_STRIDE, s.stop // HYPER_STRIDE) for s in (*tile.cut, tile.inner_rows, tile.inner_columns)
+            ]
+            limited = np.clip(np.rint(real[:, cut[0], cut[1]]), -self._hyper_limit, self._hyper_limit)
+            z[:, cut[2], cut[3]] = limited.astype(np.int8)
+        return z
+
+    # Both ways
+
+    def _tiles(self, rows: int, columns: int) -> Iterator[tuple[Tile, float]]:
+        """Tiles of the latent grid with the fraction that is done after each."""
+        parts = list(tiles(rows, columns, tile_rows=TILE_ROWS, tile_columns=TILE_COLUMNS, halo=self._halo))
+        for k, tile in enumerate(parts):
+            yield tile, (k + 1) / len(parts)
+
+    @staticmethod
+    def _strips(rows: int) -> list[slice]:
+        return [slice(start, min(start + STRIP_ROWS, rows)) for start in range(0, rows, STRIP_ROWS)]
+
+    def _prior(self, z: np.ndarray, strip: slice, grid: tuple[int, ...], level: Level) -> tuple[np.ndarray, np.ndarray]:
+        """Scale indices uint8 and scaled means float32 of a strip, both (latent, strip rows, columns)."""
+        z_first, z_stop = strip.start // HYPER_STRIDE, -(-strip.stop // HYPER_STRIDE)
+        outer = slice(max(0, z_first - self._hyper_halo), min(z.shape[1], z_stop + self._hyper_halo))
+        z_hat = z[None, :, outer].astype(np.float32)
+        first = strip.start - outer.start * HYPER_STRIDE
+        cut = (slice(None), slice(first, first + strip.stop - strip.start), slice(0, grid[1]))
+        real = self._network("scales")(z_hat=z_hat, **level.scales)[0][cut]
+        index = np.clip(np.floor(real + np.float32(0.5)), 0, len(self._y_limits) - 1).astype(np.uint8)
+        mean = self._network("means")(z_hat=z_hat)[0][cut]
+        deviation = self.bundle.tables["deviation"].astype(np.float32)[:, None, None]
+        return index, mean * (level.gain[0] * deviation)
+
+    # Decoding
+
+    def decode_symbols(
+        self, hyper_stream: bytes, strips: list[bytes], height: int, width: int, level: Level
+    ) -> tuple[Symbols, np.ndarray]:
+        """Streams -> symbols, and y_hat float32 (latent, rows, columns), the dequantized latent divided by the gains."""
+        rows, columns = self.grid(height, width)
+        z_rows, z_columns = self.hyper_grid(rows, columns)
+        if len(strips) != len(self._strips(rows)):
+            raise CorruptError(f"{len(strips)} latent sections, a picture {height} pixels high has {len(self._strips(rows))}")
+        planes = decode_planes(hyper_stream, z_rows * z_columns, level.z_tables)
+        z = (planes - self._hyper_limit).astype(np.int8).reshape(-1, z_rows, z_columns)
+        latent = np.zeros((self.latent_channels, rows, columns), np.int16)
+        y_hat = np.empty(latent.shape, np.float32)
+        for strip, stream in zip(self._strips(rows), strips, strict=True):
+            index, mean = self._prior(z, strip, (rows, columns), level)
+            coded = index >= self._first_coded
+            symbols = np.zeros(index.shape, np.int16)
+            symbols[coded] = decode_signed(stream, index[coded], self._y_tables)
+            latent[:, strip] = symbols
+            y_hat[:, strip] = (symbols + mean) * level.inverse_gain[0]
+        return Symbols(z, latent), y_hat
+
+    def synthesise(self, y_hat: np.ndarray, height: int, width: int, level: Level, progress: Progress) -> np.ndarray:
+        """y_hat -> uint8 (height, width, 3)."""
+        pixels = np.empty((height, width, 3), np.uint8)
+        network = self._network("synthesis")
+        for tile, done in self._tiles(*y_hat.shape[1:]):
+            part = np.ascontiguousarray(y_hat[None, :, tile.outer_rows, tile.outer_columns])
+            cut = tuple(scaled(s, STRIDE) for s in tile.cut)
+            planes = network(y_hat=part, **level.synthesis)[0][:, cut[0], cut[1]]
+            levels = np.clip(np.rint((planes + np.float32(0.5)) * np.float32(255)), 0, 255).astype(np.uint8)
+            target = pixels[scaled(tile.inner_rows, STRIDE), scaled(tile.inner_columns, STRIDE)]
+            target[:] = levels.transpose(1, 2, 0)[: target.shape[0], : target.shape[1]]
+            progress(done)
+        return pixels
+
+    # Rates
+
+    def ideal_bits(self, symbols: Symbols, level: Level) -> float:
+        """The model's own estimate of the bits of `symbols`: their ideal code length under the tables."""
+        z = symbols.hyper.reshape(len(symbols.hyper), -1).astype(np.int64) + self._hyper_limit
+        bits = sum(table.bits(plane) for table, plane in zip(level.z_tables, z, strict=True))
+        for strip in self._strips(symbols.latent.shape[1]):
+            index, _ = self._prior(symbols.hyper, strip, symbols.latent.shape[1:], level)
+            values = symbols.latent[:, strip].astype(np.int64)
+            for which in np.unique(index[index >= self._first_coded]):
+                bits += self._y_tables[which].bits(values[index == which])
+        return bits
+
+
+def _extended(array: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+    """array[rows, columns] of an (h, w, c) array, its last row and column repeated where the slices reach beyond it."""
+    height, width = array.shape[:2]
+    part = array[rows.start : min(rows.stop, height), columns.start : min(columns.stop, width)]
+    missing = (rows.stop - rows.start - part.shape[0], columns.stop - columns.start - part.shape[1])
+    return np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge") if any(missing) else part

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+"""A training run on disk: RUN/config.json, RUN/trunk.pt (flat learning rate), RUN/annealed.pt, RUN/log.csv.
+
+Every file is written beside its place and renamed, so a kill at any moment leaves the last good one.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewbits.errors import TrainingError
+
+TRUNK, ANNEALED, CONFIG = "trunk.pt", "annealed.pt", "config.json"
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(state, file)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU. Raises TrainingError where there is none or it is damaged."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise TrainingError(f"no checkpoint {path}") from None
+    except Exception as error:
+        raise TrainingError(f"checkpoint {path} cannot be read: {error}") from error
+    return state
+
+
+def save_config(run: Path, config: dict[str, Any]) -> None:
+    """Write the run's settings; refuse to change those of a run that exists (all but where its data lies)."""
+    path = run / CONFIG
+    if path.exists():
+        old, new = ({**settings, "data": None} for settings in (load_config(run), json.loads(json.dumps(config))))
+        if old != new:
+            raise TrainingError(f"{path} holds other settings than these: go on with those, or choose another --out")
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+
+
+def load_config(run: Path) -> dict[str, Any]:
+    """The settings that save_config wrote."""
+    try:
+        config: dict[str, Any] = json.loads((run / CONFIG).read_text())
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{run} is no training run: {error}") from error
+    return config

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: MIT
+"""The commands `fewbits train` and `fewbits export`; imported only when they are called, since they need torch."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fewbits.codec import Model
+from fewbits.errors import TrainingError
+from fewbits.families import FAMILIES
+from fewbits.training import export
+from fewbits.training.data import decode_rgb, find_pictures
+from fewbits.training.loop import Budget, TrainConfig, train
+
+CURVE_QUALITIES = (0, 20, 40, 60, 80, 100)
+
+
+def override(config: Any, settings: list[str]) -> Any:
+    """A copy of a frozen config with `name=value` settings applied, each converted to the type of the field's default."""
+    changes: dict[str, Any] = {}
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or name not in fields:
+            raise TrainingError(f"--set {setting}: it must be NAME=VALUE with NAME one of {', '.join(fields)}")
+        old = getattr(config, name)
+        try:
+            changes[name] = tuple(float(part) for part in text.split(",")) if isinstance(old, tuple) else type(old)(text)
+        except ValueError:
+            raise TrainingError(f"--set {setting}: {text!r} is not a {type(old).__name__}") from None
+    return dataclasses.replace(config, **changes)
+
+
+def run_train(
+    family: str,
+    data: list[Path],
+    out: Path,
+    *,
+    minutes: float | None,
+    steps: int | None,
+    anneal: float | None,
+    init: Path | None,
+    exclude: list[str],
+    validation: list[Path],
+    settings: list[str],
+    device: str,
+) -> None:
+    """Everything behind `fewbits train`; see its help."""
+    if family not in FAMILIES:
+        raise TrainingError(f"family is {family!r}, known are {', '.join(FAMILIES)}")
+    if anneal is not None and minutes is not None:
+        raise TrainingError("--anneal brings its own minutes: leave --minutes out")
+    config_class = FAMILIES[family][0]
+    bundle = export.load_bundle(init) if init else None
+    if bundle and bundle.family != family:
+        raise TrainingError(f"--init {init} is of family {bundle.family}, not {family}")
+    model = export.load_model(bundle) if bundle else None
+    model_config = model.config if model else config_class()
+    own = {field.name for field in dataclasses.fields(config_class)}
+    model_config = override(model_config, [s for s in settings if s.partition("=")[0] in own])
+    config = override(TrainConfig(), [s for s in settings if s.partition("=")[0] not in own])
+    torch.set_num_threads(min(os.cpu_count() or 1, 16))
+    train(
+        family,
+        data,
+        out,
+        Budget(minutes=anneal if anneal is not None else minutes, steps=steps),
+        model_config=model_config,
+        config=config,
+        exclude=exclude,
+        validation=validation,
+        anneal=anneal is not None,
+        start=model.state_dict() if model else None,
+        device=device,
+    )
+
+
+def run_export(run: Path, bundle: Path, card: Path | None, pictures: list[Path]) -> None:
+    """Everything behind `fewbits export`; see its help."""
+    entries: dict[str, Any] = {}
+    if card:
+        try:
+            entries = json.loads(card.read_text())
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"--card {card}: {error}") from error
+    files = export.run_files(run, entries)
+    if pictures:
+        entries["curve"] = {"pictures": [path.name for path in pictures], "points": measure(Model(files, str(bundle)), pictures)}
+        files = export.run_files(run, entries)
+    export.write_folder(bundle, files)
+
+
+def measure(model: Model, roots: list[Path]) -> list[dict[str, float]]:
+    """Mean bits per pixel (bytes on disk) and mean RGB PSNR over the pictures, at CURVE_QUALITIES."""
+    pictures = [picture for picture in map(decode_rgb, find_pictures(roots)) if picture is not None]
+    points = []
+    for quality in CURVE_QUALITIES:
+        scores = []
+        for picture in pictures:
+            data = model.encode(picture, quality)
+            mse = np.square(np.asarray(model.decode(data), np.float64) - picture).mean()
+            scores.append((8 * len(data) / (picture.shape[0] * picture.shape[1]), 10 * np.log10(255**2 / max(mse, 1e-6))))
+        bpp, psnr = np.mean(scores, axis=0)
+        points.append({"quality": quality, "bpp": round(float(bpp), 4), "psnr": round(float(psnr), 3)})
+    return points

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: MIT
+"""A training run -> a bundle, and a bundle's weights back into a model. The only module that touches both sides.
+
+Weights are rounded to float16 before export and kept so in the ONNX files (a Cast brings them to float32 at load), which
+halves a bundle. Initializers carry the names that the parameters have in torch, so weights can be read back.
+"""
+
+import io
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from fewbits.errors import ModelError, TrainingError
+from fewbits.families import FAMILIES
+from fewbits.runtime.bundle import MANIFEST, TABLES, Bundle, pack_bundle, parse_bundle
+from fewbits.training import checkpoint
+
+OPSET = 18
+
+
+def run_files(run: Path, card: dict[str, Any]) -> dict[str, bytes]:
+    """The bundle's files from a run's annealed weights, or from its trunk's average where there are none.
+
+    card: more entries for the model card (licence, measured curve). Raises TrainingError where `run` is no run.
+    """
+    config = checkpoint.load_config(run)
+    annealed = run / checkpoint.ANNEALED
+    state = checkpoint.load(annealed if annealed.exists() else run / checkpoint.TRUNK)
+    config_class, model_class = FAMILIES[config["family"]]
+    model = model_class(config_class(**{name: _plain(value) for name, value in config["model"].items()}))
+    model.load_state_dict(state["averaged"])
+    described = {
+        "architecture": config["model"],
+        "training": config["train"],
+        "training_data": config["data"],
+        "steps": state["step"],
+        "minutes": round(state["seconds"] / 60, 1),
+        "annealed": annealed.exists(),
+    }
+    return bundle_files(config["family"], model, described | card)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def bundle_files(family: str, model: Any, card: dict[str, Any]) -> dict[str, bytes]:
+    """All files of a bundle for a trained model that offers networks(), tables() and coding()."""
+    model = model.eval().cpu()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.half().float())
+        files = {f"{name}.onnx": export_network(network, inputs) for name, (network, inputs) in model.networks().items()}
+        tables = model.tables()
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **tables)
+    return pack_bundle(family, model.coding(), card, {**files, TABLES: buffer.getvalue()})
+
+
+def export_network(network: nn.Module, inputs: dict[str, Tensor]) -> bytes:
+    """ONNX bytes of `network`, called with `inputs` by name; batch, height and width stay free where they are above 1."""
+    network = network.eval().to(memory_format=torch.contiguous_format)
+    shapes = {
+        name: {axis: torch.export.Dim.DYNAMIC for axis in (2, 3)} if min(value.shape[2:]) > 1 else None
+        for name, value in inputs.items()
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter warns of its own deprecations
+        program = torch.onnx.export(
+            network, kwargs=inputs, dynamo=True, dynamic_shapes=shapes, opset_version=OPSET, verbose=False,
+            input_names=list(inputs), output_names=["out"], optimize=True,
+        )  # fmt: skip
+    assert program is not None
+    model = program.model_proto
+    _name_initializers(model, network)
+    _halve_initializers(model)
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    del model.graph.value_info[:]
+    del model.graph.metadata_props[:]
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _name_initializers(model: onnx.ModelProto, network: nn.Module) -> None:
+    """Give every initializer that holds a parameter its name in torch; the exporter renames those that it reshapes."""
+    arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    for name, value in network.state_dict().items():
+        if name in arrays:
+            continue
+        wanted = value.numpy().ravel()
+        same = [key for key, array in arrays.items() if array.size == wanted.size and np.array_equal(array.ravel(), wanted)]
+        free = [key for key in same if key not in network.state_dict()]
+        if free:
+            _rename(model, free[0], name)
+            arrays[name] = arrays.pop(free[0])
+        else:  # the exporter drops biases of zeros and merges parameters of equal values: keep them for `--init`
+            model.graph.initializer.append(numpy_helper.from_array(value.numpy(), name))
+
+
+def _rename(model: onnx.ModelProto, old: str, new: str) -> None:
+    for item in model.graph.initializer:
+        if item.name == old:
+            item.name = new
+    for node in model.graph.node:
+        for k, name in enumerate(node.input):
+            if name == old:
+                node.input[k] = new
+
+
+def _halve_initializers(model: onnx.ModelProto) -> None:
+    """Store float32 initializers as float16 where that is exact, with a Cast in front of their use."""
+    casts = []
+    for item in model.graph.initializer:
+        array = numpy_helper.to_array(item)
+        if array.dtype != np.float32 or array.size < 64 or not np.array_equal(array.astype(np.float16).astype(np.float32), array):
+            continue
+        name = item.name
+        for node in model.graph.node:
+            for k, used in enumerate(node.input):
+                if used == name:
+                    node.input[k] = name + "/float32"
+        item.CopyFrom(numpy_helper.from_array(array.astype(np.float16), name))
+        casts.append(helper.make_node("Cast", [name], [name + "/float32"], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def write_folder(target: Path, files: dict[str, bytes]) -> None:
+    """Write a bundle folder beside its place and rename it there; an older bundle is replaced, anything else is kept."""
+    if target.exists() and not (target / MANIFEST).exists():
+        raise TrainingError(f"{target} exists and is no bundle: choose another name")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        new, old = work / "new", work / "old"
+        new.mkdir()
+        for name, data in files.items():
+            (new / name).write_bytes(data)
+        if target.exists():
+            os.replace(target, old)
+        os.replace(new, target)
+    finally:
+        shutil.rmtree(work)
+
+
+def load_bundle(path: Path) -> Bundle:
+    """A bundle from its folder. Raises ModelError."""
+    try:
+        return parse_bundle({file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}, str(path))
+    except OSError as error:
+        raise ModelError(f"model {path} cannot be read: {error}") from error
+
+
+def load_model(bundle: Bundle) -> Any:
+    """The torch model of a bundle, with its weights: to fine-tune it, or as a second engine to test against."""
+    config_class, model_class = FAMILIES[bundle.family]
+    config = {name: _plain(value) for name, value in bundle.card["architecture"].items()}
+    model = model_class(config_class(**config))
+    arrays = {name: _initializers(data) for name, data in bundle.networks.items()}
+    for name, (network, _) in model.networks().items():
+        if name not in model.frozen_networks:
+            _copy_parameters(network, arrays[name])
+    model.load_tables({name: torch.from_numpy(value) for name, value in bundle.tables.items()}, arrays)
+    return model
+
+
+def _initializers(data: bytes) -> dict[str, Tensor]:
+    graph = onnx.load_from_string(data).graph
+    return {item.name: torch.from_numpy(numpy_helper.to_array(item).copy()) for item in graph.initializer}
+
+
+def _copy_parameters(network: nn.Module, arrays: dict[str, Tensor]) -> None:
+    """Fill `network` from initializers of the same names, reshaped. Raises ModelError where one is missing."""
+    state = network.state_dict()
+    for name, value in state.items():
+        if name not in arrays or arrays[name].numel() != value.numel():
+            raise ModelError(f"the bundle's networks hold no {name} of the right size")
+        state[name] = arrays[name].float().reshape(value.shape)
+    network.load_state_dict(state)

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: MIT
+"""The training loop: one flat trunk that can go on for ever, and annealed copies of it that can be exported.
+
+A run warms up, then keeps its learning rate flat (`trunk.pt`). `anneal` starts from the trunk and takes the rate
+to zero over the given minutes (`annealed.pt`), leaving the trunk as it was. Both go on after a kill.
+"""
+
+import csv
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from fewbits.errors import TrainingError
+from fewbits.families import FAMILIES
+from fewbits.families.blocks import Pointwise
+from fewbits.training import checkpoint
+from fewbits.training.data import PicturePool, batches, decode_rgb, find_pictures, to_tensor
+
+GRID_PX = 64  # pictures are extended to a multiple of this for validation
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a run trains with; saved in RUN/config.json."""
+
+    batch: int = 8
+    crop: int = 256
+    lr: float = 3e-3
+    optimizer: str = "muon"  # muon | adamw
+    matrix_lr: float = 3e-3  # Muon's own
+    shortcut_lr: float = 0.2  # times lr, for linear shortcuts, which start at a good place
+    warmup_steps: int = 300
+    ema: float = 0.999
+    clip: float = 1.0
+    seed: int = 0
+    cache_mb: int = 4096
+    validate_minutes: float = 15.0
+    save_minutes: float = 3.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop: after so many minutes or steps of this call, whichever comes first."""
+
+    minutes: float | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("minutes", "steps"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise TrainingError(f"{name} is {value}, it must be above 0")
+        if self.minutes is None and self.steps is None:
+            raise TrainingError("say how long to train: --minutes, --steps or --anneal")
+
+    def spent(self, seconds: float, steps: int) -> float:
+        """Fraction of the budget used, 0..1."""
+        parts = [0.0]
+        if self.minutes is not None:
+            parts.append(seconds / (60 * self.minutes))
+        if self.steps is not None:
+            parts.append(steps / self.steps)
+        return min(1.0, max(parts))
+
+
+def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for all, or Muon (Jordan 2024) for the weight matrices of 1x1 convolutions and AdamW for the rest."""
+    shortcuts, matrices, rest = [], [], []
+    pointwise = {f"{name}.weight" for name, part in model.named_modules() if isinstance(part, Pointwise)}
+    for name, parameter in model.named_parameters():
+        if ".shortcut." in name:
+            shortcuts.append(parameter)
+        elif name in pointwise and config.optimizer == "muon":
+            matrices.append(parameter)
+        else:
+            rest.append(parameter)
+    groups = [{"params": rest, "base_lr": config.lr}]
+    if shortcuts:
+        groups.append({"params": shortcuts, "base_lr": config.lr * config.shortcut_lr})
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), weight_decay=0.0)]
+    if matrices:
+        group = {"params": matrices, "base_lr": config.matrix_lr}
+        optimizers.append(torch.optim.Muon([group], lr=config.matrix_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+    elif config.optimizer not in ("adamw", "muon"):
+        raise TrainingError(f"optimizer is {config.optimizer!r}, it must be adamw or muon")
+    return optimizers
+
+
+class Run:
+    """A model in training with its optimizers and its averaged copy; complete after construction."""
+
+    def __init__(self, family: str, model_config: Any, config: TrainConfig, device: torch.device) -> None:
+        if family not in FAMILIES:
+            raise TrainingError(f"family is {family!r}, known are {', '.join(FAMILIES)}")
+        torch.manual_seed(config.seed)
+        self.family, self.config, self.device = family, config, device
+        self.model = FAMILIES[family][1](model_config).to(device, memory_format=torch.channels_last)
+        self.optimizers = make_optimizers(self.model, config)
+        self.averaged = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.step, self.seconds = 0, 0.0
+
+    def reset_average(self) -> None:
+        """Start the average anew at the model's weights."""
+        self.averaged = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "averaged": self.averaged,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.averaged = {name: value.to(self.device) for name, value in state["averaged"].items()}
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def train_step(self, pixels: np.ndarray, rate: float) -> dict[str, float]:
+        """One update from uint8 crops at `rate` times the base learning rates. Raises TrainingError on a NaN."""
+        x = to_tensor(pixels, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            loss, parts = self.model.loss(x)
+        value = loss.item()
+        if not np.isfinite(value):
+            raise TrainingError(f"the loss is {value} at step {self.step}; the last good checkpoint is kept")
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        warm = min(1.0, (self.step + 1) / self.config.warmup_steps)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * rate * warm
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self._average()
+        return {"loss": value, "grad_norm": float(norm), **{name: float(part) for name, part in parts.items()}}
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.config.ema, self.step / (self.step + 10))
+        pairs = [(self.averaged[name], value) for name, value in self.model.state_dict().items()]
+        floats = [(old, new) for old, new in pairs if old.is_floating_point()]
+        torch._foreach_lerp_([old for old, _ in floats], [new for _, new in floats], 1 - decay)
+
+    @torch.no_grad()
+    def validate(self, pictures: list[np.ndarray]) -> list[dict[str, float]]:
+        """Mean bpp (estimated) and PSNR of the averaged weights at each of the model's settings."""
+        kept = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.averaged)
+        self.model.eval()
+        rows = []
+        for setting in self.model.settings:
+            scores = [self._score(to_tensor(picture[None], self.device), setting) for picture in pictures]
+            bpp, psnr = np.mean(scores, axis=0)
+            rows.append({"setting": setting, "bpp": float(bpp), "psnr": float(psnr)})
+        self.model.train()
+        self.model.load_state_dict(kept)
+        return rows
+
+    def _score(self, x: Tensor, setting: float) -> tuple[float, float]:
+        height, width = x.shape[-2:]
+        padded = F.pad(x, (0, -width % GRID_PX, 0, -height % GRID_PX), mode="replicate")
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu"):
+            out = self.model.estimate(padded.contiguous(memory_format=torch.channels_last), setting)
+        pixels = out.x_hat[..., :height, :width].clamp(0, 1).mul(255).round()
+        mse = F.mse_loss(pixels, x * 255).item()
+        return (out.y_bits + out.z_bits).item() / (height * width), 10 * np.log10(255**2 / max(mse, 1e-6))
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+
+
+def train(
+    family: str,
+    data: Sequence[Path],
+    out: Path,
+    budget: Budget,
+    *,
+    model_config: Any = None,
+    config: TrainConfig | None = None,
+    exclude: Sequence[str] = (),
+    validation: Sequence[Path] = (),
+    anneal: bool = False,
+    start: dict[str, Tensor] | None = None,
+    device: str = "auto",
+    report: Callable[[str], None] = print,
+) -> None:
+    """Train, or go on training, the run in folder `out`; with `anneal`, take a copy of its trunk to learning rate zero.
+
+    `start`: weights to begin a new run from (see export.load_weights); without it the model initializes itself on the data.
+    """
+    config, model_config = config or TrainConfig(), model_config or FAMILIES[family][0]()
+    run = Run(family, model_config, config, pick_device(device))
+    settings = {"family": family, "model": dataclasses.asdict(model_config), "train": dataclasses.asdict(config)}
+    settings["data"] = {"from": [str(path) for path in data], "exclude": list(exclude)}
+    checkpoint.save_config(out, settings)
+    trunk, target = out / checkpoint.TRUNK, out / (checkpoint.ANNEALED if anneal else checkpoint.TRUNK)
+    pool = PicturePool(find_pictures(data, exclude), config.cache_mb << 20, config.seed)
+    held_out = [p for p in map(decode_rgb, find_pictures(validation)) if p is not None] if validation else []
+    report(f"{len(pool)} pictures{'' if pool.complete else ' in the cache'}, {len(held_out)} for validation, on {run.device}")
+    spent_seconds, spent_steps = 0.0, 0  # of this anneal; a trunk's budget counts this call only
+    if anneal:
+        state = checkpoint.load(trunk)
+        if target.exists() and (half := checkpoint.load(target))["trunk_step"] == state["step"] and not half["done"]:
+            state, spent_seconds, spent_steps = half, half["anneal_seconds"], half["anneal_steps"]
+        run.restore(state)
+        trunk_step = state.get("trunk_step", run.step)
+    elif trunk.exists():
+        run.restore(checkpoint.load(trunk))
+    elif start is not None:
+        run.model.load_state_dict(start)
+        run.reset_average()
+    else:
+        crops = np.random.default_rng(config.seed)
+        run.model.initialize(to_tensor(pool.crops(16, 256, crops), run.device) for _ in range(64))
+        run.reset_average()
+    report(f"{'anneal' if anneal else 'train'} from step {run.step}, {run.seconds / 60:.1f} minutes so far")
+
+    def save(done: bool) -> None:
+        state = run.state()
+        if anneal:
+            extra = {"trunk_step": trunk_step, "anneal_seconds": spent_seconds, "anneal_steps": spent_steps, "done": done}
+            state |= extra
+        checkpoint.save(target, state)
+
+    log = _Log(out)
+    source = batches(pool, config.batch, config.crop, config.seed + run.step)
+    saved = validated = time.monotonic()
+    sums: list[dict[str, float]] = []
+    phase = "anneal" if anneal else "train"
+    with tqdm(total=100.0, unit="%", disable=None, bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}") as bar:
+        while (spent := budget.spent(spent_seconds, spent_steps)) < 1:
+            begun = time.monotonic()
+            sums.append(run.train_step(next(source), 1 - spent if anneal else 1.0))
+            taken = time.monotonic() - begun
+            run.seconds, spent_seconds, spent_steps = run.seconds + taken, spent_seconds + taken, spent_steps + 1
+            if len(sums) == 50:
+                means = {name: float(np.mean([row[name] for row in sums])) for name in sums[0]}
+                log.write(phase, run, means)
+                bar.set_postfix_str(f"step {run.step} loss {means['loss']:.3f}")
+                bar.update(100 * budget.spent(spent_seconds, spent_steps) - bar.n)
+                sums = []
+            now = time.monotonic()
+            if now - saved > 60 * config.save_minutes:
+                save(done=False)
+                saved = time.monotonic()
+            if held_out and now - validated > 60 * config.validate_minutes:
+                log.write_validation(phase, run, run.validate(held_out))
+                validated = time.monotonic()
+    save(done=True)
+    if held_out:
+        rows = run.validate(held_out)
+        log.write_validation(phase, run, rows)
+        for row in rows:
+            report(f"validation: level {row['setting']:.2f}: {row['bpp']:.4f} bpp, {row['psnr']:.3f} dB")
+    log.close()
+    report(f"{target} holds step {run.step}, {run.seconds / 60:.1f} minutes")
+
+
+class _Log:
+    """RUN/log.csv (one row a quantity) and TensorBoard events in RUN/tensorboard."""
+
+    def __init__(self, out: Path) -> None:
+        path = out / "log.csv"
+        fresh = not path.exists()
+        self._file = path.open("a", newline="")
+        self._rows = csv.writer(self._file)
+        if fresh:
+            self._rows.writerow(["phase", "step", "seconds", "quantity", "value"])
+        self._board = SummaryWriter(out / "tensorboard")
+
+    def write(self, phase: str, run: Run, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._rows.writerow([phase, run.step, f"{run.seconds:.1f}", name, f"{value:.6g}"])
+            self._board.add_scalar(f"{phase}/{name}", value, run.step)
+        self._file.flush()
+
+    def write_validation(self, phase: str, run: Run, rows: list[dict[str, float]]) -> None:
+        for row in rows:
+            level = f"{row['setting']:.2f}"
+            self.write(phase, run, {f"validation_{name}@{level}": row[name] for name in ("bpp", "psnr")})
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
