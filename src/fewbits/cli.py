@@ -127,9 +127,8 @@ def models() -> None:
     """List the installed models."""
     for path, manifest in installed_models().items():
         card = manifest["card"]
-        typer.echo(
-            f"{Path(path).name:12} {manifest_id(manifest).hex()}  family {manifest['family']}, {card.get('steps', '?')} steps, {path}"
-        )
+        name, steps = Path(path).name, card.get("steps", "?")
+        typer.echo(f"{name:12} {manifest_id(manifest).hex()}  family {manifest['family']}, {steps} steps, {path}")
 
 
 @app.command()

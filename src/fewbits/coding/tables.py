@@ -44,4 +44,4 @@ def quantize_frequencies(weights: np.ndarray) -> np.ndarray:
     frequencies = np.floor(spread).astype(np.int64)
     short = TOTAL - len(weights) - int(frequencies.sum())
     frequencies[np.argsort(frequencies - spread, kind="stable")[:short]] += 1
-    return frequencies + 1
+    return np.asarray(frequencies + 1)

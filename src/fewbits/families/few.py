@@ -175,6 +175,8 @@ class ScaleNet(nn.Module):
 class Few(nn.Module):
     """The trainable model; see the module's docstring for shapes."""
 
+    deviation: Tensor  # (latent,) of y on the first pictures; scales what the hyper networks see
+
     def __init__(self, config: FewConfig) -> None:
         super().__init__()
         self.config = config

@@ -76,6 +76,9 @@ class IntegerConv(nn.Module):
 class FrozenIntegerConv(nn.Module):
     """An IntegerConv whose integers are final: the form that is exported. Weights and bias are integer-valued float32."""
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, source: IntegerConv) -> None:
         super().__init__()
         weight, bias = source.integers()

@@ -37,7 +37,8 @@ class Symbols(NamedTuple):
 
     def crc(self) -> int:
         """CRC-32 over the hyper symbols as bytes, then the latent symbols as little-endian int16, both in (c, h, w) order."""
-        return zlib.crc32(np.ascontiguousarray(self.latent, "<i2"), zlib.crc32(np.ascontiguousarray(self.hyper, "i1")))
+        hyper, latent = np.ascontiguousarray(self.hyper, "i1"), np.ascontiguousarray(self.latent, "<i2")
+        return zlib.crc32(latent.data, zlib.crc32(hyper.data))
 
 
 class Level(NamedTuple):
@@ -57,7 +58,7 @@ def integers_at(table: np.ndarray, quality_steps: int) -> np.ndarray:
     left = min(position // QUALITY_STEPS, len(table) - 2)
     weight = position - left * QUALITY_STEPS
     rows = table.astype(np.int64)
-    return (rows[left] * (QUALITY_STEPS - weight) + rows[left + 1] * weight) // QUALITY_STEPS
+    return np.asarray((rows[left] * (QUALITY_STEPS - weight) + rows[left + 1] * weight) // QUALITY_STEPS)
 
 
 def floats_at(table: np.ndarray, quality_steps: int) -> np.ndarray:
@@ -65,7 +66,7 @@ def floats_at(table: np.ndarray, quality_steps: int) -> np.ndarray:
     position = quality_steps / QUALITY_STEPS * (len(table) - 1)
     left = min(int(position), len(table) - 2)
     row = table[left] * (1 - (position - left)) + table[left + 1] * (position - left)
-    return row.astype(np.float32)[None, :, None, None]
+    return np.asarray(row, np.float32)[None, :, None, None]
 
 
 class HyperpriorCodec:

@@ -68,7 +68,7 @@ def bundle_files(family: str, model: Any, card: dict[str, Any]) -> dict[str, byt
 
 def export_network(network: nn.Module, inputs: dict[str, Tensor]) -> bytes:
     """ONNX bytes of `network`, called with `inputs` by name; batch, height and width stay free where they are above 1."""
-    network = network.eval().to(memory_format=torch.contiguous_format)
+    network = network.eval()
     shapes = {
         name: {axis: torch.export.Dim.DYNAMIC for axis in (2, 3)} if min(value.shape[2:]) > 1 else None
         for name, value in inputs.items()

@@ -1,0 +1,37 @@
+PYTHON ?= python3
+DEMO := .venv-demo
+TEST := .venv-test
+
+.PHONY: demo test lint format golden clean
+
+# Base dependencies only. scikit-image comes without its own dependencies: only its photographs are used.
+demo:
+	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/pip install --quiet .
+	$(DEMO)/bin/pip install --quiet --no-deps scikit-image
+	$(DEMO)/bin/python benchmarks/demo.py
+
+test: $(TEST)/.installed lint
+	$(TEST)/bin/python -m pytest
+
+lint: $(TEST)/.installed
+	$(TEST)/bin/ruff check .
+	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/mypy
+	$(TEST)/bin/lint-imports
+
+format: $(TEST)/.installed
+	$(TEST)/bin/ruff check --fix .
+	$(TEST)/bin/ruff format .
+
+# Makes the golden files anew from the shipped model; only after a deliberate change of format or model.
+golden: $(TEST)/.installed
+	$(TEST)/bin/python tests/golden/make.py --force
+
+$(TEST)/.installed: pyproject.toml constraints.txt
+	test -x $(TEST)/bin/python || $(PYTHON) -m venv $(TEST)
+	$(TEST)/bin/pip install --quiet --constraint constraints.txt --editable '.[train,bench,test]'
+	touch $@
+
+clean:
+	rm -rf $(DEMO) $(TEST) demo build dist
