@@ -28,7 +28,8 @@ def read_image(data: bytes, name: str) -> Image.Image:
             with Image.open(io.BytesIO(data)) as picture:
                 _check_size(picture.width, picture.height, name)
                 picture.load()
-                return ImageOps.exif_transpose(picture)
+                ImageOps.exif_transpose(picture, in_place=True)
+                return picture
     except ImageError:
         raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
@@ -82,7 +83,7 @@ def _from_pillow(image: Image.Image) -> tuple[np.ndarray, str]:
         return np.repeat(np.asarray(image.convert("L"))[:, :, None], 3, axis=2), "grey"
     if mode == "CMYK":
         image = _from_cmyk(image)
-    return np.asarray(image.convert("RGB")), "rgb"
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), "rgb"
 
 
 def _grey_from_deep(image: Image.Image) -> np.ndarray:

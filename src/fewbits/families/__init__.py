@@ -1,8 +1,42 @@
 # SPDX-License-Identifier: MIT
-"""The one table of families that can be trained. Adding one: a file here and a row below."""
+"""The one table of families that can be trained, and what each must offer."""
 
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol
 
-from fewbits.families.few import Few, FewConfig
+import numpy as np
+from torch import Tensor, nn
+
+from fewbits.families.few import Estimate, Few, FewConfig
+
+
+class Family(Protocol):
+    """What training and export ask of a model, beside being an nn.Module that is complete when built from its config."""
+
+    config: Any  # frozen dataclass, saved with the weights
+    settings: tuple[float, ...]  # points of its rate knob at which training is validated
+    frozen_networks: frozenset[str]  # networks exported as copies, whose weights load_tables takes back
+
+    def initialize(self, pictures: Iterable[Tensor]) -> None:
+        """Start from data: (b, 3, h, w) in 0..1."""
+
+    def loss(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """A batch (b, 3, h, w) in 0..1 -> the scalar to minimise, and scalars for the log."""
+
+    def estimate(self, x: Tensor, setting: float) -> Estimate:
+        """Reconstruction and bits of each picture at one setting."""
+
+    def networks(self) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
+        """What becomes ONNX files: modules by name, each with example inputs by name."""
+
+    def tables(self) -> dict[str, np.ndarray]:
+        """What becomes tables.npz."""
+
+    def coding(self) -> dict[str, Any]:
+        """Numbers of its coding pipeline; "kind" names the pipeline in runtime/."""
+
+    def load_tables(self, tables: Mapping[str, Tensor], arrays: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Inverse of tables() and of the frozen networks' export."""
+
 
 FAMILIES: Final[dict[str, tuple[type[Any], type[Any]]]] = {"few": (FewConfig, Few)}

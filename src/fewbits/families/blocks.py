@@ -7,11 +7,16 @@ from torch.nn import functional as F
 
 
 class Pointwise(nn.Module):
-    """1x1 convolution whose weight is stored as a matrix (out, in), as matrix optimizers want it."""
+    """1x1 convolution whose weight is stored as a matrix (out, in), as matrix optimizers want it.
 
-    def __init__(self, n_in: int, n_out: int, *, bias: bool = True, zero: bool = False) -> None:
+    With patch=2 it reads 2x2 patches instead of single positions and halves the size: the same as a 1x1 convolution
+    after pixel_unshuffle(2), weight (out, 4 in), but without the unshuffle, which runtimes do slowly.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, patch: int = 1, bias: bool = True, zero: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(n_out, n_in))
+        self.patch = patch
+        self.weight = nn.Parameter(torch.empty(n_out, n_in * patch**2))
         self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
         if zero:
             nn.init.zeros_(self.weight)
@@ -19,7 +24,8 @@ class Pointwise(nn.Module):
             nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+        kernel = self.weight.view(len(self.weight), -1, self.patch, self.patch)
+        return F.conv2d(x, kernel, self.bias, stride=self.patch)
 
 
 class Depthwise(nn.Conv2d):

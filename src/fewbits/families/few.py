@@ -64,22 +64,20 @@ def per_channel(values: Tensor) -> Tensor:
 
 
 class Analysis(nn.Module):
-    """x - 1/2 (b, 3, h, w) -> y (b, latent, h/16, w/16)."""
+    """x - 1/2, unshuffled by 8: (b, 192, h/8, w/8) -> y (b, latent, h/16, w/16)."""
 
     def __init__(self, config: FewConfig) -> None:
         super().__init__()
-        self.to_8, self.to_16 = SpaceToDepth(8), SpaceToDepth(2)
-        self.shortcut = Pointwise(768, config.latent)
+        self.shortcut = Pointwise(192, config.latent, patch=2)
         self.stem = Pointwise(192, config.width_8)
         self.blocks_8 = nn.Sequential(*[DepthwiseBlock(config.width_8) for _ in range(config.depth_8)])
-        self.down = Pointwise(4 * config.width_8, config.width_16)
+        self.down = Pointwise(config.width_8, config.width_16, patch=2)
         self.blocks_16 = nn.Sequential(*[DepthwiseBlock(config.width_16) for _ in range(config.depth_16)])
         self.head = Pointwise(config.width_16, config.latent, bias=False, zero=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = self.to_8(x)  # (b, 192, h/8, w/8)
-        deep = self.down(self.to_16(self.blocks_8(self.stem(pixels))))  # (b, width_16, h/16, w/16)
-        return self.shortcut(self.to_16(pixels)) + self.head(self.blocks_16(deep))
+        deep = self.down(self.blocks_8(self.stem(x)))  # (b, width_16, h/16, w/16)
+        return self.shortcut(x) + self.head(self.blocks_16(deep))
 
 
 class Synthesis(nn.Module):
@@ -110,17 +108,15 @@ class HyperAnalysis(nn.Module):
     def __init__(self, config: FewConfig) -> None:
         super().__init__()
         width = config.hyper_width
-        self.down = SpaceToDepth(2)
         self.stem = Pointwise(2 * config.latent, width)
         self.spatial_16, self.spatial_32 = Depthwise(width), Depthwise(width)
-        self.middle = Pointwise(4 * width, width)
-        self.head = Pointwise(4 * width, config.hyper)
+        self.middle = Pointwise(width, width, patch=2)
+        self.head = Pointwise(width, config.hyper, patch=2)
 
     def forward(self, y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         both = torch.cat([y, y.abs()], dim=1)  # signs for the means, magnitudes for the scales
         h = F.relu(self.spatial_16(F.relu(self.stem(both) * scale + shift)))
-        h = F.relu(self.spatial_32(F.relu(self.middle(self.down(h)))))
-        return self.head(self.down(h))
+        return self.head(F.relu(self.spatial_32(F.relu(self.middle(h)))))
 
 
 class MeanNet(nn.Module):
@@ -181,6 +177,7 @@ class Few(nn.Module):
         super().__init__()
         self.config = config
         levels, latent = len(config.lambdas), config.latent
+        self.to_8 = SpaceToDepth(8)
         self.analysis, self.synthesis = Analysis(config), Synthesis(config)
         self.hyper_analysis, self.mean_net, self.scale_net = HyperAnalysis(config), MeanNet(config), ScaleNet(config)
         # A uniform quantizer step that balances rate and distortion at each lambda for an orthonormal transform.
@@ -202,7 +199,7 @@ class Few(nn.Module):
     @torch.no_grad()
     def initialize(self, pictures: Iterable[Tensor]) -> None:
         """KLT start: principal components of 16x16x3 patches of `pictures` (b, 3, h, w), in 0..1, h and w multiples of 16."""
-        rearrange = nn.Sequential(SpaceToDepth(8), SpaceToDepth(2))
+        rearrange = nn.Sequential(self.to_8, SpaceToDepth(2))
         total, square, count = torch.zeros(768, dtype=torch.float64), torch.zeros(768, 768, dtype=torch.float64), 0
         for batch in pictures:
             patches = rearrange(batch - 0.5).movedim(1, -1).reshape(-1, 768).double()
@@ -239,7 +236,7 @@ class Few(nn.Module):
         """In training noise for the rates, straight-through rounding for the nets (Minnen, Singh, ICIP 2020, section 3.3)."""
         limit = self.config.hyper_limit
         gain, inverse_gain = self.gains(level)
-        y = self.analysis(x - 0.5).float()
+        y = self.analysis(self.to_8(x - 0.5)).float()
         deviation = per_channel(self.deviation[None])
         z = self.hyper_analysis(y / deviation, *self.modulation(self.hyper_modulation, level)).float()
         nearest = level.round().long()
@@ -295,7 +292,7 @@ class Few(nn.Module):
         y, z = torch.zeros(1, config.latent, 16, 24), torch.zeros(1, config.hyper, 4, 6)
         biases = {"bias_in": torch.zeros(1, config.hyper_width, 1, 1), "bias_out": torch.zeros(1, config.latent, 1, 1)}
         return {
-            "analysis": (self.analysis, {"x": torch.zeros(1, 3, 256, 384)}),
+            "analysis": (self.analysis, {"x": torch.zeros(1, 192, 32, 48)}),
             "hyper_analysis": (self.hyper_analysis, {"y": y, **modulation(config.hyper_width)}),
             "means": (self.mean_net, {"z_hat": z}),
             "scales": (freeze_integers(self.scale_net), {"z_hat": z, **biases}),

@@ -33,7 +33,8 @@ def onnxruntime_engine(threads: int | None = None, *, optimize: bool = True) -> 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
-    options.enable_cpu_mem_arena = False  # it keeps the peak of the largest tile for ever
+    # Each network has threads of its own: those of one must not spin while the next one runs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 

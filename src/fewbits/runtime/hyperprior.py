@@ -145,8 +145,7 @@ class HyperpriorCodec:
         network = self._network("analysis")
         for tile, done in self._tiles(rows, columns):
             x = _extended(pixels, scaled(tile.outer_rows, STRIDE), scaled(tile.outer_columns, STRIDE))
-            planes = np.ascontiguousarray(x.transpose(2, 0, 1), np.float32) / np.float32(255) - np.float32(0.5)
-            y[:, tile.inner_rows, tile.inner_columns] = network(x=planes[None])[0][:, tile.cut[0], tile.cut[1]]
+            y[:, tile.inner_rows, tile.inner_columns] = network(x=_unshuffled(x))[0][:, tile.cut[0], tile.cut[1]]
             progress(done)
         return y
 
@@ -241,9 +240,8 @@ class HyperpriorCodec:
             part = np.ascontiguousarray(y_hat[None, :, tile.outer_rows, tile.outer_columns])
             cut = tuple(scaled(s, STRIDE) for s in tile.cut)
             planes = network(y_hat=part, **level.synthesis)[0][:, cut[0], cut[1]]
-            levels = np.clip(np.rint((planes + np.float32(0.5)) * np.float32(255)), 0, 255).astype(np.uint8)
             target = pixels[scaled(tile.inner_rows, STRIDE), scaled(tile.inner_columns, STRIDE)]
-            target[:] = levels.transpose(1, 2, 0)[: target.shape[0], : target.shape[1]]
+            target[:] = _levels(planes[:, : target.shape[0], : target.shape[1]]).transpose(1, 2, 0)
             progress(done)
         return pixels
 
@@ -259,6 +257,23 @@ class HyperpriorCodec:
             for which in np.unique(index[index >= self._first_coded]):
                 bits += self._y_tables[which].bits(values[index == which])
         return bits
+
+
+def _unshuffled(x: np.ndarray) -> np.ndarray:
+    """uint8 (8h, 8w, 3) -> float32 (1, 192, h, w): pixels / 255 - 1/2, channel (c, row, column) of the 8x8 block."""
+    height, width = x.shape[0] // 8, x.shape[1] // 8
+    blocks = np.ascontiguousarray(x.reshape(height, 8, width, 8, 3).transpose(4, 1, 3, 0, 2))
+    planes = blocks.reshape(1, 192, height, width) * np.float32(1 / 255)
+    planes -= np.float32(0.5)
+    return planes
+
+
+def _levels(planes: np.ndarray) -> np.ndarray:
+    """Float planes about 0 -> uint8: (plane + 1/2) * 255, rounded and clipped."""
+    levels = planes * np.float32(255)
+    levels += np.float32(128)  # 127.5, and 0.5 that makes truncation round
+    np.clip(levels, 0, 255, out=levels)
+    return levels.astype(np.uint8)
 
 
 def _extended(array: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
