@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from fewbits.coding.tables import quantize_frequencies
 from fewbits.families.blocks import DepthToSpace, Depthwise, DepthwiseBlock, Pointwise, SpaceToDepth
-from fewbits.families.likelihood import LOG_STEP, N_SCALES, SCALE_MIN, gaussian_bits, gaussian_frequencies, table_bits
+from fewbits.families.likelihood import LOG_STEP, N_SCALES, SCALE_MIN, logistic_bits, logistic_frequencies, table_bits
 from fewbits.families.quantize import IntegerConv, freeze_integers, integer_bias, integer_relu, round_through, uniform_noise
 
 
@@ -214,9 +214,9 @@ class Few(nn.Module):
         self.synthesis.shortcut.weight.copy_(vectors.T)
         self.synthesis.shortcut.bias.copy_(mean)  # type: ignore[union-attr]
         self.deviation.copy_(values.clamp(min=1e-8).sqrt())
-        # Most values are far smaller than the deviation, which a few edges make: 0.7 of it is the better first guess.
-        deviation = 0.7 * self.deviation * self.log_gain.exp()
-        self.index_bias.copy_((deviation / SCALE_MIN).log().div(LOG_STEP).clamp(0, N_SCALES - 1))
+        # A logistic's deviation is 1.81 times its scale, and most values are far smaller than a deviation that few edges make.
+        scale = 0.4 * self.deviation * self.log_gain.exp()
+        self.index_bias.copy_((scale / SCALE_MIN).log().div(LOG_STEP).clamp(0, N_SCALES - 1))
 
     def loss_weight(self, level: Tensor) -> Tensor:
         """lambda at real levels (b,), interpolated geometrically."""
@@ -247,7 +247,7 @@ class Few(nn.Module):
             index = self.scale_net(z_hat, *self.scale_biases(level))
         residual = y * gain - scaled_mean
         symbols = round_through(residual)
-        y_bits = gaussian_bits(uniform_noise(residual) if self.training else symbols, index)
+        y_bits = logistic_bits(uniform_noise(residual) if self.training else symbols, index)
         y_hat = (symbols + scaled_mean) * inverse_gain
         x_hat = self.synthesis(y_hat, *self.modulation(self.synthesis_modulation, level)).float() + 0.5
         return Estimate(x_hat, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)))
@@ -309,7 +309,7 @@ class Few(nn.Module):
         for name in ("hyper", "synthesis"):
             scale, shift = getattr(self, f"{name}_modulation").chunk(2, dim=1)
             vectors |= {f"{name}_scale": 1 + scale, f"{name}_shift": shift}
-        y_limits, y_frequencies = gaussian_frequencies(SCALE_MIN * np.exp(LOG_STEP * np.arange(N_SCALES)))
+        y_limits, y_frequencies = logistic_frequencies()
         return {
             "y_limits": y_limits,
             "y_frequencies": y_frequencies,
@@ -328,7 +328,7 @@ class Few(nn.Module):
             "hyper_limit": self.config.hyper_limit,
             "halo": -(-self.config.depth_8 // 2) + self.config.depth_16,
             "hyper_halo": 2,
-            "first_coded_index": 3,
+            "first_coded_index": 1,
         }
 
     @torch.no_grad()
