@@ -7,6 +7,8 @@ to zero over the given minutes (`annealed.pt`), leaving the trunk as it was. Bot
 
 import csv
 import dataclasses
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -134,11 +136,12 @@ class Run:
         x = to_tensor(pixels, self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
             loss, parts = self.model.loss(x)
-        value = loss.item()
-        if not np.isfinite(value):
-            raise TrainingError(f"the loss is {value} at step {self.step}; the last good checkpoint is kept")
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        value, length = loss.item(), float(norm)
+        if not (np.isfinite(value) and np.isfinite(length)):  # before the weights change
+            what = f"the loss is {value}, its gradient's norm {length}"
+            raise TrainingError(f"{what} at step {self.step}; the last good checkpoint is kept")
         warm = min(1.0, (self.step + 1) / self.config.warmup_steps)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -147,7 +150,7 @@ class Run:
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._average()
-        return {"loss": value, "grad_norm": float(norm), **{name: float(part) for name, part in parts.items()}}
+        return {"loss": value, "grad_norm": length, **{name: float(part) for name, part in parts.items()}}
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -182,8 +185,12 @@ class Run:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+    """`auto` is CUDA where there is one, else the CPU. Raises TrainingError on a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
+        raise TrainingError(f"device is {name!r}, it must be auto, cpu or, where there is one, cuda")
+    return torch.device(name)
 
 
 def train(
@@ -203,7 +210,7 @@ def train(
 ) -> None:
     """Train, or go on training, the run in folder `out`; with `anneal`, take a copy of its trunk to learning rate zero.
 
-    `start`: weights to begin a new run from (see export.load_weights); without it the model initializes itself on the data.
+    `start`: weights to begin a new run from (see export.load_model); without it the model initializes itself on the data.
     """
     config, model_config = config or TrainConfig(), model_config or FAMILIES[family][0]()
     run = Run(family, model_config, config, pick_device(device))
@@ -244,8 +251,9 @@ def train(
     saved = validated = time.monotonic()
     sums: list[dict[str, float]] = []
     phase = "anneal" if anneal else "train"
-    with tqdm(total=100.0, unit="%", disable=None, bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}") as bar:
-        while (spent := budget.spent(spent_seconds, spent_steps)) < 1:
+    bar_format = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
+    with _StopRequest() as stop, tqdm(total=100.0, unit="%", disable=None, bar_format=bar_format) as bar:
+        while (spent := budget.spent(spent_seconds, spent_steps)) < 1 and not stop.requested:
             begun = time.monotonic()
             sums.append(run.train_step(next(source), 1 - spent if anneal else 1.0))
             taken = time.monotonic() - begun
@@ -263,14 +271,36 @@ def train(
             if held_out and now - validated > 60 * config.validate_minutes:
                 log.write_validation(phase, run, run.validate(held_out))
                 validated = time.monotonic()
-    save(done=True)
-    if held_out:
+    finished = not stop.requested
+    save(done=finished)
+    if held_out and finished:
         rows = run.validate(held_out)
         log.write_validation(phase, run, rows)
         for row in rows:
             report(f"validation: level {row['setting']:.2f}: {row['bpp']:.4f} bpp, {row['psnr']:.3f} dB")
     log.close()
     report(f"{target} holds step {run.step}, {run.seconds / 60:.1f} minutes")
+
+
+class _StopRequest:
+    """While entered, Ctrl-C and SIGTERM set `requested`, so that the loop ends between two steps and saves."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> "_StopRequest":
+        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._request)
+        return self
+
+    def _request(self, *_: Any) -> None:
+        self.requested = True
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
 
 
 class _Log:
