@@ -92,7 +92,7 @@ def decode(
     data = _read(source)
     header = inspect(data)
     with _progress("decoding") as show:
-        chosen = load_model(model, threads=threads) if model else model_of(header)
+        chosen = load_model(model, threads=threads) if model else model_of(header, threads=threads)
         picture = chosen.decode(data, progress=show)
     _write(out, write_image(picture, "stdout.png" if out == STREAM else out), force)
 

@@ -75,7 +75,7 @@ class Model:
     def _decode_latent(self, data: bytes) -> tuple[Header, Symbols, Any]:
         header, sections = container.parse(data)
         if header.model_id != self.bundle.model_id:
-            raise ModelError(f"made with model {header.model_id.hex()}, not with {self.bundle.name}")
+            raise ModelError(f"made with model {header.model_id.hex()}, not with this one, {self.bundle.model_id.hex()}")
         hyper = [bytes(payload) for kind, payload in sections if kind == container.SECTION_HYPER]
         strips = [bytes(payload) for kind, payload in sections if kind == container.SECTION_LATENT]
         if len(hyper) != 1:
@@ -132,9 +132,8 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, threads: int | None = None) 
 
     threads: CPU threads for the networks, all cores where None.
     """
-    path = Path(name)
-    if not path.is_dir() and (_SHIPPED / name / MANIFEST).exists():
-        path = _SHIPPED / name
+    shipped = _SHIPPED / name  # an absolute `name` stays what it is
+    path = shipped if (shipped / MANIFEST).exists() else Path(name)
     if not path.is_dir():
         names = ", ".join(sorted(Path(found).name for found in installed_models())) or "none"
         raise ModelError(f"model {name} is neither a bundle's folder nor an installed model (installed: {names})")
@@ -150,11 +149,11 @@ def _load(path: Path, threads: int | None) -> Model:
     return Model(files, str(path), onnxruntime_engine(threads))
 
 
-def model_of(header: Header) -> Model:
+def model_of(header: Header, *, threads: int | None = None) -> Model:
     """The installed model that a file was made with. Raises ModelError that names it."""
     for path, manifest in installed_models().items():
         if manifest_id(manifest) == header.model_id:
-            return load_model(path)
+            return load_model(path, threads=threads)
     raise ModelError(
         f"made with model {header.model_id.hex()} of family {header.family}, which is not installed: "
         f"give its folder with --model, or put it in a folder named by ${MODEL_PATH_VARIABLE}"

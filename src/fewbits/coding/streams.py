@@ -28,6 +28,7 @@ class SignedTable:
 
     def bits(self, values: np.ndarray) -> float:
         """Ideal code length of int values in bits, escapes included."""
+        values = values.astype(np.int64)  # int16 has no magnitude of -32768
         outside = np.abs(values) > self.limit
         symbols = np.where(outside, 2 * self.limit + 1, values + self.limit)
         return self.table.bits(symbols) + 16.0 * int(outside.sum())

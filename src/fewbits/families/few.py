@@ -38,8 +38,8 @@ class FewConfig:
     depth_16: int = 1
     hyper_width: int = 128
     hyper_limit: int = 8  # hyper symbols are in -8..8
-    # weight of 255^2 MSE against bits per pixel; about 0.1 to 1.7 bpp
-    lambdas: tuple[float, ...] = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.09, 0.17)
+    # weight of 255^2 MSE against bits per pixel; about 0.1 to 2.5 bpp
+    lambdas: tuple[float, ...] = (0.0009, 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.09, 0.17, 0.32)
 
 
 class Estimate(NamedTuple):

@@ -34,11 +34,6 @@ class Bundle:
     networks: Mapping[str, bytes]
     tables: Mapping[str, np.ndarray]
 
-    @property
-    def name(self) -> str:
-        """The model id in hexadecimal, as `fewbits info` shows it."""
-        return self.model_id.hex()
-
 
 def model_id(family: str, coding: Mapping[str, Any], hashes: Mapping[str, str]) -> bytes:
     """First 8 bytes of the SHA-256 of everything that decides how a file decodes; the model card is left out."""

@@ -84,7 +84,7 @@ class HyperpriorCodec:
             self._z_frequencies = tables["z_frequencies"]  # (levels, hyper, 2 * hyper_limit + 1)
             self.latent_channels, self.hyper_channels = tables["gain"].shape[1], self._z_frequencies.shape[1]
         except (KeyError, ValueError) as error:
-            raise ModelError(f"model {bundle.name}: {error} is missing or wrong in the bundle") from error
+            raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
         self._loaded: dict[str, Network] = {}
 
     def _network(self, name: str) -> Network:
@@ -92,7 +92,7 @@ class HyperpriorCodec:
             try:
                 self._loaded[name] = self._engine(self.bundle.networks[name])
             except KeyError:
-                raise ModelError(f"model {self.bundle.name}: network {name} is missing in the bundle") from None
+                raise ModelError(f"model {self.bundle.model_id.hex()}: network {name} is missing in the bundle") from None
         return self._loaded[name]
 
     @cached_property

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: MIT
+"""Speed and memory of fewbits beside AVIF speed 6, WebP method 6 and JPEG, in one run on the same photographs.
+
+Each peer works at the quality whose PSNR on that photograph is nearest to fewbits'. The codecs take turns photograph by
+photograph, so that whatever else the machine does hits all alike. Needs fewbits' base dependencies; the default
+photographs come with scikit-image.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import mean, median
+from typing import Final, NamedTuple
+
+import numpy as np
+from demo import PHOTOGRAPHS, photographs, timed
+from PIL import AvifImagePlugin, Image
+
+from fewbits import FewbitsError, load_model
+from fewbits.bench.metrics import psnr
+from fewbits.bench.peers import JPEG, WEBP, avif, nearest_psnr
+from fewbits.image import read_image, write_image
+
+SUFFIXES: Final = frozenset({".jpeg", ".jpg", ".png"})
+ENCODE_BAR: Final = 1.5  # times AVIF's MP/s
+DECODE_BAR_MPS: Final = 5.0  # or:
+DECODE_BAR_SHARE: Final = 1 / 20  # of WebP's MP/s
+MEMORY_BAR_BYTES: Final = 1_500_000_000
+LARGE: Final = (4000, 6000)  # rows and columns of the photograph for memory: 24 megapixels
+
+
+class Sample(NamedTuple):
+    """One codec on one photograph: bits per pixel, dB, and medians in megapixels a second."""
+
+    bpp: float
+    psnr: float
+    encode_mps: float
+    decode_mps: float
+
+
+class Work(NamedTuple):
+    """One codec at work on one photograph: calls that encode it, and that decode what was encoded."""
+
+    data: bytes
+    encode: Callable[[], bytes]
+    decode: Callable[[], np.ndarray]
+
+
+def works(pixels: np.ndarray, options: argparse.Namespace) -> dict[str, Work]:
+    """Every codec, ready to be timed: networks loaded, qualities found."""
+    model = load_model(options.model, threads=options.threads)
+    data = model.encode(pixels, options.quality)
+    found = {
+        "fewbits": Work(data, lambda: model.encode(pixels, options.quality), lambda: np.asarray(model.decode(data))),
+    }
+    target_db = psnr(pixels, found["fewbits"].decode())
+    for peer in (avif(options.threads), WEBP, JPEG):
+        quality, peer_data = nearest_psnr(peer, pixels, target_db)
+        found[peer.name] = Work(
+            peer_data,
+            lambda peer=peer, quality=quality: peer.encode(pixels, quality),  # type: ignore[misc]
+            lambda peer=peer, peer_data=peer_data: peer.decode(peer_data),  # type: ignore[misc]
+        )
+    return found
+
+
+def sample(pixels: np.ndarray, options: argparse.Namespace) -> dict[str, Sample]:
+    """Time every codec on one photograph, taking turns."""
+    codecs = works(pixels, options)
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in codecs}
+    for _ in range(options.repeat):
+        for name, work in codecs.items():
+            seconds[name].append((timed(work.encode)[1], timed(work.decode)[1]))
+    n_px = pixels.shape[0] * pixels.shape[1]
+    samples = {}
+    for name, work in codecs.items():
+        encode_s, decode_s = (median(times) for times in zip(*seconds[name], strict=True))
+        bpp, score = 8 * len(work.data) / n_px, psnr(pixels, work.decode())
+        samples[name] = Sample(bpp, score, n_px / 1e6 / encode_s, n_px / 1e6 / decode_s)
+    return samples
+
+
+def verdict(met: bool) -> str:
+    return "met" if met else "NOT MET"
+
+
+def print_speed(samples: list[dict[str, Sample]]) -> None:
+    print(f"\n{'codec':10} {'mean bpp':>9} {'mean dB':>8} {'encode MP/s':>12} {'decode MP/s':>12}   (medians)")
+    encode_mps, decode_mps = {}, {}
+    for name in samples[0]:
+        own = [one[name] for one in samples]
+        encode_mps[name], decode_mps[name] = median(s.encode_mps for s in own), median(s.decode_mps for s in own)
+        means = f"{mean(s.bpp for s in own):9.3f} {mean(s.psnr for s in own):8.2f}"
+        print(f"{name:10} {means} {encode_mps[name]:12.2f} {decode_mps[name]:12.2f}")
+    faster = encode_mps["fewbits"] / encode_mps["AVIF"]
+    share = decode_mps["fewbits"] / decode_mps["WebP"]
+    print(f"\nencoding: {faster:.2f} times AVIF's speed; the bar is {ENCODE_BAR:g}: {verdict(faster >= ENCODE_BAR)}")
+    met = decode_mps["fewbits"] >= DECODE_BAR_MPS or share >= DECODE_BAR_SHARE
+    speed = f"{decode_mps['fewbits']:.2f} MP/s, 1/{1 / share:.0f} of WebP's"
+    print(f"decoding: {speed}; the bar is {DECODE_BAR_MPS:g} MP/s or 1/{1 / DECODE_BAR_SHARE:.0f}: {verdict(met)}")
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had in RAM."""
+    status = Path("/proc/self/status")
+    if status.exists():  # unlike getrusage's, this does not count what the parent had before exec
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def peak_of_encoding(source: Path, target: Path, model: str, threads: int, quality: float) -> int:
+    """Picture file -> .few file, as the command line does it; to be run in a process of its own. Returns its peak in bytes."""
+    picture = read_image(source.read_bytes(), source.name)
+    target.write_bytes(load_model(model, threads=threads).encode(picture, quality))
+    return peak_bytes()
+
+
+def peak_of_decoding(source: Path, target: Path, model: str, threads: int) -> int:
+    """The way back, with the picture written too."""
+    picture = load_model(model, threads=threads).decode(source.read_bytes())
+    target.write_bytes(write_image(picture, target.name))
+    return peak_bytes()
+
+
+def print_memory(pixels: np.ndarray, options: argparse.Namespace) -> None:
+    """Peaks on one large photograph, made by mirroring `pixels` again and again."""
+    rows, columns = LARGE
+    part = pixels[:rows, :columns]
+    large = np.pad(part, ((0, rows - part.shape[0]), (0, columns - part.shape[1]), (0, 0)), mode="symmetric")
+    print(f"\npeak memory on {columns} x {rows} pixels:")
+    with tempfile.TemporaryDirectory() as folder:
+        png, few, back = (Path(folder, name) for name in ("large.png", "large.few", "back.png"))
+        Image.fromarray(large).save(png, compress_level=1)
+        for name, task, args in (
+            ("encoding", peak_of_encoding, (png, few, options.model, options.threads, options.quality)),
+            ("decoding", peak_of_decoding, (few, back, options.model, options.threads)),
+        ):
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+                peak = fresh.submit(task, *args).result()
+            bar = f"the bar is {MEMORY_BAR_BYTES / 1e9:g} GB: {verdict(peak <= MEMORY_BAR_BYTES)}"
+            print(f"{name}: {peak / 1e9:.2f} GB; {bar}", flush=True)
+
+
+def run(options: argparse.Namespace) -> None:
+    if options.images:
+        paths = sorted(path for path in options.images.iterdir() if path.suffix.lower() in SUFFIXES)
+    else:
+        paths = photographs((*PHOTOGRAPHS, "rocket.jpg"))
+    if not paths:
+        raise SystemExit(f"{options.images}: no pictures ({', '.join(sorted(SUFFIXES))})")
+    AvifImagePlugin.DEFAULT_MAX_THREADS = options.threads  # Pillow's only way to say it for decoding
+    samples = []
+    for path in paths[: options.limit]:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        samples.append(sample(pixels, options))
+        own = samples[-1]["fewbits"]
+        print(f"{path.name}: {own.psnr:.2f} dB, {own.encode_mps:.2f} and {own.decode_mps:.2f} MP/s", file=sys.stderr)
+    print(
+        f"{len(samples)} photographs, {options.threads} threads, fewbits at quality {options.quality:g}, {options.repeat} repeats"
+    )
+    print_speed(samples)
+    if options.memory:
+        print_memory(pixels, options)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path, nargs="?", help="a folder of photographs (default: four of scikit-image's)")
+    parser.add_argument("--model", default="few", help="a model's name, or the folder of a bundle (default %(default)s)")
+    parser.add_argument("--quality", type=float, default=60.0, help="fewbits' quality, 0 to 100 (default %(default)g)")
+    parser.add_argument("--threads", type=int, default=2, help="of every codec that has them (default %(default)s)")
+    parser.add_argument("--repeat", type=int, default=3, help="times each is timed (default %(default)s)")
+    parser.add_argument("--limit", type=int, default=8, help="take only the first N photographs (default %(default)s)")
+    parser.add_argument(
+        "--memory", action=argparse.BooleanOptionalAction, default=True, help="measure memory on 24 megapixels too"
+    )
+    try:
+        run(parser.parse_args())
+    except FewbitsError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()
