@@ -2,15 +2,17 @@
 """The command line: read, call, write. Exit 0: done; 1: it failed, with one line on stderr; 2: wrong usage."""
 
 import contextlib
+import errno
 import json
 import os
+import stat
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -206,44 +208,64 @@ def _read(name: str, limit: int = -1) -> bytes:
 
 def _target(source: str, target: str | None, extension: str, force: bool) -> str:
     """Where to write. Refuses early, before any work, what could not be written at the end."""
+    if target is None and source != STREAM and not Path(source).name:
+        raise ImageError(f"{source!r}: it must be a file's name")
     if target is None:
         target = STREAM if source == STREAM else str(Path(source).with_suffix(extension))
     if target == STREAM:
         return target
-    path = Path(target)
-    if path.is_dir():
+    try:
+        mode = os.stat(target).st_mode
+    except FileNotFoundError:
+        return target
+    except OSError as error:
+        raise ImageError(f"{target}: {error.strerror or error}") from error
+    if stat.S_ISDIR(mode):
         raise ImageError(f"{target}: is a folder, it must be a file's name")
-    if path.exists() and not force:
+    if stat.S_ISREG(mode) and not force:
         raise ImageError(f"{target}: exists already; -f overwrites it")
     return target
 
 
 def _write(name: str, data: bytes, force: bool) -> None:
-    """Write the whole file or none: beside its place first, then renamed."""
+    """Write the whole file or none: beside its place first, then renamed. Pipes and devices are written into."""
     if name == STREAM:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
-    path = Path(name)
+    path = Path(os.path.realpath(name))  # a link stays, and what it points to is written
     try:
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".fewbits-", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.chmod(part, 0o666 & ~_umask())
+            _rename(part, path, force)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+            raise
     except OSError as error:
         raise ImageError(f"{name}: {error.strerror or error}") from error
+
+
+def _rename(part: str, path: Path, force: bool) -> None:
+    if force:
+        os.replace(part, path)
+        return
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
-        if force:
-            os.replace(part, path)
-        else:
-            os.link(part, path)  # unlike a rename, it fails where somebody made the file meanwhile
-            os.unlink(part)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
-        if isinstance(error, OSError):
-            raise ImageError(f"{name}: {error.strerror or error}") from error
+        os.link(part, path)  # unlike a rename, it fails where somebody made the file meanwhile
+    except FileExistsError:
         raise
+    except OSError:  # a file system without links
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.replace(part, path)
+    else:
+        os.unlink(part)
 
 
 def _umask() -> int:
@@ -278,16 +300,21 @@ def main() -> None:
     except FewbitsError as error:
         if _state["debug"]:
             raise
-        sys.stderr.write(f"fewbits: {error}\n")
-        sys.exit(1)
+        _complain(str(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (MemoryError, OSError) as error:
         if _state["debug"]:
             raise
-        sys.stderr.write(f"fewbits: {error or type(error).__name__}\n")
-        sys.exit(1)
+        _complain(str(error) or type(error).__name__)
+
+
+def _complain(message: str) -> NoReturn:
+    """One line on stderr, whatever is in it (a file's name may hold line breaks); exit 1."""
+    line = message.replace("\n", "\\n").replace("\r", "\\r")
+    sys.stderr.write(f"fewbits: {line}\n")
+    sys.exit(1)
 
 
 if __name__ == "__main__":

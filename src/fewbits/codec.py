@@ -133,8 +133,12 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, threads: int | None = None) 
     threads: CPU threads for the networks, all cores where None.
     """
     shipped = _SHIPPED / name  # an absolute `name` stays what it is
-    path = shipped if (shipped / MANIFEST).exists() else Path(name)
-    if not path.is_dir():
+    try:
+        path = shipped if (shipped / MANIFEST).exists() else Path(name)
+        found = path.is_dir()
+    except OSError:  # a name that no file system takes
+        found = False
+    if not found:
         names = ", ".join(sorted(Path(found).name for found in installed_models())) or "none"
         raise ModelError(f"model {name} is neither a bundle's folder nor an installed model (installed: {names})")
     return _load(path.resolve(), threads)

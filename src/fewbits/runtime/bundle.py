@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -54,8 +55,11 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
         manifest = json.loads(data)
         if manifest["bundle"] != BUNDLE_VERSION:
             raise ModelError(f"{where}: bundle version is {manifest['bundle']}, this release reads {BUNDLE_VERSION}")
-        for field in ("family", "coding", "files", "card"):
-            manifest[field]
+        for field, kind in (("family", str), ("coding", dict), ("files", dict), ("card", dict)):
+            if not isinstance(manifest[field], kind):
+                raise ModelError(
+                    f"{where}: {field} in {MANIFEST} is a {type(manifest[field]).__name__}, it must be a {kind.__name__}"
+                )
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{where}: {MANIFEST} is damaged: {error!r}") from error
     return dict(manifest)
@@ -79,7 +83,7 @@ def parse_bundle(files: Mapping[str, bytes], where: str) -> Bundle:
     try:
         with np.load(io.BytesIO(files[TABLES]), allow_pickle=False) as archive:
             tables = {name: archive[name] for name in archive.files}
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise ModelError(f"{where}: {TABLES} cannot be read: {error}") from error
     networks = {name.removesuffix(".onnx"): files[name] for name in manifest["files"] if name.endswith(".onnx")}
     return Bundle(manifest["family"], manifest_id(manifest), manifest["coding"], manifest["card"], networks, tables)

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fewbits.errors import ModelError
+
 
 class Network(Protocol):
     """One network of a bundle, ready to run. Safe to call from several threads."""
@@ -39,6 +41,9 @@ def onnxruntime_engine(threads: int | None = None, *, optimize: bool = True) -> 
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 
     def load(data: bytes) -> Network:
-        return _OnnxNetwork(onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]))
+        try:
+            return _OnnxNetwork(onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]))
+        except Exception as error:  # ONNX Runtime's errors have no common base but this
+            raise ModelError(f"it cannot be loaded: {' '.join(str(error).split())}") from error
 
     return load

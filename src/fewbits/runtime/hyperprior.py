@@ -23,8 +23,13 @@ from fewbits.runtime.tiling import Tile, scaled, tiles
 STRIDE = 16  # pixels a latent position
 HYPER_STRIDE = 4  # latent positions a hyper position
 STRIP_ROWS = 32  # latent rows in one stream; part of the format
-TILE_ROWS, TILE_COLUMNS = 48, 64  # latent positions a tile; changes time and memory, never the result
+# Sizes of tiles change time and memory, never the result.
+TILE_ROWS, TILE_COLUMNS = 48, 64  # latent positions
+PRIOR_COLUMNS = 24  # hyper positions; a tile of the prior is as high as a strip
 QUALITY_STEPS = 10_000
+LEVEL_TABLES = (
+    "gain", "inverse_gain", "bias_in", "bias_out", "hyper_scale", "hyper_shift", "synthesis_scale", "synthesis_shift",
+)  # fmt: skip
 
 Progress = Callable[[float], None]
 
@@ -83,7 +88,11 @@ class HyperpriorCodec:
             self._y_limits, self._y_frequencies = tables["y_limits"], tables["y_frequencies"]
             self._z_frequencies = tables["z_frequencies"]  # (levels, hyper, 2 * hyper_limit + 1)
             self.latent_channels, self.hyper_channels = tables["gain"].shape[1], self._z_frequencies.shape[1]
-        except (KeyError, ValueError) as error:
+            for name in LEVEL_TABLES:
+                if len(tables[name]) != len(self._z_frequencies):
+                    raise ValueError(f"the number of levels of table {name}")
+            self._deviation = tables["deviation"].astype(np.float32)[:, None, None]
+        except (KeyError, ValueError, IndexError, TypeError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
         self._loaded: dict[str, Network] = {}
 
@@ -93,6 +102,8 @@ class HyperpriorCodec:
                 self._loaded[name] = self._engine(self.bundle.networks[name])
             except KeyError:
                 raise ModelError(f"model {self.bundle.model_id.hex()}: network {name} is missing in the bundle") from None
+            except ModelError as error:
+                raise ModelError(f"model {self.bundle.model_id.hex()}: network {name}: {error}") from error
         return self._loaded[name]
 
     @cached_property
@@ -168,14 +179,17 @@ class HyperpriorCodec:
     def _hyper_symbols(self, y: np.ndarray, level: Level) -> np.ndarray:
         rows, columns = y.shape[1:]
         z_rows, z_columns = self.hyper_grid(rows, columns)
-        deviation = self.bundle.tables["deviation"].astype(np.float32)[:, None, None]
         z = np.empty((self.hyper_channels, z_rows, z_columns), np.int8)
         network = self._network("hyper_analysis")
-        step = HYPER_STRIDE * 16
         for tile in tiles(
-            z_rows * HYPER_STRIDE, z_columns * HYPER_STRIDE, tile_rows=step, tile_columns=4 * step, halo=8, align=HYPER_STRIDE
+            z_rows * HYPER_STRIDE,
+            z_columns * HYPER_STRIDE,
+            tile_rows=TILE_ROWS,
+            tile_columns=TILE_COLUMNS,
+            halo=2 * HYPER_STRIDE,
+            align=HYPER_STRIDE,
         ):
-            part = _extended(y.transpose(1, 2, 0), tile.outer_rows, tile.outer_columns).transpose(2, 0, 1) / deviation
+            part = _extended(y.transpose(1, 2, 0), tile.outer_rows, tile.outer_columns).transpose(2, 0, 1) / self._deviation
             real = network(y=np.ascontiguousarray(part[None]), **level.hyper)[0]
             cut = [
                 slice(s.start // HYPER_STRIDE, s.stop // HYPER_STRIDE) for s in (*tile.cut, tile.inner_rows, tile.inner_columns)
@@ -198,16 +212,21 @@ class HyperpriorCodec:
 
     def _prior(self, z: np.ndarray, strip: slice, grid: tuple[int, ...], level: Level) -> tuple[np.ndarray, np.ndarray]:
         """Scale indices uint8 and scaled means float32 of a strip, both (latent, strip rows, columns)."""
-        z_first, z_stop = strip.start // HYPER_STRIDE, -(-strip.stop // HYPER_STRIDE)
-        outer = slice(max(0, z_first - self._hyper_halo), min(z.shape[1], z_stop + self._hyper_halo))
-        z_hat = z[None, :, outer].astype(np.float32)
-        first = strip.start - outer.start * HYPER_STRIDE
-        cut = (slice(None), slice(first, first + strip.stop - strip.start), slice(0, grid[1]))
-        real = self._network("scales")(z_hat=z_hat, **level.scales)[0][cut]
-        index = np.clip(np.floor(real + np.float32(0.5)), 0, len(self._y_limits) - 1).astype(np.uint8)
-        mean = self._network("means")(z_hat=z_hat)[0][cut]
-        deviation = self.bundle.tables["deviation"].astype(np.float32)[:, None, None]
-        return index, mean * (level.gain[0] * deviation)
+        shape = (self.latent_channels, strip.stop - strip.start, grid[1])
+        index, mean = np.empty(shape, np.uint8), np.empty(shape, np.float32)
+        step = STRIP_ROWS // HYPER_STRIDE
+        for tile in tiles(*z.shape[1:], tile_rows=step, tile_columns=PRIOR_COLUMNS, halo=self._hyper_halo):
+            if tile.inner_rows.start != strip.start // HYPER_STRIDE:
+                continue
+            z_hat = z[None, :, tile.outer_rows, tile.outer_columns].astype(np.float32)
+            target = (slice(None), slice(None), scaled(tile.inner_columns, HYPER_STRIDE))
+            rows, columns = index[target].shape[1:]
+            top, left = (scaled(part, HYPER_STRIDE).start for part in tile.cut)
+            cut = (slice(None), slice(top, top + rows), slice(left, left + columns))
+            real = self._network("scales")(z_hat=z_hat, **level.scales)[0][cut]
+            index[target] = np.clip(np.floor(real + np.float32(0.5)), 0, len(self._y_limits) - 1)
+            mean[target] = self._network("means")(z_hat=z_hat)[0][cut] * (level.gain[0] * self._deviation)
+        return index, mean
 
     # Decoding
 
