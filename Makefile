@@ -26,7 +26,7 @@ format: $(TEST)/.installed
 
 # Makes the golden files anew from the shipped model; only after a deliberate change of format or model.
 golden: $(TEST)/.installed
-	$(TEST)/bin/python tests/golden/make.py --force
+	$(TEST)/bin/python tests/golden/make.py
 
 $(TEST)/.installed: pyproject.toml constraints.txt
 	test -x $(TEST)/bin/python || $(PYTHON) -m venv $(TEST)

@@ -199,6 +199,8 @@ def _training_side() -> Any:
 def _read(name: str, limit: int = -1) -> bytes:
     try:
         if name == STREAM:
+            if sys.stdin is None:
+                raise ImageError("-: standard input is closed")
             return sys.stdin.buffer.read(limit)
         with open(name, "rb") as file:
             return file.read(limit)
@@ -230,14 +232,16 @@ def _target(source: str, target: str | None, extension: str, force: bool) -> str
 def _write(name: str, data: bytes, force: bool) -> None:
     """Write the whole file or none: beside its place first, then renamed. Pipes and devices are written into."""
     if name == STREAM:
+        if sys.stdout is None:
+            raise ImageError("-: standard output is closed")
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
-    path = Path(os.path.realpath(name))  # a link stays, and what it points to is written
     try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(data)
+        if os.path.exists(name) and not os.path.isfile(name):
+            Path(name).write_bytes(data)
             return
+        path = Path(os.path.realpath(name))  # a link stays, and what it points to is written
         handle, part = tempfile.mkstemp(dir=path.parent, prefix=".fewbits-", suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:

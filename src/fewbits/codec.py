@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """encode, decode, inspect, and the models they use. This module and the command line are the only ones that open files."""
 
+import contextlib
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -118,12 +119,13 @@ def inspect(data: bytes) -> Header:
 
 
 def installed_models() -> dict[str, dict[str, Any]]:
-    """Bundle folder -> its manifest: the shipped ones, then those in the folders of $FEWBITS_MODELS."""
+    """Bundle folder -> its manifest: the shipped ones, then those in $FEWBITS_MODELS; damaged ones are left out."""
     extra = [Path(part) for part in os.environ.get(MODEL_PATH_VARIABLE, "").split(os.pathsep) if part]
     found = {}
     for root in [_SHIPPED, *extra]:
         for path in sorted(root.glob(f"*/{MANIFEST}")) + sorted(root.glob(MANIFEST)):
-            found[str(path.parent)] = parse_manifest(path.read_bytes(), str(path.parent))
+            with contextlib.suppress(OSError, ModelError):
+                found[str(path.parent)] = parse_manifest(path.read_bytes(), str(path.parent))
     return found
 
 

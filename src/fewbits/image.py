@@ -5,8 +5,10 @@ What this release cannot keep it refuses (transparency) or says in the README (m
 the picture itself.
 """
 
+import contextlib
 import io
-import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,13 @@ from PIL import Image, ImageCms, ImageOps
 from fewbits.container import MAX_PIXELS, MAX_SIDE
 from fewbits.errors import ImageError
 
+_TRANSPARENT = "image: it has transparent pixels, which this release cannot store: flatten it onto a background first"
+# A decoded picture loses as little as possible where it is saved in a lossy format.
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "AVIF": {"quality": 95, "subsampling": "4:4:4"},
+    "JPEG": {"quality": 95, "subsampling": "4:4:4"},
+    "WEBP": {"quality": 95},
+}
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts to grey
 
 
@@ -23,13 +32,11 @@ def read_image(data: bytes, name: str) -> Image.Image:
     if not data:
         raise ImageError(f"{name}: the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below, before any decoding
-            with Image.open(io.BytesIO(data)) as picture:
-                _check_size(picture.width, picture.height, name)
-                picture.load()
-                ImageOps.exif_transpose(picture, in_place=True)
-                return picture
+        with _own_limit(), Image.open(io.BytesIO(data)) as picture:
+            _check_size(picture.width, picture.height, name)
+            picture.load()
+            ImageOps.exif_transpose(picture, in_place=True)
+            return picture
     except ImageError:
         raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
@@ -38,16 +45,26 @@ def read_image(data: bytes, name: str) -> Image.Image:
         ) from error
 
 
+@contextlib.contextmanager
+def _own_limit() -> Iterator[None]:
+    """Pillow's guard against huge pictures is lower than ours, which is checked before any decoding."""
+    kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = kept
+
+
 def write_image(picture: Image.Image, name: str) -> bytes:
     """Encode by the extension of `name` (PNG where it has none). Raises ImageError where Pillow cannot write it."""
-    extension = "." + name.rpartition(".")[2].lower() if "." in name else ".png"
+    extension = Path(name).suffix.lower() or ".png"
     format_name = Image.registered_extensions().get(extension)
     if format_name not in Image.SAVE:
         raise ImageError(f"{name}: Pillow writes no pictures with the extension {extension}")
     buffer = io.BytesIO()
     try:
-        picture.save(buffer, format_name)
-    except (OSError, ValueError, KeyError) as error:
+        picture.save(buffer, format_name, **_SAVE_OPTIONS.get(format_name, {}))
+    except Exception as error:  # Pillow's writers raise nearly anything on sizes that their format cannot hold
         raise ImageError(f"{name}: {format_name} cannot hold this picture: {error}") from error
     return buffer.getvalue()
 
@@ -60,7 +77,10 @@ def to_planes(image: Any) -> tuple[np.ndarray, str]:
     if isinstance(image, Image.Image):
         _check_size(image.width, image.height, "image")
         return _from_pillow(image)
-    array = np.asarray(image)
+    try:
+        array = np.asarray(image)
+    except ValueError:
+        raise ImageError(f"image: a {type(image).__name__} is no Pillow image and no array") from None
     if array.dtype != np.uint8:
         raise ImageError(f"image: its dtype is {array.dtype}, it must be uint8")
     if array.ndim == 2:
@@ -74,12 +94,12 @@ def to_planes(image: Any) -> tuple[np.ndarray, str]:
 
 
 def _from_pillow(image: Image.Image) -> tuple[np.ndarray, str]:
+    if "transparency" in image.info or image.mode.lower() in ("rgba", "la", "pa"):
+        image = _without_alpha(image)
     mode = image.mode
     if mode.startswith(("I", "F")):
         return np.repeat(_grey_from_deep(image)[:, :, None], 3, axis=2), "grey"
-    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = _without_alpha(image)
-    if mode in ("1", "L", "LA", "La"):
+    if mode in ("1", "L"):
         return np.repeat(np.asarray(image.convert("L"))[:, :, None], 3, axis=2), "grey"
     if mode == "CMYK":
         image = _from_cmyk(image)
@@ -96,10 +116,15 @@ def _grey_from_deep(image: Image.Image) -> np.ndarray:
 
 
 def _without_alpha(image: Image.Image) -> Image.Image:
-    rgba = image.convert("RGBA")
-    if rgba.getchannel("A").getextrema()[0] != 255:
-        raise ImageError("image: it has transparent pixels, which this release cannot store: flatten it onto a background first")
-    return rgba
+    """The same picture without an alpha channel, where that is opaque; ImageError where it is not."""
+    straight = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode))
+    if not straight.mode.endswith("A"):  # one colour is transparent; 16-bit pictures have no mode with alpha
+        if straight.mode not in ("1", "L", "P", "RGB"):
+            raise ImageError(_TRANSPARENT)
+        straight = straight.convert("LA" if straight.mode in ("1", "L") else "RGBA")
+    if straight.getchannel("A").getextrema()[0] != 255:
+        raise ImageError(_TRANSPARENT)
+    return straight.convert("L" if straight.mode == "LA" else "RGB")
 
 
 def _from_cmyk(image: Image.Image) -> Image.Image:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""A training run on disk: RUN/config.json, RUN/trunk.pt (flat learning rate), RUN/annealed.pt, RUN/log.csv.
+"""A training run on disk: RUN/config.json, RUN/trunk.pt (flat learning rate), RUN/annealing.pt (on its way to
+learning rate zero), RUN/annealed.pt (there), RUN/log.csv.
 
 Every file is written beside its place and renamed, so a kill at any moment leaves the last good one.
 """
@@ -7,23 +8,28 @@ Every file is written beside its place and renamed, so a kill at any moment leav
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from fewbits.errors import TrainingError
 
-TRUNK, ANNEALED, CONFIG = "trunk.pt", "annealed.pt", "config.json"
+TRUNK, ANNEALING, ANNEALED, CONFIG = "trunk.pt", "annealing.pt", "annealed.pt", "config.json"
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint atomically."""
+    _write(path, lambda file: torch.save(state, file))
+
+
+def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
+            fill(file)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -49,8 +55,8 @@ def save_config(run: Path, config: dict[str, Any]) -> None:
         if old != new:
             raise TrainingError(f"{path} holds other settings than these: go on with those, or choose another --out")
         return
-    run.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    text = json.dumps(config, indent=1, sort_keys=True) + "\n"
+    _write(path, lambda file: file.write(text.encode()))
 
 
 def load_config(run: Path) -> dict[str, Any]:

@@ -88,6 +88,8 @@ def run_export(run: Path, bundle: Path, card: Path | None, pictures: list[Path])
             entries = json.loads(card.read_text())
         except (OSError, ValueError) as error:
             raise TrainingError(f"--card {card}: {error}") from error
+        if not isinstance(entries, dict):
+            raise TrainingError(f"--card {card}: it holds a {type(entries).__name__}, it must be a JSON object")
     files = export.run_files(run, entries)
     if pictures:
         entries["curve"] = {"pictures": [path.name for path in pictures], "points": measure(Model(files, str(bundle)), pictures)}

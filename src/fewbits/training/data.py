@@ -58,8 +58,11 @@ def find_pictures(roots: Sequence[Path], exclude: Sequence[str] = ()) -> list[It
         files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
         for path in files:
             if path.suffix.lower() == ".tar":
-                with tarfile.open(path) as tar:
-                    items += [Item(path, m.offset_data, m.size) for m in tar if m.isfile() and wanted(m.name)]
+                try:
+                    with tarfile.open(path, "r:") as tar:  # uncompressed, so that members can be read in place
+                        items += [Item(path, m.offset_data, m.size) for m in tar if m.isfile() and wanted(m.name)]
+                except (OSError, tarfile.TarError) as error:
+                    raise TrainingError(f"data: {path} is no uncompressed tar: {error}") from error
             elif wanted(path.name):
                 items.append(Item(path))
     if not items:

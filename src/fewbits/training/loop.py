@@ -2,7 +2,8 @@
 """The training loop: one flat trunk that can go on for ever, and annealed copies of it that can be exported.
 
 A run warms up, then keeps its learning rate flat (`trunk.pt`). `anneal` starts from the trunk and takes the rate
-to zero over the given minutes (`annealed.pt`), leaving the trunk as it was. Both go on after a kill.
+to zero over the given minutes (`annealed.pt`; `annealing.pt` on the way), leaving the trunk as it was. Both go on after a
+kill.
 """
 
 import csv
@@ -60,7 +61,7 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("minutes", "steps"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise TrainingError(f"{name} is {value}, it must be above 0")
         if self.minutes is None and self.steps is None:
             raise TrainingError("say how long to train: --minutes, --steps or --anneal")
@@ -216,15 +217,15 @@ def train(
     run = Run(family, model_config, config, pick_device(device))
     settings = {"family": family, "model": dataclasses.asdict(model_config), "train": dataclasses.asdict(config)}
     settings["data"] = {"from": [str(path) for path in data], "exclude": list(exclude)}
-    checkpoint.save_config(out, settings)
-    trunk, target = out / checkpoint.TRUNK, out / (checkpoint.ANNEALED if anneal else checkpoint.TRUNK)
+    trunk, target = out / checkpoint.TRUNK, out / (checkpoint.ANNEALING if anneal else checkpoint.TRUNK)
     pool = PicturePool(find_pictures(data, exclude), config.cache_mb << 20, config.seed)
+    checkpoint.save_config(out, settings)
     held_out = [p for p in map(decode_rgb, find_pictures(validation)) if p is not None] if validation else []
     report(f"{len(pool)} pictures{'' if pool.complete else ' in the cache'}, {len(held_out)} for validation, on {run.device}")
     spent_seconds, spent_steps = 0.0, 0  # of this anneal; a trunk's budget counts this call only
     if anneal:
         state = checkpoint.load(trunk)
-        if target.exists() and (half := checkpoint.load(target))["trunk_step"] == state["step"] and not half["done"]:
+        if target.exists() and (half := checkpoint.load(target))["trunk_step"] == state["step"]:
             state, spent_seconds, spent_steps = half, half["anneal_seconds"], half["anneal_steps"]
         run.restore(state)
         trunk_step = state.get("trunk_step", run.step)
@@ -239,20 +240,18 @@ def train(
         run.reset_average()
     report(f"{'anneal' if anneal else 'train'} from step {run.step}, {run.seconds / 60:.1f} minutes so far")
 
-    def save(done: bool) -> None:
+    def save() -> None:
         state = run.state()
         if anneal:
-            extra = {"trunk_step": trunk_step, "anneal_seconds": spent_seconds, "anneal_steps": spent_steps, "done": done}
-            state |= extra
+            state |= {"trunk_step": trunk_step, "anneal_seconds": spent_seconds, "anneal_steps": spent_steps}
         checkpoint.save(target, state)
 
-    log = _Log(out)
     source = batches(pool, config.batch, config.crop, config.seed + run.step)
     saved = validated = time.monotonic()
     sums: list[dict[str, float]] = []
     phase = "anneal" if anneal else "train"
     bar_format = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
-    with _StopRequest() as stop, tqdm(total=100.0, unit="%", disable=None, bar_format=bar_format) as bar:
+    with _Log(out) as log, _StopRequest() as stop, tqdm(total=100.0, unit="%", disable=None, bar_format=bar_format) as bar:
         while (spent := budget.spent(spent_seconds, spent_steps)) < 1 and not stop.requested:
             begun = time.monotonic()
             sums.append(run.train_step(next(source), 1 - spent if anneal else 1.0))
@@ -266,19 +265,19 @@ def train(
                 sums = []
             now = time.monotonic()
             if now - saved > 60 * config.save_minutes:
-                save(done=False)
+                save()
                 saved = time.monotonic()
             if held_out and now - validated > 60 * config.validate_minutes:
                 log.write_validation(phase, run, run.validate(held_out))
                 validated = time.monotonic()
-    finished = not stop.requested
-    save(done=finished)
-    if held_out and finished:
-        rows = run.validate(held_out)
-        log.write_validation(phase, run, rows)
-        for row in rows:
-            report(f"validation: level {row['setting']:.2f}: {row['bpp']:.4f} bpp, {row['psnr']:.3f} dB")
-    log.close()
+        save()
+        if anneal and not stop.requested:
+            target = target.replace(out / checkpoint.ANNEALED)
+        if held_out and not stop.requested:
+            rows = run.validate(held_out)
+            log.write_validation(phase, run, rows)
+            for row in rows:
+                report(f"validation: level {row['setting']:.2f}: {row['bpp']:.4f} bpp, {row['psnr']:.3f} dB")
     report(f"{target} holds step {run.step}, {run.seconds / 60:.1f} minutes")
 
 
@@ -326,6 +325,9 @@ class _Log:
             level = f"{row['setting']:.2f}"
             self.write(phase, run, {f"validation_{name}@{level}": row[name] for name in ("bpp", "psnr")})
 
-    def close(self) -> None:
+    def __enter__(self) -> "_Log":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
         self._file.close()
         self._board.close()

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""What tests share: pictures, the shipped model, and one tiny training run. Imports no torch by itself."""
+
+import importlib.util
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+from fewbits.codec import Model, load_model
+
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
+
+Picture = Callable[..., np.ndarray]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The shared image data, beside the repository."""
+    path = Path(__file__).parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"no image data at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """A photograph, uint8 (512, 512, 3)."""
+    found = importlib.util.find_spec("skimage")
+    path = Path(found.origin).parent / "data" / "astronaut.png" if found and found.origin else None
+    if path is None or not path.exists():
+        pytest.skip("scikit-image with its data folder is not installed")
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def make_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width] / 64.0
+    waves = sum(np.sin(rows[..., None] * rng.normal(0, 3, 3) + columns[..., None] * rng.normal(0, 3, 3)) for _ in range(3))
+    edge = 60.0 * ((rows - columns * rng.normal(1, 0.3)) > 0.2)[..., None]
+    return np.clip(100 + 30 * waves + edge + rng.normal(0, 4, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def picture() -> Picture:
+    """picture(height, width, seed=0): a made picture with waves, an edge and some noise, uint8 (height, width, 3)."""
+    return make_picture
+
+
+@pytest.fixture(scope="session")
+def model() -> Model:
+    """The shipped flagship, on one thread."""
+    return load_model("few", threads=1)
+
+
+class TinyRun(NamedTuple):
+    """A training run of a few steps, what it was trained with, and the bundle exported from it."""
+
+    run: Path
+    bundle: Path
+    data: Path
+    model_config: object  # FewConfig
+    config: object  # TrainConfig
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """A tiny model trained for a few steps on four made pictures, one of them smaller than the crop. Do not change it."""
+    torch = pytest.importorskip("torch")
+    from fewbits.families.few import Few, FewConfig
+    from fewbits.training.export import run_files, write_folder
+    from fewbits.training.loop import Budget, TrainConfig, train
+
+    torch.set_num_threads(1)  # such small networks gain nothing from more
+    root = tmp_path_factory.mktemp("tiny")
+    data = root / "data"
+    data.mkdir()
+    for seed, (height, width) in enumerate([(96, 80), (70, 200), (130, 64), (20, 30)]):
+        Image.fromarray(make_picture(height, width, seed)).save(data / f"made-{seed}.png")
+    model_config = FewConfig(
+        latent=12, hyper=4, width_8=8, depth_8=1, width_16=8, depth_16=1, hyper_width=8, lambdas=(0.0018, 0.0175, 0.17)
+    )
+    config = TrainConfig(batch=2, crop=64, warmup_steps=2, cache_mb=8, save_minutes=0.0)
+    run, bundle = root / "run", root / "bundle"
+    initialize = Few.initialize
+    with pytest.MonkeyPatch.context() as patch:  # 64 batches are for real runs
+        patch.setattr(Few, "initialize", lambda self, pictures: initialize(self, islice(pictures, 1)))
+        train("few", [data], run, Budget(steps=5), model_config=model_config, config=config, device="cpu")
+    write_folder(bundle, run_files(run, {"licence": "MIT"}))
+    return TinyRun(run, bundle, data, model_config, config)

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: MIT
+"""The flagship: it starts as a transform codec, reaches no further than it says, and costs no more than it may."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from fewbits.codec import Model, load_model  # noqa: E402
+from fewbits.families import FAMILIES  # noqa: E402
+from fewbits.families.few import Few, FewConfig, at_level  # noqa: E402
+
+Picture = Callable[..., np.ndarray]
+TINY = FewConfig(latent=12, hyper=4, width_8=8, depth_8=3, width_16=8, depth_16=1, hyper_width=8, lambdas=(0.0018, 0.0175, 0.17))
+MAC_LIMIT = 12_000  # a pixel, each way
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+def tensor(pixels: np.ndarray):
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+
+
+def scrambled(config: FewConfig) -> Few:
+    """A model none of whose weights is zero."""
+    model = Few(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def test_the_family_is_in_the_table() -> None:
+    assert FAMILIES["few"] == (FewConfig, Few)
+
+
+# Levels
+
+
+def test_rows_are_interpolated_between_levels() -> None:
+    table = torch.tensor([[0.0, 10.0], [1.0, 30.0], [5.0, 0.0]])
+    found = at_level(table, torch.tensor([0.0, 0.5, 1.0, 1.25, 2.0]))
+    expected = torch.tensor([[0.0, 10.0], [0.5, 20.0], [1.0, 30.0], [2.0, 22.5], [5.0, 0.0]])
+    assert torch.allclose(found, expected)
+
+
+def test_the_loss_weight_is_lambda_at_each_level_and_geometric_between() -> None:
+    model = Few(TINY)
+    assert torch.allclose(model.loss_weight(torch.arange(3.0)), torch.tensor(TINY.lambdas))
+    middle = model.loss_weight(torch.tensor([0.5])).item()
+    assert middle == pytest.approx(math.sqrt(TINY.lambdas[0] * TINY.lambdas[1]), rel=1e-5)
+
+
+def test_validation_covers_the_whole_range_of_levels() -> None:
+    assert Few(TINY).settings == (0.0, 0.5, 1.0, 1.5, 2.0)
+
+
+# The start
+
+
+@pytest.fixture(scope="module")
+def started() -> Few:
+    """Every component kept, initialized on noise and waves: the start is a complete orthonormal transform."""
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(rng.normal(0, 8, (3, 256, 256)), axis=2) + np.cumsum(rng.normal(0, 8, (3, 256, 256)), axis=1)
+    batch = torch.from_numpy(np.clip(128 + smooth + rng.normal(0, 9, (4, 3, 256, 256)), 0, 255)).float() / 255
+    model = Few(replace(TINY, latent=768))
+    model.initialize([batch])
+    return model
+
+
+def test_the_start_is_an_orthonormal_transform(started: Few) -> None:
+    forth, back = started.analysis.shortcut.weight, started.synthesis.shortcut.weight
+    assert torch.allclose(forth @ forth.T, torch.eye(768), atol=1e-4)
+    assert torch.allclose(back, forth.T)
+    assert (started.deviation.diff() <= 1e-6).all(), "components come in order of their variance"
+
+
+def test_the_start_loses_nothing_but_by_quantization(started: Few, picture: Picture) -> None:
+    """An orthonormal transform keeps lengths: the error of a pixel is at most half a step of the quantizer, on average."""
+    started.eval()
+    x = tensor(picture(128, 192))
+    with torch.no_grad():
+        y = started.analysis(started.to_8(x - 0.5))
+        zero = torch.zeros(1, TINY.width_16, 1, 1)
+        assert torch.allclose(started.synthesis(y, zero + 1, zero), x - 0.5, atol=1e-4)
+        for level in (0.0, 1.0, 2.0):
+            out = started.estimate(x, level)
+            gain, inverse_gain = started.gains(torch.tensor([level]))
+            assert torch.allclose(gain * inverse_gain, torch.ones(()), atol=1e-5)
+            assert (out.x_hat - x).square().mean().sqrt() <= 0.5 / gain.min() + 1e-4
+
+
+def test_less_distortion_costs_more_bits(started: Few, picture: Picture) -> None:
+    started.eval()
+    x = tensor(picture(128, 192))
+    with torch.no_grad():
+        outs = [started.estimate(x, level) for level in (0.0, 0.7, 1.4, 2.0)]
+    errors = [(out.x_hat - x).square().mean().item() for out in outs]
+    bits = [out.y_bits.item() + out.z_bits.item() for out in outs]
+    assert errors == sorted(errors, reverse=True) and bits == sorted(bits)
+
+
+# Training
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_estimate_is_of_each_picture_by_itself(training: bool) -> None:
+    model = scrambled(TINY).train(training)
+    x = torch.rand(3, 3, 64, 128)
+    out = model(x, torch.tensor([0.0, 1.3, 2.0]))
+    assert out.x_hat.shape == x.shape and out.y_bits.shape == out.z_bits.shape == (3,)
+    assert (out.y_bits > 0).all() and (out.z_bits > 0).all()
+    if not training:
+        alone = model(x[1:2], torch.tensor([1.3]))
+        assert torch.allclose(alone.x_hat[0], out.x_hat[1], atol=1e-5)
+        assert alone.y_bits.item() == pytest.approx(out.y_bits[1].item(), rel=1e-4)
+
+
+def test_every_parameter_is_trained() -> None:
+    model = scrambled(TINY).train()
+    with torch.no_grad():
+        model.hyper_analysis.head.weight *= 10  # hyper symbols that are not all zero
+    loss, parts = model.loss(torch.rand(8, 3, 64, 64))
+    loss.backward()
+    assert loss.isfinite() and parts["bpp"] > 0 and parts["mse"] > 0
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+# The coding side
+
+
+def reach(network, inputs: dict, name: str, step: int, out_step: int, place: int) -> int:
+    """How many positions of `step` inputs (or `out_step` outputs) from `place` a change there is felt, rows and columns."""
+    with torch.no_grad():
+        before = network(**inputs)
+        furthest = 0
+        for offset in range(step):
+            changed = inputs[name].clone()
+            where = place * step + offset
+            changed[:, :, where, where] = changed[:, :, where, where] * -1 + 3
+            felt = (network(**inputs | {name: changed}) != before).any(1)[0].nonzero() // out_step
+            furthest = max(furthest, int((felt - place).abs().max()))
+        return furthest
+
+
+@pytest.mark.parametrize("depth_8", [1, 2, 3, 4])
+@pytest.mark.parametrize("depth_16", [0, 1, 2])
+def test_the_halo_is_as_wide_as_the_networks_reach(depth_8: int, depth_16: int) -> None:
+    model = scrambled(replace(TINY, depth_8=depth_8, depth_16=depth_16)).eval()
+    modulation = {"scale": torch.ones(1, 8, 1, 1), "shift": torch.ones(1, 8, 1, 1)}
+    halo = model.coding()["halo"]
+    assert reach(model.analysis, {"x": torch.randn(1, 192, 50, 50)}, "x", 2, 1, 12) == halo
+    assert reach(model.synthesis, {"y_hat": torch.randn(1, 12, 25, 25), **modulation}, "y_hat", 1, 16, 12) == halo
+
+
+def test_the_hyper_halo_is_as_wide_as_the_networks_reach() -> None:
+    model = scrambled(TINY).eval()
+    halo = model.coding()["hyper_halo"]
+    assert reach(model.mean_net, {"z_hat": torch.randn(1, 4, 13, 13)}, "z_hat", 1, 4, 6) == halo
+    biases = {"bias_in": torch.full((1, 8, 1, 1), 300.0), "bias_out": torch.zeros(1, 12, 1, 1)}
+    z = torch.randint(-4, 5, (1, 4, 13, 13)).float()
+    assert 1 <= reach(model.scale_net, {"z_hat": z, **biases}, "z_hat", 1, 4, 6) <= halo
+    hyper = {"scale": torch.ones(1, 8, 1, 1), "shift": torch.ones(1, 8, 1, 1)}
+    assert (
+        reach(model.hyper_analysis, {"y": torch.randn(1, 12, 52, 52), **hyper}, "y", 4, 1, 6) <= 2
+    )  # runtime: 8 latent positions
+
+
+def test_what_the_coding_side_reads_has_the_shapes_of_the_document() -> None:
+    """docs/bundle.md"""
+    model = scrambled(TINY)
+    tables = model.tables()
+    shapes = {name: table.shape for name, table in tables.items() if not name.startswith("y_")}
+    assert shapes == {
+        "gain": (3, 12), "inverse_gain": (3, 12), "deviation": (12,), "bias_in": (3, 8), "bias_out": (3, 12),
+        "hyper_scale": (3, 8), "hyper_shift": (3, 8), "synthesis_scale": (3, 8), "synthesis_shift": (3, 8),
+        "z_frequencies": (3, 4, 17),
+    }  # fmt: skip
+    assert (tables["z_frequencies"].sum(-1) == 2**24).all() and tables["z_frequencies"].min() >= 1
+    assert all(tables[name].dtype.kind in "iu" for name in ("bias_in", "bias_out", "z_frequencies", "y_limits", "y_frequencies"))
+    for name, (network, inputs) in model.networks().items():
+        out = network.eval()(**inputs)
+        expected = {"analysis": (12, 16, 24), "hyper_analysis": (4, 4, 6), "means": (12, 16, 24), "scales": (12, 16, 24)}
+        assert out.shape[1:] == expected.get(name, (3, 256, 384))
+
+
+def test_training_and_coding_compute_the_same(tiny_run, picture: Picture) -> None:
+    """Torch's estimate at a level and the file of the quality that stands for it: the same bits and the same picture."""
+    from fewbits.training import export
+
+    bundle = export.load_bundle(tiny_run.bundle)
+    torch_model, codec_model = export.load_model(bundle).eval(), load_model(tiny_run.bundle, threads=1)
+    pixels = picture(192, 128, 9)
+    for quality in (0, 20, 50, 87, 100):
+        data = codec_model.encode(pixels, quality)
+        with torch.no_grad():
+            out = torch_model.estimate(tensor(pixels), quality / 100 * 2)
+        assert codec_model.estimated_bits(data) == pytest.approx((out.y_bits + out.z_bits).item(), rel=0.03)
+        levels = out.x_hat[0].permute(1, 2, 0).clamp(0, 1).numpy() * 255
+        decoded = np.asarray(codec_model.decode(data), float)
+        assert np.abs(levels - decoded).mean() < 0.5 and np.abs(levels - decoded).max() < 8
+
+
+def multiplications(network, inputs: dict) -> int:
+    """Multiply-accumulates of one call, counted at every convolution."""
+    counts = []
+    convolve = torch.nn.functional.conv2d
+
+    def counting(x, weight, *arguments, **options):
+        out = convolve(x, weight, *arguments, **options)
+        counts.append(out.numel() * weight[0].numel())
+        return out
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(torch.nn.functional, "conv2d", counting)
+        network.eval()(**inputs)
+    return sum(counts)
+
+
+def test_counting_multiplications() -> None:
+    layer = torch.nn.Conv2d(6, 8, 3, padding=1, groups=2)
+    assert multiplications(layer, {"input": torch.zeros(1, 6, 5, 7)}) == 5 * 7 * 8 * 3 * 9
+
+
+@pytest.fixture(params=["shipped", "default"])
+def full_size(request: pytest.FixtureRequest, model: Model) -> Iterator[Few]:
+    """The shipped model, and one of the default configuration."""
+    pytest.importorskip("onnx")
+    from fewbits.training import export
+
+    yield export.load_model(model.bundle) if request.param == "shipped" else Few(FewConfig())
+
+
+def test_a_pixel_costs_at_most_twelve_thousand_multiplications(full_size: Few, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = 256 * 384  # what the example inputs of networks() stand for
+    each = {name: multiplications(*pair) / pixels for name, pair in full_size.networks().items()}
+    encode = sum(each[name] for name in ("analysis", "hyper_analysis", "means", "scales"))
+    decode = sum(each[name] for name in ("means", "scales", "synthesis"))
+    with capsys.disabled():
+        parts = ", ".join(f"{name} {count:.0f}" for name, count in each.items())
+        print(f"\nMAC a pixel: encode {encode:.0f}, decode {decode:.0f} ({parts})")
+    assert all(count > 100 for count in each.values())
+    assert encode <= MAC_LIMIT and decode <= MAC_LIMIT

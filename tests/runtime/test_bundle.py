@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""Bundles: whole or refused, and named by everything that decides how a file decodes."""
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fewbits.codec import Model, load_model
+from fewbits.errors import ModelError
+from fewbits.runtime.bundle import MANIFEST, TABLES, manifest_id, model_id, pack_bundle, parse_bundle, parse_manifest
+
+CODING = {"kind": "hyperprior", "halo": 3}
+
+
+def tables(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def bundle(card: dict[str, Any] | None = None, **files: bytes) -> dict[str, bytes]:
+    return pack_bundle("few", CODING, card or {}, {TABLES: tables(gain=np.arange(6.0)), "means.onnx": b"network"} | files)
+
+
+def test_parse_undoes_pack() -> None:
+    parsed = parse_bundle(bundle({"steps": 7}), "here")
+    assert (parsed.family, parsed.coding, parsed.card) == ("few", CODING, {"steps": 7})
+    assert parsed.networks == {"means": b"network"}
+    assert np.array_equal(parsed.tables["gain"], np.arange(6.0))
+    assert parsed.model_id == manifest_id(json.loads(bundle()[MANIFEST])) and len(parsed.model_id) == 8
+
+
+def test_the_model_id_is_pinned() -> None:
+    """docs/bundle.md: the first 8 bytes of the SHA-256 of sorted JSON without spaces."""
+    assert model_id("few", {"b": 1, "a": [2]}, {"x.onnx": "00"}).hex() == "2d2f58e730633888"
+
+
+def test_the_model_id_names_all_that_decides_and_nothing_else() -> None:
+    def named(files: dict[str, bytes], family: str = "few", coding: dict[str, Any] = CODING, card: Any = None) -> bytes:
+        return manifest_id(json.loads(pack_bundle(family, coding, card or {}, files)[MANIFEST]))
+
+    plain = named({"a.onnx": b"1"})
+    assert named({"a.onnx": b"1"}, card={"licence": "MIT"}) == plain
+    changed = [
+        named({"a.onnx": b"2"}),
+        named({"b.onnx": b"1"}),
+        named({"a.onnx": b"1", "b.onnx": b"2"}),
+        named({"a.onnx": b"1"}, family="other"),
+        named({"a.onnx": b"1"}, coding={**CODING, "halo": 4}),
+    ]
+    assert len({plain, *changed}) == 1 + len(changed)
+
+
+def test_missing_and_damaged_files_are_named() -> None:
+    files = bundle()
+    with pytest.raises(ModelError, match="here: no manifest.json"):
+        parse_bundle({}, "here")
+    for name in (TABLES, "means.onnx"):
+        with pytest.raises(ModelError, match=f"here: {name} is missing"):
+            parse_bundle({key: data for key, data in files.items() if key != name}, "here")
+        with pytest.raises(ModelError, match=f"here: {name} is damaged"):
+            parse_bundle(files | {name: files[name][:-1] + b"?"}, "here")
+
+
+def test_files_that_the_manifest_does_not_name_are_ignored() -> None:
+    parsed = parse_bundle(bundle() | {"readme.txt": b"hello", "other.onnx": b"network"}, "here")
+    assert parsed.networks == {"means": b"network"}
+
+
+GOOD = json.loads(bundle()[MANIFEST])
+BAD_MANIFESTS = {
+    "no JSON": b"{",
+    "no text": b"\xff\xfe\x00",
+    "a list": b"[]",
+    "a number": b"3",
+    "nothing": b"",
+    **{f"no {field}": json.dumps({k: v for k, v in GOOD.items() if k != field}).encode() for field in GOOD},
+    "other version": json.dumps(GOOD | {"bundle": 2}).encode(),
+    **{
+        f"{field} is {value!r}": json.dumps(GOOD | {field: value}).encode()
+        for field in ("family", "coding", "files", "card")
+        for value in (None, 3, ["a"])
+    },
+}
+
+
+@pytest.mark.parametrize("name", BAD_MANIFESTS)
+def test_a_damaged_manifest_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="here"):
+        parse_bundle(bundle() | {MANIFEST: BAD_MANIFESTS[name]}, "here")
+    with pytest.raises(ModelError, match="here"):
+        parse_manifest(BAD_MANIFESTS[name], "here")
+
+
+def test_tables_are_never_unpickled() -> None:
+    with pytest.raises(ModelError, match="tables.npz cannot be read"):
+        parse_bundle(bundle(**{TABLES: tables(evil=np.array([{"a": 1}], object))}), "here")
+
+
+def test_damaged_tables_with_a_right_hash_are_refused_or_read() -> None:
+    """A hash protects from damage, not from an author: whatever np.load raises is a ModelError."""
+    rng = np.random.default_rng(3)
+    good = tables(gain=np.arange(60.0), bias=np.arange(5))
+    for _ in range(300):
+        data = bytearray(good)
+        for place in rng.integers(0, len(data), rng.integers(1, 4)):
+            data[place] = rng.integers(256)
+        cut = len(data) if rng.random() < 0.7 else int(rng.integers(len(data)))
+        try:
+            parsed = parse_bundle(bundle(**{TABLES: bytes(data[:cut])}), "here")
+        except ModelError:
+            continue
+        assert all(isinstance(array, np.ndarray) for array in parsed.tables.values())
+
+
+def shipped_files(model: Model, **changes: Any) -> dict[str, bytes]:
+    """The shipped bundle with other tables, coding or networks, packed anew."""
+    source = model.bundle
+    kept = {name: array for name, array in source.tables.items() if name not in changes.get("without", ())}
+    networks = {f"{name}.onnx": data for name, data in (dict(source.networks) | changes.get("networks", {})).items()}
+    coding = changes.get("coding", source.coding)
+    return pack_bundle(changes.get("family", source.family), coding, {}, {**networks, TABLES: tables(**kept)})
+
+
+def test_a_bundle_of_another_kind_or_family_is_refused(model: Model) -> None:
+    with pytest.raises(ModelError, match="kind other"):
+        Model(shipped_files(model, coding={**model.bundle.coding, "kind": "other"}), "here")
+    with pytest.raises(ModelError, match="family many"):
+        Model(shipped_files(model, family="many"), "here")
+
+
+def test_every_table_coding_number_and_network_is_needed(model: Model) -> None:
+    """A bundle without one of its parts is a ModelError, when it is loaded or when it is used."""
+
+    def use(**changes: Any) -> None:
+        other = Model(shipped_files(model, **changes), "here")
+        other.decode(other.encode(np.zeros((20, 20, 3), np.uint8)))
+
+    use()
+    for name in model.bundle.tables:
+        with pytest.raises(ModelError, match=name):
+            use(without=(name,))
+    for name in model.bundle.coding:
+        with pytest.raises(ModelError, match=name if name != "kind" else "kind None"):
+            use(coding={key: value for key, value in model.bundle.coding.items() if key != name})
+
+
+@pytest.mark.parametrize("data", [b"", b"no network", bytes(100)], ids=["empty", "text", "zeros"])
+def test_a_network_that_cannot_be_run_is_a_model_error(model: Model, data: bytes) -> None:
+    with pytest.raises(ModelError, match="analysis"):
+        Model(shipped_files(model, networks={"analysis": data}), "here").encode(np.zeros((20, 20, 3), np.uint8))
+
+
+def test_unknown_models_are_refused_by_name() -> None:
+    with pytest.raises(ModelError, match="model nosuch is neither a bundle's folder nor an installed model .*few"):
+        load_model("nosuch")

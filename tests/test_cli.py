@@ -1,0 +1,451 @@
+# SPDX-License-Identifier: MIT
+"""The command line: exit codes, one line for each failure, whole files or none."""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import stat
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fewbits import __version__, cli
+from fewbits.codec import Model, inspect
+
+Picture = Callable[..., np.ndarray]
+
+
+class Result(NamedTuple):
+    code: int
+    out: bytes
+    err: str
+
+
+@pytest.fixture
+def run(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch, model: Model) -> Callable[..., Result]:
+    """run("encode", path, ..., stdin=b""): the command in this process, on one thread."""
+    monkeypatch.setattr(cli, "load_model", lambda name, threads=None: real_load_model(name, threads=1))
+    monkeypatch.setattr(cli, "model_of", lambda header, threads=None: real_model_of(header, threads=1))
+
+    def call(*arguments: object, stdin: bytes = b"") -> Result:
+        monkeypatch.setattr(sys, "argv", ["fewbits", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capfdbinary.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        sys.stdout.flush()
+        captured = capfdbinary.readouterr()
+        return Result(int(exit_.value.code or 0), captured.out, captured.err.decode())
+
+    return call
+
+
+real_load_model, real_model_of = cli.load_model, cli.model_of
+
+
+def failed(result: Result, *words: object) -> bool:
+    """Exit code 1, nothing on stdout, one line on stderr that says `words`."""
+    assert result.code == 1, result
+    assert result.out == b""
+    assert result.err.startswith("fewbits: ") and result.err.count("\n") == 1 and result.err.endswith("\n"), result.err
+    for word in words:
+        assert str(word) in result.err
+    return True
+
+
+@pytest.fixture
+def png(tmp_path: Path, picture: Picture) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(picture(30, 44)).save(path)
+    return path
+
+
+@pytest.fixture
+def few(tmp_path: Path, picture: Picture, model: Model) -> Path:
+    path = tmp_path / "small.few"
+    path.write_bytes(model.encode(picture(30, 44), 60))
+    return path
+
+
+# What works
+
+
+def test_there_and_back(run: Callable[..., Result], png: Path, tmp_path: Path) -> None:
+    assert run("encode", png) == Result(0, b"", "")
+    coded = tmp_path / "photo.few"
+    assert inspect(coded.read_bytes()).quality == 60
+    assert run("decode", coded, tmp_path / "back.bmp") == Result(0, b"", "")
+    with Image.open(tmp_path / "back.bmp") as back:
+        assert back.format == "BMP" and back.size == (44, 30) and back.mode == "RGB"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back.bmp", "photo.few", "photo.png"]
+
+
+def test_names_that_are_not_given(run: Callable[..., Result], few: Path, tmp_path: Path) -> None:
+    assert run("decode", few).code == 0
+    with Image.open(tmp_path / "small.png") as decoded:
+        assert decoded.format == "PNG"
+
+
+def test_new_files_have_the_usual_rights(run: Callable[..., Result], png: Path, tmp_path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        assert run("encode", png).code == 0
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "photo.few").stat().st_mode) == 0o640
+
+
+def test_streams(run: Callable[..., Result], png: Path, few: Path, tmp_path: Path) -> None:
+    coded = run("encode", "-", stdin=png.read_bytes())
+    assert coded.code == 0 and coded.err == "" and inspect(coded.out).width == 44
+    assert run("encode", png, "-").out == coded.out
+    decoded = run("decode", "-", stdin=coded.out)
+    assert decoded.out.startswith(b"\x89PNG") and run("decode", "-", "-", stdin=coded.out) == decoded
+    assert run("encode", "-", tmp_path / "other.few", stdin=png.read_bytes()).code == 0
+    assert (tmp_path / "other.few").read_bytes() == coded.out
+
+
+@pytest.mark.parametrize("quality", ["0", "100", "12.5"])
+def test_quality(run: Callable[..., Result], png: Path, quality: str) -> None:
+    assert inspect(run("encode", png, "-", "-q", quality).out).quality == float(quality)
+
+
+def test_info(run: Callable[..., Result], few: Path, model: Model) -> None:
+    text = run("info", few).out.decode()
+    size = few.stat().st_size
+    assert "44 x 30 pixels, rgb, quality 60" in text and f"{size} bytes" in text and "model few" in text
+    values = json.loads(run("info", "--json", few).out)
+    assert (values["width"], values["height"], values["bytes"], values["model"]) == (44, 30, size, "few")
+    assert (
+        values["model_id"] == model.bundle.model_id.hex()
+        and values["quality"] == 60
+        and values["bpp"] == round(8 * size / 1320, 4)
+    )
+    assert values["header_bytes"] == 48 and len(values["sections"]) == 2
+    assert json.loads(run("info", "--json", "-", stdin=few.read_bytes()[:48]).out) == values, "the header is enough"
+
+
+def test_models(run: Callable[..., Result], model: Model) -> None:
+    lines = run("models").out.decode().splitlines()
+    assert any(line.startswith("few ") and model.bundle.model_id.hex() in line for line in lines)
+
+
+def test_version_and_help(run: Callable[..., Result]) -> None:
+    assert run("--version").out.decode() == f"fewbits {__version__}\n"
+    for command in ([], ["encode"], ["decode"], ["info"], ["models"], ["train"], ["export"]):
+        for flag in ("-h", "--help"):
+            result = run(*command, flag)
+            assert result.code == 0 and b"Usage: " in result.out and b"--help" in result.out
+
+
+# Wrong usage: 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nosuch"],
+        ["encode"],
+        ["decode"],
+        ["info"],
+        ["encode", "in.png", "out.few", "more"],
+        ["encode", "in.png", "-q", "101"],
+        ["encode", "in.png", "-q", "-1"],
+        ["encode", "in.png", "-q", "nan"],
+        ["encode", "in.png", "-q", "much"],
+        ["encode", "in.png", "--threads", "0"],
+        ["encode", "in.png", "--nosuch"],
+        ["train", "few"],
+        ["export"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_exit_code_2(run: Callable[..., Result], arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.code == 2 and "Usage: " in result.err + result.out.decode()
+
+
+# Failures: 1, one line, and nothing left behind
+
+
+def test_a_file_that_is_there_is_not_overwritten(run: Callable[..., Result], png: Path, few: Path, tmp_path: Path) -> None:
+    (tmp_path / "photo.few").write_bytes(b"mine")
+    assert failed(run("encode", png), tmp_path / "photo.few", "exists already; -f overwrites it")
+    (tmp_path / "small.png").write_bytes(b"mine")
+    assert failed(run("decode", few), tmp_path / "small.png", "exists already")
+    assert (tmp_path / "photo.few").read_bytes() == (tmp_path / "small.png").read_bytes() == b"mine"
+    assert run("encode", png, "-f").code == 0 and run("decode", few, "--force").code == 0
+    assert inspect((tmp_path / "photo.few").read_bytes()).width == 44
+
+
+def test_a_file_made_meanwhile_is_not_overwritten(
+    run: Callable[..., Result], png: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "photo.few"
+    make = Model.encode
+
+    def slowly(self: Model, *arguments: Any, **options: Any) -> bytes:
+        out.write_bytes(b"theirs")
+        return make(self, *arguments, **options)
+
+    monkeypatch.setattr(Model, "encode", slowly)
+    assert failed(run("encode", png), out, "File exists")
+    assert out.read_bytes() == b"theirs" and sorted(tmp_path.iterdir()) == [out, png]
+
+
+def test_paths_that_cannot_be_read(run: Callable[..., Result], tmp_path: Path) -> None:
+    for command in ("encode", "decode", "info"):
+        assert failed(run(command, tmp_path / "missing.png"), tmp_path / "missing.png", "No such file")
+        assert failed(run(command, tmp_path), tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_files_without_the_right_to_read_them(run: Callable[..., Result], png: Path) -> None:
+    png.chmod(0)
+    assert failed(run("encode", png), png, "Permission denied")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/"])
+@pytest.mark.parametrize("command", ["encode", "decode", "info"])
+def test_names_that_are_no_files(run: Callable[..., Result], command: str, name: str) -> None:
+    assert failed(run(command, name))
+
+
+def test_a_line_break_in_a_name_is_no_second_line(run: Callable[..., Result], tmp_path: Path) -> None:
+    assert failed(run("encode", tmp_path / "two\nlines.png"), "No such file")
+
+
+def test_a_name_that_is_too_long(run: Callable[..., Result], png: Path) -> None:
+    assert failed(run("encode", png, png.parent / ("x" * 300)), "too long")
+    assert list(png.parent.iterdir()) == [png]
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"\x8fFEW"])
+def test_what_is_no_picture(run: Callable[..., Result], tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "in.png"
+    path.write_bytes(content)
+    assert failed(run("encode", path), path)
+    assert failed(run("encode", "-", stdin=content), "-: ")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_truncated_pictures(run: Callable[..., Result], png: Path) -> None:
+    png.write_bytes(png.read_bytes()[:-500])
+    assert failed(run("encode", png), png)
+
+
+def test_transparent_pictures(run: Callable[..., Result], tmp_path: Path) -> None:
+    Image.new("RGBA", (5, 5)).save(tmp_path / "clear.png")
+    assert failed(run("encode", tmp_path / "clear.png"), "transparent")
+
+
+def damaged(data: bytes) -> dict[str, tuple[bytes, str]]:
+    flipped = bytearray(data)
+    flipped[-3] ^= 1
+    head = bytearray(data)
+    head[20] ^= 1
+    newer = bytearray(data[:48])
+    newer[4] = 2
+    newer[44:48] = zlib.crc32(newer[:44]).to_bytes(4, "little")
+    other = bytearray(data)
+    other[8:16] = b"\xaa" * 8
+    other[44:48] = zlib.crc32(other[:44]).to_bytes(4, "little")
+    return {
+        "empty": (b"", "not a fewbits file"),
+        "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(40), "not a fewbits file"),
+        "a part of the header": (data[:30], "truncated"),
+        "a part of the sections": (data[:-4], "truncated"),
+        "more": (data + b"\0", "1 bytes follow"),
+        "a flipped bit in a section": (bytes(flipped), "damaged"),
+        "a flipped bit in the header": (bytes(head), "checksum"),
+        "a newer version": (bytes(newer) + data[48:], "format version is 2"),
+        "another model": (bytes(other), "made with model aaaaaaaaaaaaaaaa of family few, which is not installed"),
+    }
+
+
+@pytest.mark.parametrize("name", damaged(bytes(60)))
+def test_damaged_files(run: Callable[..., Result], few: Path, name: str) -> None:
+    data, message = damaged(few.read_bytes())[name]
+    few.write_bytes(data)
+    assert failed(run("decode", few), message)
+    assert failed(run("decode", "-", stdin=data), message)
+    assert list(few.parent.iterdir()) == [few]
+
+
+def test_wrong_models(run: Callable[..., Result], png: Path, few: Path, tmp_path: Path) -> None:
+    assert failed(run("encode", png, "--model", "nosuch"), "model nosuch is neither", "installed: few")
+    assert failed(run("decode", few, "--model", tmp_path), "no manifest.json")
+    assert sorted(tmp_path.iterdir()) == [png, few]
+
+
+def test_targets_that_cannot_be_written(run: Callable[..., Result], png: Path, few: Path, tmp_path: Path) -> None:
+    assert failed(run("encode", png, tmp_path / "none" / "out.few"), tmp_path / "none" / "out.few", "No such file")
+    assert failed(run("encode", png, tmp_path), tmp_path, "is a folder")
+    assert failed(run("encode", png, few / "out.few"), few / "out.few", "Not a directory")
+    assert failed(run("decode", few, tmp_path / "out.xyz"), tmp_path / "out.xyz", "no pictures with the extension .xyz")
+    assert sorted(tmp_path.iterdir()) == [png, few]
+
+
+class FullDisk(io.FileIO):
+    def write(self, _: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_full_disk_leaves_no_part_of_a_file(
+    run: Callable[..., Result], png: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    out = tmp_path / "photo.few"
+    if force:
+        out.write_bytes(b"older")
+    monkeypatch.setattr(cli.os, "fdopen", lambda handle, mode: io.BufferedWriter(FullDisk(handle, mode)))
+    assert failed(run("encode", png, *["-f"] * force), out, "No space left on device")
+    assert sorted(tmp_path.iterdir()) == ([out, png] if force else [png])
+    assert not force or out.read_bytes() == b"older"
+
+
+def test_an_interrupt_leaves_no_part_of_a_file(
+    run: Callable[..., Result], png: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.os, "link", interrupted)
+    assert run("encode", png).code in (1, 130)
+    assert list(tmp_path.iterdir()) == [png]
+
+
+def test_a_target_on_a_file_system_without_links(
+    run: Callable[..., Result], png: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAT has no hard links: the file must be written all the same."""
+
+    def unsupported(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(cli.os, "link", unsupported)
+    assert run("encode", png).code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photo.few", "photo.png"]
+
+
+def test_a_target_that_is_no_usual_file_is_written_into(run: Callable[..., Result], png: Path, tmp_path: Path) -> None:
+    """A named pipe (or /dev/null) is written into, never replaced by a file; a symbolic link stays one."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    handle = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert run("encode", png, pipe, "-f").code == 0
+        assert stat.S_ISFIFO(pipe.stat().st_mode)
+        assert os.read(handle, 4) == b"\x8fFEW"
+    finally:
+        os.close(handle)
+
+
+def test_a_link_is_followed(run: Callable[..., Result], png: Path, tmp_path: Path) -> None:
+    (tmp_path / "real.few").write_bytes(b"older")
+    (tmp_path / "link.few").symlink_to("real.few")
+    assert run("encode", png, tmp_path / "link.few", "-f").code == 0
+    assert (tmp_path / "link.few").is_symlink() and inspect((tmp_path / "real.few").read_bytes()).width == 44
+
+
+# Debug
+
+
+def test_debug_shows_where_it_failed(run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fewbits.errors import ImageError
+
+    monkeypatch.setattr(sys, "argv", ["fewbits", "--debug", "encode", str(tmp_path / "missing.png")])
+    with pytest.raises(ImageError, match="No such file"):
+        cli.main()
+    assert failed(run("encode", tmp_path / "missing.png")), "and is off again in the next call"
+
+
+# A process of its own
+
+
+def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "fewbits.cli", *map(str, arguments)]
+    return subprocess.run(command, check=False, stderr=subprocess.PIPE, **options)
+
+
+def test_standard_output_that_is_full(few: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with open("/dev/full", "wb") as full:
+        result = process("decode", few, "-", stdout=full)
+    assert result.returncode == 1
+    assert result.stderr.decode() == "fewbits: [Errno 28] No space left on device\n"
+
+
+def test_standard_output_by_its_name(png: Path) -> None:
+    if not Path("/dev/stdout").exists():
+        pytest.skip("this system has no /dev/stdout")
+    result = process("encode", png, "/dev/stdout", stdout=subprocess.PIPE)
+    assert (result.returncode, result.stderr) == (0, b"") and inspect(result.stdout).width == 44
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+@pytest.mark.parametrize(("command", "closed"), [("encode -", "<&-"), ("decode IN -", ">&-")])
+def test_closed_streams_are_one_line(few: Path, command: str, closed: str) -> None:
+    line = f'"{sys.executable}" -m fewbits.cli {command.replace("IN", f"{few}")} {closed}'
+    result = subprocess.run(["sh", "-c", line], check=False, stderr=subprocess.PIPE)
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"fewbits: ") and result.stderr.count(b"\n") == 1
+
+
+def test_a_bundle_that_is_broken_does_not_stand_in_the_way_of_others(
+    run: Callable[..., Result], few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of the shipped model decode even where a folder of $FEWBITS_MODELS holds a damaged bundle."""
+    (tmp_path / "models" / "broken").mkdir(parents=True)
+    (tmp_path / "models" / "broken" / "manifest.json").write_text("{")
+    monkeypatch.setenv("FEWBITS_MODELS", str(tmp_path / "models"))
+    assert run("info", few).code == 0
+    assert run("decode", few, tmp_path / "out.png").code == 0
+
+
+def test_a_reader_that_goes_away_is_no_traceback(few: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with contextlib.closing(os.fdopen(writing, "wb")) as broken:
+        result = process("decode", few, "-", stdout=broken)
+    assert result.returncode == 1 and result.stderr == b""
+
+
+def test_info_loads_no_network(few: Path) -> None:
+    code = """
+import sys
+from fewbits import cli
+sys.argv = ["fewbits", "info", sys.argv[1]]
+try:
+    cli.main()
+except SystemExit as done:
+    assert not done.code
+    sys.exit("onnxruntime" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code, few], check=False, stdout=subprocess.DEVNULL).returncode == 0
+    twin = code.replace('"info"', '"decode"').replace("sys.argv[1]]", 'sys.argv[1], "-"]')
+    assert subprocess.run([sys.executable, "-c", twin, few], check=False, stdout=subprocess.DEVNULL).returncode == 1
+
+
+def test_training_without_torch_says_what_is_missing(tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.modules["torch"] = None
+from fewbits import cli
+sys.argv = ["fewbits", "train", "few", "--data", {str(tmp_path)!r}, "--out", {str(tmp_path / "run")!r}, "--steps", "1"]
+cli.main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], check=False, stderr=subprocess.PIPE)
+    assert result.returncode == 1
+    assert result.stderr.decode() == "fewbits: training needs torch: pip install 'fewbits[train]'\n"

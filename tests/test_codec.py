@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: MIT
+"""encode, decode, inspect and the models they use: what goes in comes out, at the size the model promises."""
+
+import inspect as python_inspect
+import math
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fewbits
+from fewbits import codec
+from fewbits.codec import Model, decode, encode, inspect, load_model, model_of, quality_steps
+from fewbits.container import Header, pack, parse
+from fewbits.errors import CorruptError, FewbitsError, ImageError, ModelError
+from fewbits.image import read_image, to_planes
+
+Picture = Callable[..., np.ndarray]
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return 10 * math.log10(255**2 / max(1e-6, np.square(np.asarray(a, float) - np.asarray(b, float)).mean()))
+
+
+# Public names
+
+
+def test_public_names_are_those_of_all() -> None:
+    public = {name for name, value in vars(fewbits).items() if not name.startswith("_") and not python_inspect.ismodule(value)}
+    assert sorted(public | {"__version__"}) == sorted(fewbits.__all__) == fewbits.__all__
+    assert all(hasattr(fewbits, name) for name in fewbits.__all__)
+
+
+# Round trips
+
+
+@pytest.mark.parametrize("quality", [0, 0.01, 25, 60.5, 99.99, 100])
+def test_a_photo_comes_back(model: Model, photo: np.ndarray, quality: float) -> None:
+    crop = photo[:200, 150:333]
+    data = model.encode(crop, quality)
+    header = inspect(data)
+    assert isinstance(header, Header)
+    assert (header.width, header.height, header.colour, header.family) == (183, 200, "rgb", "few")
+    assert header.quality == pytest.approx(quality) and header.model_id == model.bundle.model_id
+    assert header.file_bytes == len(data)
+    decoded = model.decode(data)
+    assert decoded.mode == "RGB" and decoded.size == (183, 200)
+    assert psnr(crop, decoded) > 20
+    assert np.array_equal(decode(data), np.asarray(decoded)) or np.abs(np.asarray(decode(data), int) - decoded).max() <= 1
+
+
+def test_more_quality_means_more_bytes_and_more_psnr(model: Model, photo: np.ndarray) -> None:
+    crop = photo[:256, 100:356]
+    files = [model.encode(crop, quality) for quality in range(0, 101, 10)]
+    sizes = [len(data) for data in files]
+    scores = [psnr(crop, model.decode(data)) for data in files]
+    assert sizes == sorted(set(sizes))
+    assert scores == sorted(set(scores))
+
+
+def test_files_are_made_the_same_twice(model: Model, picture: Picture) -> None:
+    pixels = picture(70, 90)
+    assert model.encode(pixels, 50) == model.encode(pixels.copy(), 50) == encode(pixels, 50, model=model)
+
+
+SIZES = [
+    (1, 1),
+    (1, 2),
+    (2, 1),
+    (3, 2),
+    (15, 16),
+    (16, 16),
+    (16, 17),
+    (17, 1),
+    (1, 65),
+    (63, 65),
+    (64, 64),
+    (65, 63),
+    (1, 1000),
+    (1000, 1),
+]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("colour", ["rgb", "grey"])
+def test_every_size_comes_back(model: Model, picture: Picture, size: tuple[int, int], colour: str) -> None:
+    pixels = picture(*size) if colour == "rgb" else picture(*size)[:, :, 0]
+    for quality in (0, 100):
+        decoded = model.decode(model.encode(pixels, quality))
+        assert decoded.mode == ("RGB" if colour == "rgb" else "L") and np.asarray(decoded).shape == pixels.shape
+    assert psnr(pixels, decoded) > 22
+
+
+@pytest.mark.parametrize("name", ["1x1", "1x17", "17x1", "1x1000", "1000x1", "2x3", "7x9", "63x65", "64x64", "65x63", "129x31"])
+def test_the_odd_sizes_of_the_edge_set_come_back(model: Model, shared: Path, name: str) -> None:
+    path = shared / "edge" / "odd" / f"size_{name}.png"
+    pixels, _ = to_planes(read_image(path.read_bytes(), path.name))
+    decoded = np.asarray(model.decode(model.encode(read_image(path.read_bytes(), path.name), 90)))
+    assert decoded.shape[:2] == pixels.shape[:2]
+    assert psnr(decoded if decoded.ndim == 3 else decoded[:, :, None], pixels) > 24
+
+
+@pytest.mark.parametrize(("quality", "limit"), [(0, 100), (codec.DEFAULT_QUALITY, 100), (100, 200)])
+@pytest.mark.parametrize("value", [0, 77, 255])
+def test_one_pixel_costs_less_than_a_hundred_bytes(model: Model, quality: float, limit: int, value: int) -> None:
+    assert len(model.encode(np.full((1, 1, 3), value, np.uint8), quality)) < limit
+
+
+@pytest.mark.parametrize("quality", [0, 50, 100])
+def test_size_is_the_estimate_and_at_most_one_percent_and_64_bytes(model: Model, photo: np.ndarray, quality: float) -> None:
+    for pixels in (photo[:256, :256], photo[100:101, 100:101], photo[:61, :33]):
+        data = model.encode(pixels, quality)
+        ideal = model.estimated_bits(data) / 8
+        assert ideal < len(data) <= 1.01 * ideal + 64
+
+
+def test_every_strip_adds_no_more_than_its_own_overhead(model: Model, photo: np.ndarray) -> None:
+    tall = np.concatenate([photo, photo[::-1], photo])[:, 200:300]
+    data = model.encode(tall, 50)
+    n_strips = len(inspect(data).sections) - 1
+    assert n_strips == 3 and len(data) <= 1.01 * model.estimated_bits(data) / 8 + 64 + 16 * (n_strips - 1)
+
+
+def test_progress_rises_to_one(model: Model, picture: Picture) -> None:
+    encoding: list[float] = []
+    decoding: list[float] = []
+    model.decode(model.encode(picture(50, 1100), progress=encoding.append), progress=decoding.append)
+    for done in (encoding, decoding):
+        assert len(done) > 1 and done == sorted(done) and done[0] > 0 and done[-1] == 1
+
+
+def test_kinds_of_input_make_no_difference(model: Model, picture: Picture) -> None:
+    pixels = picture(20, 30)
+    data = model.encode(pixels)
+    assert model.encode(Image.fromarray(pixels)) == data
+    for kind in (bytearray, memoryview):
+        assert np.array_equal(model.decode(kind(data)), model.decode(data))
+
+
+def test_a_model_may_be_shared_between_threads(model: Model, picture: Picture) -> None:
+    fresh = Model({p.name: p.read_bytes() for p in (Path(codec.__file__).parent / "weights/few").iterdir()}, "few")
+    pictures = [picture(40 + k, 50, k) for k in range(4)]
+    expected = [model.encode(pixels) for pixels in pictures]
+    found: list[bytes | BaseException | None] = [None] * 4
+
+    def work(k: int) -> None:
+        try:
+            data = fresh.encode(pictures[k])
+            fresh.decode(data)
+            found[k] = data
+        except BaseException as error:
+            found[k] = error
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one, other in zip(found, expected, strict=True):
+        assert isinstance(one, bytes), one
+        assert len(one) == pytest.approx(len(other), rel=0.02), "thread counts may differ in the last bits of a float"
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("quality", "steps"),
+    [(0, 0), (100, 10_000), (60, 6000), (33.333, 3333), (0.29, 29), (0.999, 100), (0.004, 0), (np.float32(50), 5000)],
+)
+def test_quality_is_kept_in_hundredths(quality: float, steps: int) -> None:
+    assert quality_steps(quality) == steps
+
+
+@pytest.mark.parametrize("quality", [-0.01, 100.01, math.nan, math.inf, -math.inf])
+def test_other_qualities_are_refused(quality: float) -> None:
+    with pytest.raises(ImageError, match=f"quality is {quality}, it must be from 0 to 100"):
+        encode(np.zeros((1, 1, 3), np.uint8), quality)
+
+
+def test_unsuitable_pictures_are_value_errors() -> None:
+    with pytest.raises(ValueError, match="dtype is float64"):
+        encode(np.zeros((4, 4, 3)))
+    with pytest.raises(FewbitsError, match="transparent"):
+        encode(Image.new("RGBA", (4, 4)))
+
+
+# Files that are not what they say
+
+
+@pytest.fixture(scope="module")
+def small(model: Model) -> bytes:
+    rng = np.random.default_rng(1)
+    return model.encode(rng.integers(0, 256, (40, 40, 3)).astype(np.uint8), 50)
+
+
+def repacked(data: bytes, change: Callable[[list[tuple[int, bytes]]], list[tuple[int, bytes]]], **fields: object) -> bytes:
+    """The file with other sections and header fields, and right checksums of the header."""
+    header, sections = parse(data)
+    parts = change([(kind, bytes(payload)) for kind, payload in sections])
+    sizes = tuple((kind, len(payload)) for kind, payload in parts)
+    return pack(replace(header, sections=sizes, **fields), [payload for _, payload in parts])
+
+
+def test_sections_that_may_be_skipped_change_nothing(model: Model, small: bytes) -> None:
+    expected = model.decode(small)
+    for place in (0, 1, 2):
+        for kind in (128, 255):
+            extra = (kind, b"from the future")
+            changed = repacked(small, lambda parts, place=place, extra=extra: [*parts[:place], extra, *parts[place:]])
+            assert len(changed) == len(small) + 5 + 15
+            assert np.array_equal(model.decode(changed), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda parts: [], "0 hyper sections"),
+        (lambda parts: parts[1:], "0 hyper sections"),
+        (lambda parts: parts[:1] + parts, "2 hyper sections"),
+        (lambda parts: parts[:1], "0 latent sections"),
+        (lambda parts: [*parts, parts[1]], "2 latent sections"),
+        (lambda parts: [(1, parts[0][1][:-1]), parts[1]], "multiple of 4"),
+        (lambda parts: [parts[0], (2, b"")], None),
+        (lambda parts: [(1, b""), parts[1]], None),
+        (lambda parts: [parts[0], (2, b"\xff" * 8)], None),
+        (lambda parts: [parts[1], (2, parts[0][1])], None),
+    ],
+)
+def test_wrong_sections_are_refused(model: Model, small: bytes, change: Callable, message: str | None) -> None:  # type: ignore[type-arg]
+    with pytest.raises(CorruptError, match=message):
+        model.decode(repacked(small, change))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"symbols_crc": 0},
+        {"quality_steps": 7000},
+        {"quality_steps": 0},
+        {"width": 24},
+        {"height": 20},
+        {"width": 80},
+        {"height": 49},
+        {"height": 1000},
+    ],
+    ids=str,
+)
+def test_wrong_header_fields_are_refused(model: Model, small: bytes, fields: dict[str, int]) -> None:
+    """What the symbols depend on cannot be changed without their checksum."""
+    with pytest.raises(CorruptError):
+        model.decode(repacked(small, lambda parts: parts, **fields))
+
+
+def test_a_missing_model_is_named(small: bytes) -> None:
+    other = repacked(small, lambda parts: parts, model_id=b"\x01" * 8)
+    with pytest.raises(ModelError, match="made with model 0101010101010101 of family few, which is not installed"):
+        decode(other)
+    with pytest.raises(ModelError, match="made with model 0101010101010101, not with"):
+        decode(other, model=load_model())
+
+
+# Models
+
+
+def test_the_shipped_model_is_found_by_name_path_and_header(model: Model, small: bytes) -> None:
+    folder = Path(codec.__file__).parent / "weights" / "few"
+    assert load_model("few", threads=1) is model
+    assert load_model(folder, threads=1) is load_model(str(folder), threads=1)
+    assert load_model().bundle.model_id == model.bundle.model_id == model_of(inspect(small)).bundle.model_id
+
+
+def test_models_in_the_folders_of_the_variable_are_found(small: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either a bundle itself or a folder of bundles."""
+    shipped = Path(codec.__file__).parent / "weights"
+    shutil.copytree(shipped / "few", tmp_path / "many" / "copy")
+    monkeypatch.setattr(codec, "_SHIPPED", tmp_path / "none")
+    with pytest.raises(ModelError, match="not installed"):
+        decode(small)
+    for value in (tmp_path / "many", tmp_path / "many" / "copy", f"{tmp_path}/missing:{tmp_path}/many:"):
+        monkeypatch.setenv("FEWBITS_MODELS", str(value))
+        assert decode(small).size == (40, 40)
+
+
+def test_folders_that_are_no_bundles_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no manifest.json: this is not a bundle"):
+        load_model(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(ModelError, match="manifest.json is damaged"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "..", "few/..", "a\0b", "x" * 5000], ids=lambda name: repr(name[:6]))
+def test_odd_names_of_models_are_refused(name: str) -> None:
+    with pytest.raises(ModelError):
+        load_model(name)

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: MIT
+"""docs/format.md read to the letter: a second, slow decoder of whole files that shares no code with the first."""
+
+import struct
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable
+from itertools import accumulate
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from fewbits.codec import Model
+
+Picture = Callable[..., np.ndarray]
+
+
+class Stream:
+    """ "Streams": the range decoder, one symbol at a time."""
+
+    def __init__(self, data: bytes) -> None:
+        assert len(data) % 4 == 0
+        self.words = iter(struct.unpack(f"<{len(data) // 4}I", data))
+        self.lower, self.range = 0, 2**64 - 1
+        self.point = next(self.words, 0) * 2**32 + next(self.words, 0)
+
+    def symbol(self, before: list[int]) -> int:
+        """before[s]: the sum of the frequencies of the symbols before s, and 2**24 at the end."""
+        scale = self.range // 2**24
+        quantile = (self.point - self.lower) % 2**64 // scale
+        assert quantile < 2**24
+        symbol = bisect_right(before, quantile) - 1
+        self.lower = (self.lower + scale * before[symbol]) % 2**64
+        self.range = scale * (before[symbol + 1] - before[symbol])
+        if self.range < 2**32:
+            self.lower, self.range = self.lower * 2**32 % 2**64, self.range * 2**32
+            self.point = (self.point * 2**32 + next(self.words, 0)) % 2**64
+        return symbol
+
+
+def sums(frequencies: np.ndarray) -> list[int]:
+    return list(accumulate(map(int, frequencies), initial=0))
+
+
+def run(model: Model, name: str, **inputs: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.bundle.networks[name], providers=["CPUExecutionProvider"])
+    return session.run(None, {key: value.astype(np.float32) for key, value in inputs.items()})[0][0]
+
+
+def integer_level(table: np.ndarray, quality: int) -> np.ndarray:
+    position = quality * (len(table) - 1)
+    left = min(position // 10_000, len(table) - 2)
+    weight = position - 10_000 * left
+    rows = [[int(value) for value in row] for row in table]
+    return np.array([(a * (10_000 - weight) + b * weight) // 10_000 for a, b in zip(rows[left], rows[left + 1], strict=True)])
+
+
+def float_level(table: np.ndarray, quality: int) -> np.ndarray:
+    place = quality / 10_000 * (len(table) - 1)
+    return np.array([np.interp(place, range(len(table)), column) for column in table.T])
+
+
+def column(vector: np.ndarray) -> np.ndarray:
+    return vector[None, :, None, None]
+
+
+def decode_by_the_page(model: Model, data: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hyper symbols, latent symbols and real pixel values (3, height, width) in 0..255."""
+    tables, coding = model.bundle.tables, model.bundle.coding
+
+    # Header
+    magic, version, family, colour, reserved, model_id, width, height, quality, crc, n_sections = struct.unpack_from(
+        "<4sBBBB8sIIHII", data
+    )
+    assert (magic, version, family, reserved) == (b"\x8fFEW", 1, 1, 0) and colour in (0, 1)
+    assert model_id == model.bundle.model_id
+    end = 34 + 5 * n_sections
+    assert zlib.crc32(data[:end]) == struct.unpack_from("<I", data, end)[0]
+
+    # Sections
+    place, hyper, strips = end + 4, [], []
+    for kind, size in struct.iter_unpack("<BI", data[34:end]):
+        {1: hyper, 2: strips}[kind].append(Stream(data[place : place + size]))
+        place += size
+    assert place == len(data) and len(hyper) == 1
+
+    # Symbols, 1
+    rows, columns = -(-height // 16), -(-width // 16)
+    z_rows, z_columns = -(-rows // 4), -(-columns // 4)
+    levels, n_hyper, bins = tables["z_frequencies"].shape
+    limit = coding["hyper_limit"]
+    assert bins == 2 * limit + 1
+    level = (2 * quality * (levels - 1) + 10_000) // 20_000
+    z = np.zeros((n_hyper, z_rows, z_columns), np.int64)
+    for channel in range(n_hyper):
+        before = sums(tables["z_frequencies"][level][channel])
+        for row in range(z_rows):
+            for place in range(z_columns):
+                z[channel, row, place] = hyper[0].symbol(before) - limit
+
+    # Symbols, 2
+    biases = {name: column(integer_level(tables[name], quality)) for name in ("bias_in", "bias_out")}
+    real = run(model, "scales", z_hat=z[None], **biases)[:, :rows, :columns]
+    index = np.clip(np.floor(real.astype(np.float64) + 0.5), 0, 63).astype(int)
+
+    # Symbols, 3
+    limits = [int(value) for value in tables["y_limits"]]
+    ends = np.cumsum([2 * value + 2 for value in limits])
+    before_of = [sums(part) for part in np.split(tables["y_frequencies"], ends[:-1])]
+    escape = [256 * k for k in range(65_537)]
+    latent = np.zeros((len(index), rows, columns), np.int64)
+    assert len(strips) == -(-rows // 32)
+    for number, stream in enumerate(strips):
+        places = np.argwhere(index[:, 32 * number : 32 * number + 32] >= coding["first_coded_index"]) + [0, 32 * number, 0]
+        places = sorted(map(tuple, places.tolist()), key=lambda place: (index[place], *place))
+        escaped = []
+        for place in places:
+            k = index[place]
+            latent[place] = stream.symbol(before_of[k]) - limits[k]
+            if latent[place] > limits[k]:
+                escaped.append(place)
+        for place in escaped:
+            latent[place] = stream.symbol(escape) - 32_768
+    assert zlib.crc32(z.astype("i1").tobytes() + latent.astype("<i2").tobytes()) == crc
+
+    # Pixels
+    gain, inverse_gain = (np.exp(float_level(tables[name], quality)) for name in ("gain", "inverse_gain"))
+    mean = run(model, "means", z_hat=z[None])[:, :rows, :columns] * (tables["deviation"] * gain)[:, None, None]
+    y_hat = (latent + mean) * inverse_gain[:, None, None]
+    modulation = {name: column(float_level(tables[f"synthesis_{name}"], quality)) for name in ("scale", "shift")}
+    pixels = np.clip((run(model, "synthesis", y_hat=y_hat[None], **modulation) + 0.5) * 255, 0, 255)
+    return z, latent, pixels[:, :height, :width]
+
+
+@pytest.mark.parametrize(
+    ("size", "quality", "grey"),
+    [((1, 1), 60, False), ((70, 41), 0, False), ((70, 41), 33.33, True), ((70, 41), 100, False), ((530, 20), 71.5, False)],
+    ids=str,
+)
+def test_the_page_decodes_what_we_encode(
+    model: Model, picture: Picture, size: tuple[int, int], quality: float, grey: bool
+) -> None:
+    pixels = picture(*size, 3)
+    data = model.encode(pixels[:, :, 0] if grey else pixels, quality)
+    hyper, latent, real = decode_by_the_page(model, data)
+    found = model.symbols(data)
+    assert np.array_equal(found.hyper, hyper) and np.array_equal(found.latent, latent)
+    if grey:
+        real = np.tensordot([0.299, 0.587, 0.114], np.rint(real), 1)[None]
+    decoded = np.atleast_3d(np.asarray(model.decode(data), float)).transpose(2, 0, 1)
+    assert np.abs(decoded - real).max() <= 1
+
+
+def test_escapes_are_where_the_page_says(model: Model, picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latent values far outside every table, which no usual picture has."""
+    analyse = model.pipeline.analyse
+
+    def enlarged(*arguments: object) -> np.ndarray:
+        y = analyse(*arguments)  # type: ignore[arg-type]
+        y[::7] *= 3000
+        return y
+
+    monkeypatch.setattr(model.pipeline, "analyse", enlarged)
+    data = model.encode(picture(40, 40), 80)
+    found = model.symbols(data)
+    assert np.abs(found.latent.astype(int)).max() > 1000
+    hyper, latent, _ = decode_by_the_page(model, data)
+    assert np.array_equal(found.hyper, hyper) and np.array_equal(found.latent, latent)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+"""What may be imported: the coding side never loads torch, and the import contracts of pyproject.toml hold."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ENCODE_AND_DECODE = "fewbits.decode(fewbits.encode(numpy.zeros((3, 4, 3), numpy.uint8)))"
+
+
+def loads(module: str, code: str) -> bool:
+    """Whether a fresh Python that runs `code` has loaded `module` at its end."""
+    whole = f"{code}\nimport sys; sys.exit(3 if {module!r} in sys.modules else 4)"
+    result = subprocess.run([sys.executable, "-c", whole], check=False)
+    assert result.returncode in (3, 4), "the code itself failed"
+    return result.returncode == 3
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import fewbits",
+        "import fewbits.cli",
+        "import fewbits.codec, fewbits.runtime.hyperprior, fewbits.coding.streams, fewbits.image",
+        f"import fewbits, numpy; {ENCODE_AND_DECODE}",
+    ],
+)
+def test_the_coding_side_loads_no_torch(code: str) -> None:
+    assert not loads("torch", code)
+
+
+def test_that_check_can_fail() -> None:
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    assert loads("torch", "import fewbits.families")
+
+
+def test_encoding_and_decoding_work_where_torch_cannot_be_imported() -> None:
+    code = f"import sys; sys.modules['torch'] = None; import fewbits, numpy; {ENCODE_AND_DECODE}"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_importing_fewbits_loads_no_runtime() -> None:
+    """`fewbits info` and programs that only inspect need not wait for it."""
+    assert not loads("onnxruntime", "import fewbits.cli")
+    assert loads("onnxruntime", f"import fewbits, numpy; {ENCODE_AND_DECODE}")
+
+
+def test_the_layers_hold() -> None:
+    if importlib.util.find_spec("importlinter") is None:
+        pytest.skip("import-linter is not installed")
+    code = "from importlinter.cli import lint_imports_command; lint_imports_command(['--no-cache'])"
+    result = subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_module_says_what_it_is() -> None:
+    """A first line with the licence, then a docstring; empty files have nothing to say."""
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        lines = path.read_text().splitlines()
+        if lines:
+            assert lines[0] == "# SPDX-License-Identifier: MIT" and lines[1].startswith('"""'), path

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+"""Checkpoints: the last good one survives everything, and a run keeps its settings."""
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from fewbits.errors import TrainingError  # noqa: E402
+from fewbits.training import checkpoint  # noqa: E402
+
+
+def test_load_undoes_save(tmp_path: Path) -> None:
+    state = {"step": 3, "seconds": 1.5, "model": {"weight": torch.arange(4.0)}, "optimizers": [{"state": {}}]}
+    checkpoint.save(tmp_path / "new" / "trunk.pt", state)
+    found = checkpoint.load(tmp_path / "new" / "trunk.pt")
+    assert torch.equal(found["model"].pop("weight"), state["model"].pop("weight"))
+    assert found == state
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full disk", "interrupt"])
+def test_a_failed_save_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    path = tmp_path / "trunk.pt"
+    checkpoint.save(path, {"step": 1})
+
+    def failing(state: object, file: object) -> None:
+        file.write(b"half")  # type: ignore[attr-defined]
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(torch, "save", failing)
+        checkpoint.save(path, {"step": 2})
+    assert checkpoint.load(path) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_damaged_and_missing_checkpoints_are_training_errors(tmp_path: Path) -> None:
+    path = tmp_path / "trunk.pt"
+    with pytest.raises(TrainingError, match="no checkpoint .*trunk.pt"):
+        checkpoint.load(path)
+    checkpoint.save(path, {"step": 1})
+    good = path.read_bytes()
+    for data in (b"", b"junk", good[: len(good) // 2]):
+        path.write_bytes(data)
+        with pytest.raises(TrainingError, match="trunk.pt cannot be read"):
+            checkpoint.load(path)
+
+
+class Evil:
+    def __reduce__(self) -> tuple:
+        return (pytest.fail, ("code in a checkpoint was run",))
+
+
+def test_checkpoints_run_no_code(tmp_path: Path) -> None:
+    torch.save({"step": Evil()}, tmp_path / "trunk.pt")
+    with pytest.raises(TrainingError):
+        checkpoint.load(tmp_path / "trunk.pt")
+
+
+SETTINGS = {"family": "few", "model": {"lambdas": (0.1, 0.2)}, "train": {"lr": 0.1}, "data": {"from": ["a"]}}
+
+
+def test_a_run_keeps_its_settings_but_not_where_its_data_lies(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    checkpoint.save_config(run, SETTINGS)
+    first = (run / "config.json").read_text()
+    checkpoint.save_config(run, SETTINGS)
+    checkpoint.save_config(run, SETTINGS | {"data": {"from": ["elsewhere"]}})
+    assert (run / "config.json").read_text() == first
+    assert checkpoint.load_config(run)["model"] == {"lambdas": [0.1, 0.2]}
+    for change in ({"family": "other"}, {"model": {"lambdas": (0.1, 0.3)}}, {"train": {"lr": 0.2}}, {"train": {}}):
+        with pytest.raises(TrainingError, match="config.json holds other settings"):
+            checkpoint.save_config(run, SETTINGS | change)
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "\0"])
+def test_a_folder_that_is_no_run_is_a_training_error(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(TrainingError, match="is no training run"):
+        checkpoint.load_config(tmp_path)

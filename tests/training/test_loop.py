@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: MIT
+"""The training loop: it goes on after any kill, anneals a copy, and stops on a NaN with the last good checkpoint."""
+
+import copy
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+
+from fewbits.errors import TrainingError  # noqa: E402
+from fewbits.families.few import Few, FewConfig  # noqa: E402
+from fewbits.training import checkpoint  # noqa: E402
+from fewbits.training.loop import Budget, Run, TrainConfig, make_optimizers, pick_device, train  # noqa: E402
+
+Picture = Callable[..., np.ndarray]
+MODEL = FewConfig(latent=12, hyper=4, width_8=8, depth_8=1, width_16=8, depth_16=1, hyper_width=8, lambdas=(0.0018, 0.0175, 0.17))
+CONFIG = TrainConfig(batch=2, crop=64, warmup_steps=2, cache_mb=8, save_minutes=0.0)  # saves after every step
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread, and one batch instead of 64 for the start."""
+    torch.set_num_threads(1)
+    initialize = Few.initialize
+    monkeypatch.setattr(Few, "initialize", lambda self, pictures: initialize(self, islice(pictures, 1)))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, picture: Picture) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed, size in enumerate([(96, 80), (20, 30)]):  # one is smaller than a crop
+        Image.fromarray(picture(*size, seed)).save(folder / f"{seed}.png")
+    return folder
+
+
+def go(data: Path, out: Path, steps: int, **options: object) -> list[str]:
+    """Train in this process; what it reported."""
+    said: list[str] = []
+    options = {"model_config": MODEL, "config": CONFIG, "device": "cpu", "report": said.append} | options
+    train("few", [data], out, Budget(steps=steps), **options)  # type: ignore[arg-type]
+    return said
+
+
+def weights(path: Path) -> torch.Tensor:
+    return torch.cat([part.flatten().double() for part in checkpoint.load(path)["model"].values()])
+
+
+@pytest.fixture
+def run(tiny_run, tmp_path: Path) -> Path:
+    """A copy of the tiny run, at step 5."""
+    assert (tiny_run.model_config, tiny_run.config) == (MODEL, CONFIG)
+    return Path(shutil.copytree(tiny_run.run, tmp_path / "copy"))
+
+
+# Going on
+
+
+def test_training_moves_the_weights_and_counts_its_steps(data: Path, tmp_path: Path) -> None:
+    said = go(data, tmp_path / "run", 2)
+    assert said[0] == "2 pictures, 0 for validation, on cpu" and said[1].startswith("train from step 0")
+    first = weights(tmp_path / "run" / "trunk.pt")
+    assert checkpoint.load(tmp_path / "run" / "trunk.pt")["step"] == 2
+    said = go(data, tmp_path / "run", 1)
+    assert said[1].startswith("train from step 2")
+    assert checkpoint.load(tmp_path / "run" / "trunk.pt")["step"] == 3
+    assert not torch.equal(weights(tmp_path / "run" / "trunk.pt"), first)
+
+
+def test_the_same_seed_trains_the_same_model(data: Path, tmp_path: Path) -> None:
+    for name, seed in (("one", 1), ("two", 1), ("three", 2)):
+        go(data, tmp_path / name, 2, config=replace(CONFIG, seed=seed))
+    one, two, three = (weights(tmp_path / name / "trunk.pt") for name in ("one", "two", "three"))
+    assert torch.equal(one, two) and not torch.equal(one, three)
+
+
+def test_a_restored_run_is_the_run_that_was_saved() -> None:
+    """Weights, averages, optimizers and counters: one more step from either is the same step."""
+    first, second = (Run("few", MODEL, CONFIG, torch.device("cpu")) for _ in range(2))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    for _ in range(3):
+        first.train_step(pixels, 1.0)
+    second.restore(copy.deepcopy(first.state()))
+    for each in (first, second):
+        torch.manual_seed(1)
+        each.train_step(pixels, 0.5)
+    assert first.step == second.step == 4
+    for key, value in first.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[key]), key
+        assert torch.equal(first.averaged[key], second.averaged[key]), key
+
+
+KILLED = """
+import os, signal, sys
+from itertools import islice
+from pathlib import Path
+import torch
+from fewbits.families.few import Few, FewConfig
+from fewbits.training.loop import Budget, TrainConfig, train
+
+torch.set_num_threads(1)
+initialize, save, n_saves = Few.initialize, torch.save, 0
+Few.initialize = lambda self, pictures: initialize(self, islice(pictures, 1))
+
+def killed_in_the_third_save(state, file):
+    global n_saves
+    n_saves += 1
+    if n_saves == 3:
+        file.write(b"half of a checkpoint")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(state, file)
+
+torch.save = killed_in_the_third_save
+data, out = map(Path, sys.argv[1:])
+train("few", [data], out, Budget(steps=50), model_config={model!r}, config={config!r}, device="cpu")
+"""
+
+
+def test_a_killed_run_goes_on_from_its_last_save(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code = KILLED.format(model=MODEL, config=CONFIG)
+    result = subprocess.run([sys.executable, "-c", code, data, out], check=False, stdout=subprocess.DEVNULL)
+    assert result.returncode == -signal.SIGKILL
+    assert checkpoint.load(out / "trunk.pt")["step"] == 2
+    said = go(data, out, 2)
+    assert said[1].startswith("train from step 2")
+    assert checkpoint.load(out / "trunk.pt")["step"] == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_request_saves_and_ends(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    step = Run.train_step
+
+    def stopped(self: Run, *arguments: object) -> object:
+        if self.step == 1:
+            os.kill(os.getpid(), number)
+        return step(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Run, "train_step", stopped)
+    before = signal.getsignal(number)
+    go(data, tmp_path / "run", 50, config=replace(CONFIG, save_minutes=99.0))
+    assert checkpoint.load(tmp_path / "run" / "trunk.pt")["step"] == 2
+    assert signal.getsignal(number) is before
+
+
+def test_a_run_with_other_settings_is_refused(data: Path, run: Path) -> None:
+    before = (run / "trunk.pt").read_bytes()
+    for change in ({"config": replace(CONFIG, lr=1.0)}, {"model_config": replace(MODEL, latent=13)}):
+        with pytest.raises(TrainingError, match="holds other settings"):
+            go(data, run, 1, **change)
+    assert (run / "trunk.pt").read_bytes() == before
+
+
+# Annealing
+
+
+@pytest.fixture
+def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The learning rates that steps were made with, as parts of the whole."""
+    seen: list[float] = []
+    step = Run.train_step
+
+    def recording(self: Run, pixels: np.ndarray, rate: float) -> dict[str, float]:
+        seen.append(rate)
+        return step(self, pixels, rate)
+
+    monkeypatch.setattr(Run, "train_step", recording)
+    return seen
+
+
+def test_an_anneal_takes_a_copy_to_zero_and_leaves_the_trunk(data: Path, run: Path, rates: list[float]) -> None:
+    trunk = (run / "trunk.pt").read_bytes()
+    go(data, run, 4, anneal=True)
+    assert rates == pytest.approx([1, 0.75, 0.5, 0.25])
+    assert (run / "trunk.pt").read_bytes() == trunk
+    state = checkpoint.load(run / "annealed.pt")
+    assert (state["step"], state["trunk_step"]) == (9, 5) and not (run / "annealing.pt").exists()
+    go(data, run, 1)
+    assert checkpoint.load(run / "trunk.pt")["step"] == 6 and rates[-1] == 1
+
+
+def test_an_anneal_that_was_stopped_goes_on(data: Path, run: Path, rates: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    save = checkpoint.save
+
+    def killed(path: Path, state: dict) -> None:  # type: ignore[type-arg]
+        save(path, state)
+        if state["anneal_steps"] == 2:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoint, "save", killed)
+        go(data, run, 4, anneal=True)
+    assert not (run / "annealed.pt").exists()  # so nothing half annealed is exported
+    said = go(data, run, 4, anneal=True)
+    assert said[1].startswith("anneal from step 7")
+    assert rates == pytest.approx([1, 0.75, 0.5, 0.25])
+    assert checkpoint.load(run / "annealed.pt")["step"] == 9
+
+
+def test_a_second_anneal_starts_from_the_trunk_again(data: Path, run: Path, rates: list[float]) -> None:
+    go(data, run, 2, anneal=True)
+    said = go(data, run, 2, anneal=True)
+    assert said[1].startswith("anneal from step 5")
+    assert rates == pytest.approx([1, 0.5, 1, 0.5])
+
+
+def test_there_is_nothing_to_anneal_without_a_trunk(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no checkpoint .*trunk.pt"):
+        go(data, tmp_path / "new", 2, anneal=True)
+
+
+# Failing
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_nan_stops_the_run_and_keeps_the_last_checkpoint(
+    data: Path, run: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    loss, calls = Few.loss, 0
+
+    def failing(self: Few, x: torch.Tensor) -> object:
+        nonlocal calls
+        calls += 1
+        value, parts = loss(self, x)
+        if calls < 3:
+            return value, parts
+        if what == "loss":
+            return value * float("nan"), parts
+        return value + (self.log_gain.sum() * 0).sqrt(), parts  # the root's slope at 0 is infinite, times 0
+
+    monkeypatch.setattr(Few, "loss", failing)
+    with pytest.raises(TrainingError, match="nan.* at step 7; the last good checkpoint is kept"):
+        go(data, run, 50)
+    state = checkpoint.load(run / "trunk.pt")
+    assert state["step"] == 7
+    assert all(part.isfinite().all() for part in state["model"].values())
+
+
+def test_wrong_options_are_training_errors(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="optimizer is 'sgd', it must be adamw or muon"):
+        go(data, tmp_path / "run", 1, config=replace(CONFIG, optimizer="sgd"))
+    for name in ("nosuch", "cuda:77", "tpu"):
+        with pytest.raises(TrainingError, match=f"device is '{name}'"):
+            pick_device(name)
+    with pytest.raises(TrainingError, match="family is 'many', known are few"):
+        Run("many", MODEL, CONFIG, torch.device("cpu"))
+    with pytest.raises(TrainingError, match="does not exist"):
+        go(tmp_path / "missing", tmp_path / "run", 1)
+
+
+# Budgets
+
+
+def test_a_budget_is_spent_by_time_or_steps_whichever_comes_first() -> None:
+    assert Budget(minutes=2).spent(30, 10**6) == 0.25
+    assert Budget(steps=8).spent(10**6, 2) == 0.25
+    assert Budget(minutes=2, steps=8).spent(60, 2) == 0.5
+    assert Budget(minutes=2, steps=8).spent(30, 6) == 0.75
+    assert Budget(minutes=2, steps=8).spent(1000, 0) == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"minutes": 0}, {"steps": 0}, {"minutes": -1.0, "steps": 5}, {"minutes": float("nan")}])
+def test_a_budget_has_an_end(options: dict[str, float]) -> None:
+    with pytest.raises(TrainingError):
+        Budget(**options)  # type: ignore[arg-type]
+
+
+# Optimizers, averages, validation
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_every_parameter_has_one_optimizer(name: str) -> None:
+    model = Few(MODEL)
+    optimizers = make_optimizers(model, replace(CONFIG, optimizer=name))
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(held) == sorted(id(parameter) for parameter in model.parameters())
+    assert [type(optimizer).__name__ for optimizer in optimizers] == (["AdamW", "Muon"] if name == "muon" else ["AdamW"])
+    by_id = {id(parameter): group["base_lr"] for group in groups for parameter in group["params"]}
+    assert by_id[id(model.analysis.shortcut.weight)] == CONFIG.lr * CONFIG.shortcut_lr
+    assert by_id[id(model.log_gain)] == CONFIG.lr
+
+
+def test_the_average_follows_the_weights() -> None:
+    run = Run("few", MODEL, replace(CONFIG, ema=0.9), torch.device("cpu"))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    expected = run.model.log_gain.detach().clone()
+    for step in range(1, 6):
+        run.train_step(pixels, 1.0)
+        decay = min(0.9, step / (step + 10))
+        expected = decay * expected + (1 - decay) * run.model.log_gain.detach()
+        assert torch.allclose(run.averaged["log_gain"], expected, atol=1e-6)
+
+
+def test_the_warm_up_rises_to_the_whole_rate() -> None:
+    run = Run("few", MODEL, replace(CONFIG, warmup_steps=4), torch.device("cpu"))
+    pixels = np.zeros((2, 64, 64, 3), np.uint8)
+    seen = []
+    for _ in range(6):
+        run.train_step(pixels, 0.5)
+        seen.append(run.optimizers[0].param_groups[0]["lr"] / CONFIG.lr)
+    assert seen == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5])
+
+
+def test_validation_measures_the_average_and_changes_nothing(picture: Picture) -> None:
+    run = Run("few", MODEL, CONFIG, torch.device("cpu"))
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    rows = run.validate([picture(64, 64), picture(33, 70)])
+    assert [row["setting"] for row in rows] == list(run.model.settings)
+    assert all(row["bpp"] > 0 and np.isfinite(row["psnr"]) for row in rows)
+    assert run.model.training
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+    run.averaged["log_gain"] += 1  # a finer quantizer, in the average only
+    finer = run.validate([picture(64, 64), picture(33, 70)])
+    assert all(fine["bpp"] > row["bpp"] for fine, row in zip(finer, rows, strict=True))
+
+
+def test_the_log_has_a_row_for_each_quantity(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "train_step", fake_step)
+    go(data, tmp_path / "run", 50, config=replace(CONFIG, save_minutes=99.0), validation=[data])
+    rows = [line.split(",") for line in (tmp_path / "run" / "log.csv").read_text().splitlines()]
+    assert rows[0] == ["phase", "step", "seconds", "quantity", "value"]
+    assert rows[1][:2] == ["train", "50"] and rows[1][3:] == ["loss", "25.5"]
+    assert {row[3] for row in rows[2:]} == {f"validation_{name}@{k / 2:.2f}" for k in range(5) for name in ("bpp", "psnr")}
+    assert any((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def fake_step(self: Run, pixels: np.ndarray, rate: float) -> dict[str, float]:
+    self.step += 1
+    return {"loss": float(self.step)}
