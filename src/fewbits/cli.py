@@ -2,12 +2,9 @@
 """The command line: read, call, write. Exit 0: done; 1: it failed, with one line on stderr; 2: wrong usage."""
 
 import contextlib
-import errno
 import json
 import os
-import stat
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -16,10 +13,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from fewbits import __version__
+from fewbits import __version__, files
 from fewbits.codec import DEFAULT_MODEL, DEFAULT_QUALITY, inspect, installed_models, load_model, model_of
 from fewbits.container import MAX_SECTIONS
-from fewbits.errors import FewbitsError, ImageError, TrainingError
+from fewbits.errors import FewbitsError, TrainingError
 from fewbits.image import read_image, write_image
 from fewbits.runtime.bundle import manifest_id
 
@@ -31,7 +28,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-STREAM = "-"
 _HEADER_BYTES = 64 + 5 * MAX_SECTIONS  # no header is longer
 
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite OUT where it exists.")]
@@ -57,7 +53,7 @@ _state = {"debug": False}
 def encode(
     source: Annotated[str, typer.Argument(metavar="IN", help="A picture in any format that Pillow reads, or - for stdin.")],
     target: Annotated[
-        str | None, typer.Argument(metavar="[OUT]", help="The .few file, or - for stdout; IN.few where not given.")
+        str | None, typer.Argument(metavar="OUT", help="The .few file, or - for stdout; IN.few where not given.")
     ] = None,
     quality: Annotated[
         float, typer.Option("-q", "--quality", help="0 to 100, continuous; higher is better and larger.")
@@ -69,11 +65,11 @@ def encode(
     """Make a .few file of a picture."""
     if not 0 <= quality <= 100:
         raise typer.BadParameter(f"{quality} is not in the range 0 to 100", param_hint="'-q' / '--quality'")
-    out = _target(source, target, ".few", force)
-    picture = read_image(_read(source), source)
+    out = files.output_name(source, target, ".few", force)
+    picture = read_image(files.read(source), source)
     with _progress("encoding") as show:
         data = load_model(model or DEFAULT_MODEL, threads=threads).encode(picture, quality, progress=show)
-    _write(out, data, force)
+    files.write(out, data, force)
 
 
 @app.command()
@@ -82,7 +78,7 @@ def decode(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[OUT]", help="The picture, in the format of its extension, or - for PNG on stdout; IN.png where not given."
+            metavar="OUT", help="The picture, in the format of its extension, or - for PNG on stdout; IN.png where not given."
         ),
     ] = None,
     model: ModelOption = None,
@@ -90,13 +86,13 @@ def decode(
     threads: Threads = None,
 ) -> None:
     """Turn a .few file back into a picture."""
-    out = _target(source, target, ".png", force)
-    data = _read(source)
+    out = files.output_name(source, target, ".png", force)
+    data = files.read(source)
     header = inspect(data)
     with _progress("decoding") as show:
         chosen = load_model(model, threads=threads) if model else model_of(header, threads=threads)
         picture = chosen.decode(data, progress=show)
-    _write(out, write_image(picture, "stdout.png" if out == STREAM else out), force)
+    files.write(out, write_image(picture, "stdout.png" if out == files.STREAM else out), force)
 
 
 @app.command()
@@ -105,7 +101,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what a .few file says of itself. Reads the header only, loads no network."""
-    header = inspect(_read(file, _HEADER_BYTES))
+    header = inspect(files.read(file, _HEADER_BYTES))
     names = {manifest_id(manifest): Path(path).name for path, manifest in installed_models().items()}
     values = asdict(header) | {
         "model_id": header.model_id.hex(),
@@ -194,88 +190,6 @@ def _training_side() -> Any:
     except ImportError as error:
         raise TrainingError(f"training needs {error.name}: pip install 'fewbits[train]'") from error
     return command
-
-
-def _read(name: str, limit: int = -1) -> bytes:
-    try:
-        if name == STREAM:
-            if sys.stdin is None:
-                raise ImageError("-: standard input is closed")
-            return sys.stdin.buffer.read(limit)
-        with open(name, "rb") as file:
-            return file.read(limit)
-    except OSError as error:
-        raise ImageError(f"{name}: {error.strerror or error}") from error
-
-
-def _target(source: str, target: str | None, extension: str, force: bool) -> str:
-    """Where to write. Refuses early, before any work, what could not be written at the end."""
-    if target is None and source != STREAM and not Path(source).name:
-        raise ImageError(f"{source!r}: it must be a file's name")
-    if target is None:
-        target = STREAM if source == STREAM else str(Path(source).with_suffix(extension))
-    if target == STREAM:
-        return target
-    try:
-        mode = os.stat(target).st_mode
-    except FileNotFoundError:
-        return target
-    except OSError as error:
-        raise ImageError(f"{target}: {error.strerror or error}") from error
-    if stat.S_ISDIR(mode):
-        raise ImageError(f"{target}: is a folder, it must be a file's name")
-    if stat.S_ISREG(mode) and not force:
-        raise ImageError(f"{target}: exists already; -f overwrites it")
-    return target
-
-
-def _write(name: str, data: bytes, force: bool) -> None:
-    """Write the whole file or none: beside its place first, then renamed. Pipes and devices are written into."""
-    if name == STREAM:
-        if sys.stdout is None:
-            raise ImageError("-: standard output is closed")
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
-    try:
-        if os.path.exists(name) and not os.path.isfile(name):
-            Path(name).write_bytes(data)
-            return
-        path = Path(os.path.realpath(name))  # a link stays, and what it points to is written
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".fewbits-", suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.chmod(part, 0o666 & ~_umask())
-            _rename(part, path, force)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(part)
-            raise
-    except OSError as error:
-        raise ImageError(f"{name}: {error.strerror or error}") from error
-
-
-def _rename(part: str, path: Path, force: bool) -> None:
-    if force:
-        os.replace(part, path)
-        return
-    try:
-        os.link(part, path)  # unlike a rename, it fails where somebody made the file meanwhile
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links
-        if path.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-        os.replace(part, path)
-    else:
-        os.unlink(part)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextlib.contextmanager

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""encode, decode, inspect, and the models they use. This module and the command line are the only ones that open files."""
+"""encode, decode, inspect, and the models they use: bytes and pictures in and out; the only files it opens are bundles."""
 
 import contextlib
 import os

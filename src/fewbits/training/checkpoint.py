@@ -6,34 +6,22 @@ Every file is written beside its place and renamed, so a kill at any moment leav
 """
 
 import json
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from fewbits.errors import TrainingError
+from fewbits.files import replacing
 
 TRUNK, ANNEALING, ANNEALED, CONFIG = "trunk.pt", "annealing.pt", "annealed.pt", "config.json"
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint atomically."""
-    _write(path, lambda file: torch.save(state, file))
-
-
-def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            fill(file)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        torch.save(state, file)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -55,8 +43,9 @@ def save_config(run: Path, config: dict[str, Any]) -> None:
         if old != new:
             raise TrainingError(f"{path} holds other settings than these: go on with those, or choose another --out")
         return
-    text = json.dumps(config, indent=1, sort_keys=True) + "\n"
-    _write(path, lambda file: file.write(text.encode()))
+    run.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write((json.dumps(config, indent=1, sort_keys=True) + "\n").encode())
 
 
 def load_config(run: Path) -> dict[str, Any]:
