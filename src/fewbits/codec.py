@@ -15,7 +15,7 @@ from fewbits.errors import CorruptError, ImageError, ModelError
 from fewbits.image import from_planes, to_planes
 from fewbits.runtime.bundle import MANIFEST, manifest_id, parse_bundle, parse_manifest
 from fewbits.runtime.engines import Engine, onnxruntime_engine
-from fewbits.runtime.hyperprior import HyperpriorCodec, Progress, Symbols
+from fewbits.runtime.hyperprior import HyperpriorCodec, IndexedSymbols, Progress, Symbols
 
 DEFAULT_MODEL = "few"
 DEFAULT_QUALITY = 60.0
@@ -72,6 +72,11 @@ class Model:
         """The model's own estimate of the bits in a file's symbols: their ideal code length."""
         header, symbols, _ = self._decode_latent(data)
         return self.pipeline.ideal_bits(symbols, self.pipeline.level(header.quality_steps))
+
+    def indexed_symbols(self, data: bytes) -> IndexedSymbols:
+        """The coded latent symbols of a file, with the scale index that chose the table of each."""
+        header, symbols, _ = self._decode_latent(data)
+        return self.pipeline.indexed(symbols, self.pipeline.level(header.quality_steps))
 
     def _decode_latent(self, data: bytes) -> tuple[Header, Symbols, Any]:
         header, sections = container.parse(data)

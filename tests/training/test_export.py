@@ -16,7 +16,7 @@ from fewbits.codec import load_model  # noqa: E402
 from fewbits.container import QUALITY_STEPS  # noqa: E402
 from fewbits.errors import ModelError, TrainingError  # noqa: E402
 from fewbits.families.few import Few  # noqa: E402
-from fewbits.runtime.bundle import pack_bundle  # noqa: E402
+from fewbits.runtime.bundle import pack_bundle, parse_bundle  # noqa: E402
 from fewbits.training import checkpoint, export  # noqa: E402
 
 Picture = Callable[..., np.ndarray]
@@ -206,3 +206,15 @@ def test_bundles_that_do_not_fit_the_family_are_refused(tiny_run, tmp_path: Path
     swapped = dict(bundle.networks) | {"analysis": bundle.networks["means"]}
     with pytest.raises(ModelError, match="hold no .* of the right size"):
         export.load_model(type(bundle)(bundle.family, bundle.model_id, bundle.coding, bundle.card, swapped, bundle.tables))
+
+
+def test_amended_bundles_keep_what_is_not_named(tiny_run) -> None:
+    files = {path.name: path.read_bytes() for path in tiny_run.bundle.iterdir()}
+    same = export.amended(files, {}, {"curve": [1]})
+    assert json.loads(same["manifest.json"])["card"]["curve"] == [1]
+    before, after = (parse_bundle(each, "here") for each in (files, same))
+    assert after.model_id == before.model_id and after.card["licence"] == "MIT"
+    gain = before.tables["gain"] + 1
+    other = parse_bundle(export.amended(files, {"gain": gain}, {}), "here")
+    assert other.model_id != before.model_id
+    assert np.array_equal(other.tables["gain"], gain) and np.array_equal(other.tables["deviation"], before.tables["deviation"])

@@ -46,6 +46,14 @@ class Symbols(NamedTuple):
         return zlib.crc32(latent.data, zlib.crc32(hyper.data))
 
 
+class IndexedSymbols(NamedTuple):
+    """Coded latent symbols int16 (n,), the scale index uint8 (n,) of each, and their ideal code length in bits."""
+
+    indices: np.ndarray
+    values: np.ndarray
+    bits: float
+
+
 class Level(NamedTuple):
     """Everything that a quality sets. Vectors are float32 (1, channels, 1, 1), ready for the networks."""
 
@@ -270,12 +278,18 @@ class HyperpriorCodec:
         """The model's own estimate of the bits of `symbols`: their ideal code length under the tables."""
         z = symbols.hyper.reshape(len(symbols.hyper), -1).astype(np.int64) + self._hyper_limit
         bits = sum(table.bits(plane) for table, plane in zip(level.z_tables, z, strict=True))
+        return bits + self.indexed(symbols, level).bits
+
+    def indexed(self, symbols: Symbols, level: Level) -> IndexedSymbols:
+        """The coded latent symbols with the index of each one's table."""
+        indices, values = [], []
         for strip in self._strips(symbols.latent.shape[1]):
             index, _ = self._prior(symbols.hyper, strip, symbols.latent.shape[1:], level)
-            values = symbols.latent[:, strip].astype(np.int64)
-            for which in np.unique(index[index >= self._first_coded]):
-                bits += self._y_tables[which].bits(values[index == which])
-        return bits
+            coded = index >= self._first_coded
+            indices.append(index[coded])
+            values.append(symbols.latent[:, strip][coded])
+        index, value = np.concatenate(indices), np.concatenate(values)
+        return IndexedSymbols(index, value, sum(self._y_tables[k].bits(value[index == k]) for k in np.unique(index)))
 
 
 def _unshuffled(x: np.ndarray) -> np.ndarray:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A training run -> a bundle, and a bundle's weights back into a model. The only module that touches both sides.
+"""A training run -> a bundle, and a bundle's weights back into a model.
 
 Weights are rounded to float16 before export and kept so in the ONNX files (a Cast brings them to float32 at load), which
 halves a bundle. Initializers carry the names that the parameters have in torch, so weights can be read back.
@@ -61,9 +61,21 @@ def bundle_files(family: str, model: Any, card: dict[str, Any]) -> dict[str, byt
             parameter.copy_(parameter.half().float())
         files = {f"{name}.onnx": export_network(network, inputs) for name, (network, inputs) in model.networks().items()}
         tables = model.tables()
+    return pack_bundle(family, model.coding(), card, {**files, TABLES: _packed(tables)})
+
+
+def amended(files: dict[str, bytes], tables: dict[str, np.ndarray], card: dict[str, Any]) -> dict[str, bytes]:
+    """A bundle's files with some tables and some entries of the model card replaced."""
+    bundle = parse_bundle(files, "this bundle")
+    others = {name: data for name, data in files.items() if name not in (MANIFEST, TABLES)}
+    packed = _packed(dict(bundle.tables) | tables) if tables else files[TABLES]
+    return pack_bundle(bundle.family, bundle.coding, dict(bundle.card) | card, {**others, TABLES: packed})
+
+
+def _packed(tables: dict[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **tables)
-    return pack_bundle(family, model.coding(), card, {**files, TABLES: buffer.getvalue()})
+    np.savez_compressed(buffer, allow_pickle=False, **tables)
+    return buffer.getvalue()
 
 
 def export_network(network: nn.Module, inputs: dict[str, Tensor]) -> bytes:
