@@ -2,7 +2,7 @@ PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
 
-.PHONY: demo test lint format golden clean
+.PHONY: demo test lint format clean
 
 # Base dependencies only. scikit-image comes without its own dependencies: only its photographs are used.
 demo:
@@ -23,10 +23,6 @@ lint: $(TEST)/.installed
 format: $(TEST)/.installed
 	$(TEST)/bin/ruff check --fix .
 	$(TEST)/bin/ruff format .
-
-# Makes the golden files anew from the shipped model; only after a deliberate change of format or model.
-golden: $(TEST)/.installed
-	$(TEST)/bin/python tests/golden/make.py
 
 $(TEST)/.installed: pyproject.toml constraints.txt
 	test -x $(TEST)/bin/python || $(PYTHON) -m venv $(TEST)

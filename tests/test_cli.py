@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewbits import __version__, cli
+from fewbits import __version__, cli, files
 from fewbits.codec import Model, inspect
 
 Picture = Callable[..., np.ndarray]
@@ -289,7 +289,7 @@ def test_wrong_models(run: Callable[..., Result], png: Path, few: Path, tmp_path
 
 
 def test_targets_that_cannot_be_written(run: Callable[..., Result], png: Path, few: Path, tmp_path: Path) -> None:
-    assert failed(run("encode", png, tmp_path / "none" / "out.few"), tmp_path / "none" / "out.few", "No such file")
+    assert failed(run("encode", png, tmp_path / "none" / "out.few"), tmp_path / "none" / "out.few", "no such folder")
     assert failed(run("encode", png, tmp_path), tmp_path, "is a folder")
     assert failed(run("encode", png, few / "out.few"), few / "out.few", "Not a directory")
     assert failed(run("decode", few, tmp_path / "out.xyz"), tmp_path / "out.xyz", "no pictures with the extension .xyz")
@@ -308,7 +308,7 @@ def test_a_full_disk_leaves_no_part_of_a_file(
     out = tmp_path / "photo.few"
     if force:
         out.write_bytes(b"older")
-    monkeypatch.setattr(cli.os, "fdopen", lambda handle, mode: io.BufferedWriter(FullDisk(handle, mode)))
+    monkeypatch.setattr(files.os, "fdopen", lambda handle, mode: io.BufferedWriter(FullDisk(handle, mode)))
     assert failed(run("encode", png, *["-f"] * force), out, "No space left on device")
     assert sorted(tmp_path.iterdir()) == ([out, png] if force else [png])
     assert not force or out.read_bytes() == b"older"
@@ -320,7 +320,7 @@ def test_an_interrupt_leaves_no_part_of_a_file(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.os, "link", interrupted)
+    monkeypatch.setattr(files.os, "link", interrupted)
     assert run("encode", png).code in (1, 130)
     assert list(tmp_path.iterdir()) == [png]
 
@@ -333,7 +333,7 @@ def test_a_target_on_a_file_system_without_links(
     def unsupported(*_: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr(cli.os, "link", unsupported)
+    monkeypatch.setattr(files.os, "link", unsupported)
     assert run("encode", png).code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photo.few", "photo.png"]
 
@@ -384,7 +384,7 @@ def test_standard_output_that_is_full(few: Path) -> None:
     with open("/dev/full", "wb") as full:
         result = process("decode", few, "-", stdout=full)
     assert result.returncode == 1
-    assert result.stderr.decode() == "fewbits: [Errno 28] No space left on device\n"
+    assert result.stderr.decode() == "fewbits: -: standard output: No space left on device\n"
 
 
 def test_standard_output_by_its_name(png: Path) -> None:
@@ -448,4 +448,4 @@ cli.main()
 """
     result = subprocess.run([sys.executable, "-c", code], check=False, stderr=subprocess.PIPE)
     assert result.returncode == 1
-    assert result.stderr.decode() == "fewbits: training needs torch: pip install 'fewbits[train]'\n"
+    assert result.stderr.decode() == "fewbits: training needs torch: install the extra, pip install '.[train]' in a clone\n"

@@ -3,7 +3,6 @@
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -53,7 +52,7 @@ _state = {"debug": False}
 def encode(
     source: Annotated[str, typer.Argument(metavar="IN", help="A picture in any format that Pillow reads, or - for stdin.")],
     target: Annotated[
-        str | None, typer.Argument(metavar="OUT", help="The .few file, or - for stdout; IN.few where not given.")
+        str | None, typer.Argument(metavar="OUT", help="The .few file, or - for stdout; where not given, IN with .few.")
     ] = None,
     quality: Annotated[
         float, typer.Option("-q", "--quality", help="0 to 100, continuous; higher is better and larger.")
@@ -78,7 +77,8 @@ def decode(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="OUT", help="The picture, in the format of its extension, or - for PNG on stdout; IN.png where not given."
+            metavar="OUT",
+            help="The picture, in the format of its extension, or - for PNG on stdout; where not given, IN with .png.",
         ),
     ] = None,
     model: ModelOption = None,
@@ -192,7 +192,7 @@ def _training_side() -> Any:
     try:
         from fewbits.training import command
     except ImportError as error:
-        raise TrainingError(f"training needs {error.name}: pip install 'fewbits[train]'") from error
+        raise TrainingError(f"training needs {error.name}: install the extra, pip install '.[train]' in a clone") from error
     return command
 
 
@@ -223,12 +223,10 @@ def main() -> None:
         if _state["debug"]:
             raise
         _complain(str(error))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except (MemoryError, OSError) as error:
         if _state["debug"]:
             raise
+        files.discard_stdout()
         _complain(str(error) or type(error).__name__)
 
 

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,14 @@ def _silent(_: float) -> None:
     """Progress that nobody watches."""
 
 
+@contextlib.contextmanager
+def _enough_memory(width: int, height: int) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise ImageError(f"a picture of {width}x{height} pixels needs more memory than there is") from error
+
+
 class Model:
     """A bundle ready to encode and decode; keep it to use its networks again. Safe to share between threads."""
 
@@ -44,7 +53,8 @@ class Model:
         steps = quality_steps(quality)
         pixels, colour = to_planes(image)
         level = self.pipeline.level(steps)
-        symbols, streams = self.pipeline.quantize(self.pipeline.analyse(pixels, progress), level)
+        with _enough_memory(pixels.shape[1], pixels.shape[0]):
+            symbols, streams = self.pipeline.quantize(self.pipeline.analyse(pixels, progress), level)
         kinds = [container.SECTION_HYPER] + [container.SECTION_LATENT] * (len(streams) - 1)
         header = Header(
             family=self.bundle.family,
@@ -62,7 +72,9 @@ class Model:
         """See fewbits.decode."""
         header, _, y_hat = self._decode_latent(data)
         level = self.pipeline.level(header.quality_steps)
-        return from_planes(self.pipeline.synthesise(y_hat, header.height, header.width, level, progress), header.colour)
+        with _enough_memory(header.width, header.height):
+            pixels = self.pipeline.synthesise(y_hat, header.height, header.width, level, progress)
+            return from_planes(pixels, header.colour)
 
     def symbols(self, data: bytes) -> Symbols:
         """The integer symbols that a file holds, checked against its checksum. The same on every machine."""
@@ -87,7 +99,8 @@ class Model:
         if len(hyper) != 1:
             raise CorruptError(f"{len(hyper)} hyper sections, there must be 1")
         level = self.pipeline.level(header.quality_steps)
-        symbols, y_hat = self.pipeline.decode_symbols(hyper[0], strips, header.height, header.width, level)
+        with _enough_memory(header.width, header.height):
+            symbols, y_hat = self.pipeline.decode_symbols(hyper[0], strips, header.height, header.width, level)
         if symbols.crc() != header.symbols_crc:
             raise CorruptError("the checksum of the decoded symbols does not match: the file is damaged")
         return header, symbols, y_hat
@@ -135,13 +148,16 @@ def installed_models() -> dict[str, dict[str, Any]]:
 
 
 def load_model(name: str | Path = DEFAULT_MODEL, *, threads: int | None = None) -> Model:
-    """A model by the name of a shipped bundle ("few") or the path of a bundle's folder; cached. Raises ModelError.
+    """A model by the name of a shipped bundle ("few") or the path of a bundle's folder. Raises ModelError.
+
+    Cached: a folder that changes is not read again by the same process.
 
     threads: CPU threads for the networks, all cores where None.
     """
-    shipped = _SHIPPED / name  # an absolute `name` stays what it is
+    path = Path(name)
     try:
-        path = shipped if (shipped / MANIFEST).exists() else Path(name)
+        if isinstance(name, str) and name == path.name and (_SHIPPED / name / MANIFEST).exists():
+            path = _SHIPPED / name  # a bare name; ./few is the caller's own folder
         found = path.is_dir()
     except OSError:  # a name that no file system takes
         found = False
@@ -153,11 +169,22 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, threads: int | None = None) 
 
 @lru_cache(maxsize=4)
 def _load(path: Path, threads: int | None) -> Model:
+    return Model(read_bundle(path), str(path), onnxruntime_engine(threads))
+
+
+def read_bundle(path: Path) -> dict[str, bytes]:
+    """The files of a bundle's folder by name: the manifest and those that it names. Raises ModelError."""
+    if not (path / MANIFEST).exists():
+        raise ModelError(f"{path}: no {MANIFEST}: this is not a bundle")
     try:
-        files = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+        files = {MANIFEST: (path / MANIFEST).read_bytes()}
+        for name in parse_manifest(files[MANIFEST], str(path))["files"]:
+            if name != Path(name).name:
+                raise ModelError(f"{path}: {MANIFEST} names {name!r}, which is no file's name")
+            files[name] = (path / name).read_bytes()
     except OSError as error:
-        raise ModelError(f"model {path} cannot be read: {error}") from error
-    return Model(files, str(path), onnxruntime_engine(threads))
+        raise ModelError(f"{path}: the bundle cannot be read: {error}") from error
+    return files
 
 
 def model_of(header: Header, *, threads: int | None = None) -> Model:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Whole files in and out: read all, or write beside the place and rename, so that nothing is ever half written.
 
-"-" is standard input or output. Every failure is an ImageError of one line that names the file.
+"-" is standard input or output. read, output_name and write raise an ImageError of one line that names the file.
 """
 
 import contextlib
@@ -43,6 +43,8 @@ def output_name(source: str, target: str | None, extension: str, force: bool) ->
     try:
         mode = os.stat(target).st_mode
     except FileNotFoundError:
+        if not os.path.isdir(os.path.dirname(os.path.realpath(target))):
+            raise ImageError(f"{target}: there is no such folder") from None
         return target
     except OSError as error:
         raise ImageError(f"{target}: {error.strerror or error}") from error
@@ -58,8 +60,15 @@ def write(name: str, data: bytes, force: bool) -> None:
     if name == STREAM:
         if sys.stdout is None:
             raise ImageError("-: standard output is closed")
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # the reader has seen enough: no failure of ours to tell of
+            discard_stdout()
+            raise
+        except OSError as error:
+            discard_stdout()
+            raise ImageError(f"-: standard output: {error.strerror or error}") from error
         return
     try:
         if os.path.exists(name) and not os.path.isfile(name):
@@ -69,6 +78,12 @@ def write(name: str, data: bytes, force: bool) -> None:
             file.write(data)
     except OSError as error:
         raise ImageError(f"{name}: {error.strerror or error}") from error
+
+
+def discard_stdout() -> None:
+    """After a failed write: what is left in the buffer must not fail once more when Python ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
@@ -81,7 +96,8 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[BinaryIO]:
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
-        os.chmod(part, 0o666 & ~_umask())
+        with contextlib.suppress(OSError):  # some file systems have no modes
+            os.chmod(part, 0o666 & ~_umask())
         _rename(part, path, force)
     except BaseException:
         with contextlib.suppress(OSError):

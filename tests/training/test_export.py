@@ -200,7 +200,7 @@ def test_a_bundle_that_cannot_be_written_leaves_the_older_one(tmp_path: Path) ->
 
 
 def test_bundles_that_do_not_fit_the_family_are_refused(tiny_run, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match="no manifest"):
         export.load_bundle(tmp_path / "missing")
     bundle = export.load_bundle(tiny_run.bundle)
     swapped = dict(bundle.networks) | {"analysis": bundle.networks["means"]}

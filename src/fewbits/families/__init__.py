@@ -2,7 +2,7 @@
 """The one table of families that can be trained, and what each must offer."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fewbits.families.few import Estimate, Few, FewConfig
 
 
+@runtime_checkable
 class Family(Protocol):
     """What training and export ask of a model, beside being an nn.Module that is complete when built from its config."""
 

@@ -144,16 +144,16 @@ class ScaleNet(nn.Module):
     """
 
     INDEX_BITS = 6
+    MIDDLE_WIDTH = 96  # channels at twice the hyper latent's size
 
     def __init__(self, config: FewConfig) -> None:
         super().__init__()
         width, act = config.hyper_width, {"input_limit": 255, "input_bits": 4, "output_bits": 4}
-        half = 96
         self.up = nn.PixelShuffle(2)
         self.stem = IntegerConv(config.hyper, width, 3, input_limit=config.hyper_limit, input_bits=0, output_bits=4)
-        self.to_32 = IntegerConv(width, 4 * half, 1, **act)
-        self.spatial_32 = IntegerConv(half, half, 3, groups=half, **act)
-        self.to_16 = IntegerConv(half, 4 * width, 1, **act)
+        self.to_32 = IntegerConv(width, 4 * self.MIDDLE_WIDTH, 1, **act)
+        self.spatial_32 = IntegerConv(self.MIDDLE_WIDTH, self.MIDDLE_WIDTH, 3, groups=self.MIDDLE_WIDTH, **act)
+        self.to_16 = IntegerConv(self.MIDDLE_WIDTH, 4 * width, 1, **act)
         self.spatial_16 = IntegerConv(width, width, 3, groups=width, **act)
         head_act = {**act, "output_bits": self.INDEX_BITS}
         self.head = IntegerConv(width, config.latent, 1, **head_act)
@@ -202,7 +202,7 @@ class Few(nn.Module):
         rearrange = nn.Sequential(self.to_8, SpaceToDepth(2))
         total, square, count = torch.zeros(768, dtype=torch.float64), torch.zeros(768, 768, dtype=torch.float64), 0
         for batch in pictures:
-            patches = rearrange(batch - 0.5).movedim(1, -1).reshape(-1, 768).double()
+            patches = rearrange(batch - 0.5).movedim(1, -1).reshape(-1, 768).double().cpu()
             total += patches.sum(0)
             square += patches.T @ patches
             count += len(patches)

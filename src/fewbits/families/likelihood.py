@@ -12,7 +12,7 @@ from fewbits.coding.tables import quantize_frequencies
 
 SCALE_MIN, SCALE_MAX, N_SCALES = 0.06, 35.0, 64  # of logistic distributions; standard deviations are 1.81 times these
 LOG_STEP = math.log(SCALE_MAX / SCALE_MIN) / (N_SCALES - 1)
-_MIN_PROBABILITY = 2.0**-20  # about what an escaped symbol costs
+_MIN_PROBABILITY = 2.0**-20  # less is not believed; the tables give an escape as much
 _MAX_SLOPE = 30.0  # nats; keeps the gradient of an outlier finite
 
 

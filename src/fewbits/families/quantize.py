@@ -34,8 +34,9 @@ class IntegerConv(nn.Module):
 
     Output: floor((conv(x, W) + b) / 2**shift), an integer; W is in -127..127. `integers()` gives W and b;
     training keeps float copies and rounds them with a straight-through gradient. Inputs are integers of magnitude
-    at most `input_limit`. While taps * 127 * input_limit stays under 2**24 (checked here) every partial sum is exact
-    in float32 in any order, so the output is the same on every machine. Weights are in units of 2**-weight_bits.
+    at most `input_limit`. While taps * 127 * input_limit stays under 2**23 (checked here; biases take less than as much
+    again) every partial sum is exact in float32 in any order, so the output is the same on every machine. Weights are in
+    units of 2**-weight_bits.
     """
 
     def __init__(

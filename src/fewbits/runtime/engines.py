@@ -25,7 +25,10 @@ class _OnnxNetwork:
         self._session = session
 
     def __call__(self, **inputs: np.ndarray) -> np.ndarray:
-        return np.asarray(self._session.run(None, inputs)[0])
+        try:
+            return np.asarray(self._session.run(None, inputs)[0])
+        except Exception as error:  # ONNX Runtime's errors have no common base but this
+            raise ModelError(f"a network of the bundle cannot be run: {' '.join(str(error).split())}") from error
 
 
 def onnxruntime_engine(threads: int | None = None, *, optimize: bool = True) -> Engine:

@@ -8,13 +8,13 @@ Names: y is the latent (channels, rows, columns) at 1/16 of the picture, z the h
 
 import zlib
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from fewbits.coding.streams import SignedTable, decode_planes, decode_signed, encode_planes, encode_signed
 from fewbits.coding.tables import FrequencyTable
+from fewbits.container import QUALITY_STEPS
 from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.engines import Engine, Network
@@ -25,8 +25,8 @@ HYPER_STRIDE = 4  # latent positions a hyper position
 STRIP_ROWS = 32  # latent rows in one stream; part of the format
 # Sizes of tiles change time and memory, never the result.
 TILE_ROWS, TILE_COLUMNS = 48, 64  # latent positions
+HYPER_ANALYSIS_HALO = 8  # latent positions; its receptive field reaches 3
 PRIOR_COLUMNS = 24  # hyper positions; a tile of the prior is as high as a strip
-QUALITY_STEPS = 10_000
 LEVEL_TABLES = (
     "gain", "inverse_gain", "bias_in", "bias_out", "hyper_scale", "hyper_shift", "synthesis_scale", "synthesis_shift",
 )  # fmt: skip
@@ -93,12 +93,20 @@ class HyperpriorCodec:
             self._halo = int(coding["halo"])
             self._hyper_halo = int(coding["hyper_halo"])
             self._first_coded = int(coding["first_coded_index"])
-            self._y_limits, self._y_frequencies = tables["y_limits"], tables["y_frequencies"]
+            limits = tables["y_limits"].astype(np.int64)
+            if not 0 < len(limits) <= 256:
+                raise ValueError(f"the number {len(limits)} of y_limits (1 to 256)")
+            # One table a scale index; those under `first_coded_index` are never used, their symbols are 0.
+            parts = np.split(tables["y_frequencies"], np.cumsum(2 * limits + 2)[:-1])
+            self._y_tables = [SignedTable(FrequencyTable(part)) for part in parts]
             self._z_frequencies = tables["z_frequencies"]  # (levels, hyper, 2 * hyper_limit + 1)
             self.latent_channels, self.hyper_channels = tables["gain"].shape[1], self._z_frequencies.shape[1]
             for name in LEVEL_TABLES:
                 if len(tables[name]) != len(self._z_frequencies):
                     raise ValueError(f"the number of levels of table {name}")
+            self._z_tables = [[FrequencyTable(row) for row in rows] for rows in self._z_frequencies]
+            if self._z_frequencies.shape[2] != 2 * self._hyper_limit + 1:
+                raise ValueError("the number of hyper symbols in z_frequencies")
             self._deviation = tables["deviation"].astype(np.float32)[:, None, None]
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
@@ -113,13 +121,6 @@ class HyperpriorCodec:
             except ModelError as error:
                 raise ModelError(f"model {self.bundle.model_id.hex()}: network {name}: {error}") from error
         return self._loaded[name]
-
-    @cached_property
-    def _y_tables(self) -> list[SignedTable]:
-        """One table a scale index; those under `first_coded_index` are never used, their symbols are 0."""
-        stops = np.cumsum(2 * self._y_limits.astype(np.int64) + 2)
-        parts = np.split(self._y_frequencies, stops[:-1])
-        return [SignedTable(FrequencyTable(part)) for part in parts]
 
     def level(self, quality_steps: int) -> Level:
         """The level of a quality in hundredths, 0..10000."""
@@ -140,7 +141,7 @@ class HyperpriorCodec:
             pair("hyper"),
             pair("synthesis"),
             scales,
-            [FrequencyTable(row) for row in self._z_frequencies[nearest]],
+            self._z_tables[nearest],
         )
 
     # Shapes
@@ -194,7 +195,7 @@ class HyperpriorCodec:
             z_columns * HYPER_STRIDE,
             tile_rows=TILE_ROWS,
             tile_columns=TILE_COLUMNS,
-            halo=2 * HYPER_STRIDE,
+            halo=HYPER_ANALYSIS_HALO,
             align=HYPER_STRIDE,
         ):
             part = _extended(y.transpose(1, 2, 0), tile.outer_rows, tile.outer_columns).transpose(2, 0, 1) / self._deviation
@@ -222,17 +223,17 @@ class HyperpriorCodec:
         """Scale indices uint8 and scaled means float32 of a strip, both (latent, strip rows, columns)."""
         shape = (self.latent_channels, strip.stop - strip.start, grid[1])
         index, mean = np.empty(shape, np.uint8), np.empty(shape, np.float32)
-        step = STRIP_ROWS // HYPER_STRIDE
-        for tile in tiles(*z.shape[1:], tile_rows=step, tile_columns=PRIOR_COLUMNS, halo=self._hyper_halo):
-            if tile.inner_rows.start != strip.start // HYPER_STRIDE:
-                continue
-            z_hat = z[None, :, tile.outer_rows, tile.outer_columns].astype(np.float32)
+        first, stop = strip.start // HYPER_STRIDE, -(-strip.stop // HYPER_STRIDE)
+        outer_rows = slice(max(0, first - self._hyper_halo), min(z.shape[1], stop + self._hyper_halo))
+        top = (first - outer_rows.start) * HYPER_STRIDE
+        for tile in tiles(1, z.shape[2], tile_rows=1, tile_columns=PRIOR_COLUMNS, halo=self._hyper_halo):
+            z_hat = z[None, :, outer_rows, tile.outer_columns].astype(np.float32)
             target = (slice(None), slice(None), scaled(tile.inner_columns, HYPER_STRIDE))
             rows, columns = index[target].shape[1:]
-            top, left = (scaled(part, HYPER_STRIDE).start for part in tile.cut)
+            left = tile.cut[1].start * HYPER_STRIDE
             cut = (slice(None), slice(top, top + rows), slice(left, left + columns))
             real = self._network("scales")(z_hat=z_hat, **level.scales)[0][cut]
-            index[target] = np.clip(np.floor(real + np.float32(0.5)), 0, len(self._y_limits) - 1)
+            index[target] = np.clip(np.floor(real + np.float32(0.5)), 0, len(self._y_tables) - 1)
             mean[target] = self._network("means")(z_hat=z_hat)[0][cut] * (level.gain[0] * self._deviation)
         return index, mean
 

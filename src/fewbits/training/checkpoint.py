@@ -2,7 +2,7 @@
 """A training run on disk: RUN/config.json, RUN/trunk.pt (flat learning rate), RUN/annealing.pt (on its way to
 learning rate zero), RUN/annealed.pt (there), RUN/log.csv.
 
-Every file is written beside its place and renamed, so a kill at any moment leaves the last good one.
+Every file but the log is written beside its place and renamed, so a kill at any moment leaves the last good one.
 """
 
 import json
@@ -39,7 +39,10 @@ def save_config(run: Path, config: dict[str, Any]) -> None:
     """Write the run's settings; refuse to change those of a run that exists (all but where its data lies)."""
     path = run / CONFIG
     if path.exists():
-        old, new = ({**settings, "data": None} for settings in (load_config(run), json.loads(json.dumps(config))))
+        old, new = load_config(run), json.loads(json.dumps(config))
+        for part in ("model", "train"):  # settings that are newer than the run have their defaults
+            old[part] = {**new[part], **old[part]}
+        old["data"]["from"] = new["data"]["from"]
         if old != new:
             raise TrainingError(f"{path} holds other settings than these: go on with those, or choose another --out")
         return

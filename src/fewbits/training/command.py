@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fewbits.bench.metrics import psnr
 from fewbits.codec import Model
 from fewbits.errors import TrainingError
 from fewbits.families import FAMILIES
@@ -37,6 +38,13 @@ def override(config: Any, settings: list[str]) -> Any:
     return dataclasses.replace(config, **changes)
 
 
+def _restored(config: Any, saved: dict[str, Any]) -> Any:
+    """`config` with the values that a run saved as JSON; fields that are newer than the run keep their defaults."""
+    names = {field.name for field in dataclasses.fields(config)}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items() if name in names}
+    return dataclasses.replace(config, **values)
+
+
 def run_train(
     family: str,
     data: list[Path],
@@ -61,10 +69,15 @@ def run_train(
     if bundle and bundle.family != family:
         raise TrainingError(f"--init {init} is of family {bundle.family}, not {family}")
     model = export.load_model(bundle) if bundle else None
-    model_config = model.config if model else config_class()
+    model_config, config = model.config if model else config_class(), TrainConfig()
+    if (out / checkpoint.CONFIG).exists():  # a run goes on with its own settings
+        saved = checkpoint.load_config(out)
+        if saved["family"] != family:
+            raise TrainingError(f"{out} is a run of family {saved['family']}, not {family}")
+        model_config, config = (_restored(*pair) for pair in ((model_config, saved["model"]), (config, saved["train"])))
     own = {field.name for field in dataclasses.fields(config_class)}
     model_config = override(model_config, [s for s in settings if s.partition("=")[0] in own])
-    config = override(TrainConfig(), [s for s in settings if s.partition("=")[0] not in own])
+    config = override(config, [s for s in settings if s.partition("=")[0] not in own])
     torch.set_num_threads(min(os.cpu_count() or 1, 16))
     train(
         family,
@@ -83,6 +96,7 @@ def run_train(
 
 def run_export(run: Path, bundle: Path, card: Path | None, calibration: list[Path], pictures: list[Path]) -> None:
     """Everything behind `fewbits export`; see its help."""
+    export.check_target(bundle)
     entries: dict[str, Any] = {}
     if card:
         try:
@@ -110,8 +124,7 @@ def measure(model: Model, roots: list[Path]) -> list[dict[str, float]]:
         scores = []
         for picture in pictures:
             data = model.encode(picture, quality)
-            mse = np.square(np.asarray(model.decode(data), np.float64) - picture).mean()
-            scores.append((8 * len(data) / (picture.shape[0] * picture.shape[1]), 10 * np.log10(255**2 / max(mse, 1e-6))))
-        bpp, psnr = np.mean(scores, axis=0)
-        points.append({"quality": quality, "bpp": round(float(bpp), 4), "psnr": round(float(psnr), 3)})
+            scores.append((8 * len(data) / (picture.shape[0] * picture.shape[1]), psnr(picture, np.asarray(model.decode(data)))))
+        mean_bpp, mean_psnr = np.mean(scores, axis=0)
+        points.append({"quality": quality, "bpp": round(float(mean_bpp), 4), "psnr": round(float(mean_psnr), 3)})
     return points

@@ -75,7 +75,7 @@ def decode_rgb(item: Item) -> np.ndarray | None:
     try:
         with Image.open(io.BytesIO(item.read())) as picture:
             return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
         warnings.warn(f"skipped {item.path}: {error}", stacklevel=2)
         return None
 

@@ -19,6 +19,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from fewbits.codec import read_bundle
 from fewbits.errors import ModelError, TrainingError
 from fewbits.families import FAMILIES
 from fewbits.runtime.bundle import MANIFEST, TABLES, Bundle, pack_bundle, parse_bundle
@@ -35,8 +36,7 @@ def run_files(run: Path, card: dict[str, Any]) -> dict[str, bytes]:
     config = checkpoint.load_config(run)
     annealed = run / checkpoint.ANNEALED
     state = checkpoint.load(annealed if annealed.exists() else run / checkpoint.TRUNK)
-    config_class, model_class = FAMILIES[config["family"]]
-    model = model_class(config_class(**{name: _plain(value) for name, value in config["model"].items()}))
+    model = _build(config["family"], config["model"], str(run))
     model.load_state_dict(state["averaged"])
     described = {
         "architecture": config["model"],
@@ -49,8 +49,14 @@ def run_files(run: Path, card: dict[str, Any]) -> dict[str, bytes]:
     return bundle_files(config["family"], model, described | card)
 
 
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _build(family: str, architecture: Any, where: str) -> Any:
+    """A fresh model of a family from its config as JSON. Raises ModelError that says `where` the config came from."""
+    try:
+        config_class, model_class = FAMILIES[family]
+        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in architecture.items()}
+        return model_class(config_class(**plain))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{where}: family {family!r} with architecture {architecture!r} cannot be built: {error}") from error
 
 
 def bundle_files(family: str, model: Any, card: dict[str, Any]) -> dict[str, bytes]:
@@ -135,24 +141,33 @@ def _halve_initializers(model: onnx.ModelProto) -> None:
     casts = []
     for item in model.graph.initializer:
         array = numpy_helper.to_array(item)
-        if array.dtype != np.float32 or array.size < 64 or not np.array_equal(array.astype(np.float16).astype(np.float32), array):
+        if array.dtype != np.float32 or array.size < 64:
+            continue
+        with np.errstate(over="ignore"):
+            halved = array.astype(np.float16)
+        if not np.array_equal(halved.astype(np.float32), array):
             continue
         name = item.name
         for node in model.graph.node:
             for k, used in enumerate(node.input):
                 if used == name:
                     node.input[k] = name + "/float32"
-        item.CopyFrom(numpy_helper.from_array(array.astype(np.float16), name))
+        item.CopyFrom(numpy_helper.from_array(halved, name))
         casts.append(helper.make_node("Cast", [name], [name + "/float32"], to=TensorProto.FLOAT))
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
 
 
-def write_folder(target: Path, files: dict[str, bytes]) -> None:
-    """Write a bundle folder beside its place and rename it there; an older bundle is replaced, anything else is kept."""
+def check_target(target: Path) -> None:
+    """Raises TrainingError where a bundle must not be written to `target`."""
     if target.exists() and not (target / MANIFEST).exists():
         raise TrainingError(f"{target} exists and is no bundle: choose another name")
+
+
+def write_folder(target: Path, files: dict[str, bytes]) -> None:
+    """Write a bundle folder beside its place and rename it there; an older bundle is replaced, anything else is kept."""
+    check_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
@@ -162,24 +177,24 @@ def write_folder(target: Path, files: dict[str, bytes]) -> None:
             (new / name).write_bytes(data)
         if target.exists():
             os.replace(target, old)
-        os.replace(new, target)
+        try:
+            os.replace(new, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
     finally:
         shutil.rmtree(work)
 
 
 def load_bundle(path: Path) -> Bundle:
     """A bundle from its folder. Raises ModelError."""
-    try:
-        return parse_bundle({file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}, str(path))
-    except OSError as error:
-        raise ModelError(f"model {path} cannot be read: {error}") from error
+    return parse_bundle(read_bundle(path), str(path))
 
 
 def load_model(bundle: Bundle) -> Any:
     """The torch model of a bundle, with its weights: to fine-tune it, or as a second engine to test against."""
-    config_class, model_class = FAMILIES[bundle.family]
-    config = {name: _plain(value) for name, value in bundle.card["architecture"].items()}
-    model = model_class(config_class(**config))
+    model = _build(bundle.family, bundle.card.get("architecture"), f"bundle {bundle.model_id.hex()}")
     arrays = {name: _initializers(data) for name, data in bundle.networks.items()}
     for name, (network, _) in model.networks().items():
         if name not in model.frozen_networks:

@@ -77,7 +77,10 @@ class Budget:
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """AdamW for all, or Muon (Jordan 2024) for the weight matrices of 1x1 convolutions and AdamW for the rest."""
+    """AdamW for all, or Muon (Jordan 2024) for the matrices of float 1x1 convolutions and AdamW for the rest.
+
+    Linear shortcuts always take AdamW, at a fraction of the rate: Muon moves all directions alike, and theirs are sorted.
+    """
     shortcuts, matrices, rest = [], [], []
     pointwise = {f"{name}.weight" for name, part in model.named_modules() if isinstance(part, Pointwise)}
     for name, parameter in model.named_parameters():
@@ -218,6 +221,8 @@ def train(
     settings = {"family": family, "model": dataclasses.asdict(model_config), "train": dataclasses.asdict(config)}
     settings["data"] = {"from": [str(path) for path in data], "exclude": list(exclude)}
     trunk, target = out / checkpoint.TRUNK, out / (checkpoint.ANNEALING if anneal else checkpoint.TRUNK)
+    if anneal and not trunk.exists():
+        raise TrainingError(f"no checkpoint {trunk} to anneal")
     pool = PicturePool(find_pictures(data, exclude), config.cache_mb << 20, config.seed)
     checkpoint.save_config(out, settings)
     held_out = [p for p in map(decode_rgb, find_pictures(validation)) if p is not None] if validation else []
@@ -225,8 +230,10 @@ def train(
     spent_seconds, spent_steps = 0.0, 0  # of this anneal; a trunk's budget counts this call only
     if anneal:
         state = checkpoint.load(trunk)
-        if target.exists() and (half := checkpoint.load(target))["trunk_step"] == state["step"]:
-            state, spent_seconds, spent_steps = half, half["anneal_seconds"], half["anneal_steps"]
+        if target.exists():
+            half = checkpoint.load(target)
+            if (half["trunk_step"], half["budget"]) == (state["step"], dataclasses.asdict(budget)):
+                state, spent_seconds, spent_steps = half, half["anneal_seconds"], half["anneal_steps"]
         run.restore(state)
         trunk_step = state.get("trunk_step", run.step)
     elif trunk.exists():
@@ -238,12 +245,14 @@ def train(
         crops = np.random.default_rng(config.seed)
         run.model.initialize(to_tensor(pool.crops(16, 256, crops), run.device) for _ in range(64))
         run.reset_average()
+    torch.manual_seed(config.seed + run.step)  # a resumed run draws other levels and noise than its beginning did
     report(f"{'anneal' if anneal else 'train'} from step {run.step}, {run.seconds / 60:.1f} minutes so far")
 
     def save() -> None:
         state = run.state()
         if anneal:
-            state |= {"trunk_step": trunk_step, "anneal_seconds": spent_seconds, "anneal_steps": spent_steps}
+            spent = {"anneal_seconds": spent_seconds, "anneal_steps": spent_steps}
+            state |= {"trunk_step": trunk_step, "budget": dataclasses.asdict(budget), **spent}
         checkpoint.save(target, state)
 
     source = batches(pool, config.batch, config.crop, config.seed + run.step)
