@@ -176,16 +176,12 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A training run's folder.")],
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder to write; a bundle that is there is replaced.")],
     card: Annotated[Path | None, typer.Option("--card", help="A JSON file with more entries for the model card.")] = None,
-    calibrate: Annotated[
-        list[Path] | None,
-        typer.Option("--calibrate", help="Training pictures to count symbols on, for tables that fit the model better."),
-    ] = None,
     measure: Annotated[
         list[Path] | None, typer.Option("--measure", help="Pictures to measure the model card's curve on.")
     ] = None,
 ) -> None:
     """Turn a training run into a bundle that encodes and decodes without torch. Needs the extra `train`."""
-    _training_side().run_export(run, bundle, card, calibrate or [], measure or [])
+    _training_side().run_export(run, bundle, card, measure or [])
 
 
 def _training_side() -> Any:

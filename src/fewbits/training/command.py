@@ -14,11 +14,10 @@ from fewbits.bench.metrics import psnr
 from fewbits.codec import Model
 from fewbits.errors import TrainingError
 from fewbits.families import FAMILIES
-from fewbits.training import calibrate, checkpoint, export
+from fewbits.training import checkpoint, export
 from fewbits.training.data import decode_rgb, find_pictures
 from fewbits.training.loop import Budget, TrainConfig, train
 
-CALIBRATION_CROPS = 64
 CURVE_QUALITIES = (0, 20, 40, 60, 80, 100)
 
 
@@ -94,7 +93,7 @@ def run_train(
     )
 
 
-def run_export(run: Path, bundle: Path, card: Path | None, calibration: list[Path], pictures: list[Path]) -> None:
+def run_export(run: Path, bundle: Path, card: Path | None, pictures: list[Path]) -> None:
     """Everything behind `fewbits export`; see its help."""
     export.check_target(bundle)
     entries: dict[str, Any] = {}
@@ -106,10 +105,6 @@ def run_export(run: Path, bundle: Path, card: Path | None, calibration: list[Pat
         if not isinstance(entries, dict):
             raise TrainingError(f"--card {card}: it holds a {type(entries).__name__}, it must be a JSON object")
     files = export.run_files(run, entries)
-    if calibration:
-        exclude = checkpoint.load_config(run)["data"]["exclude"]
-        crops = calibrate.sample_crops(find_pictures(calibration, exclude), CALIBRATION_CROPS)
-        files = export.amended(files, calibrate.calibrated_tables(Model(files, str(bundle)), crops), {"calibrated": True})
     if pictures:
         curve = {"pictures": [path.name for path in pictures], "points": measure(Model(files, str(bundle)), pictures)}
         files = export.amended(files, {}, {"curve": curve})
