@@ -449,3 +449,27 @@ cli.main()
     result = subprocess.run([sys.executable, "-c", code], check=False, stderr=subprocess.PIPE)
     assert result.returncode == 1
     assert result.stderr.decode() == "fewbits: training needs torch: install the extra, pip install '.[train]' in a clone\n"
+
+
+def test_the_source_is_never_overwritten(run: Callable[..., Result], png: Path, few: Path) -> None:
+    for command, path in (("encode", png), ("decode", few)):
+        before = path.read_bytes()
+        assert failed(run(command, path, path, "-f"), path, "is IN itself")
+        assert path.read_bytes() == before
+
+
+def test_messages_name_the_file_and_what_it_is(run: Callable[..., Result], png: Path, few: Path, tmp_path: Path) -> None:
+    for command, path, words in (
+        ("encode", few, "it is a .few file already"),
+        ("decode", png, "not a fewbits file"),
+        ("info", png, "not a fewbits file"),
+    ):
+        out = [tmp_path / "out.png"] if command != "info" else []
+        assert failed(run(command, path, *out), path, words)
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    result = run("encode", text)
+    assert failed(result, text, "not a picture in a format that Pillow reads") and "0x" not in result.err
+    clear = tmp_path / "clear.png"
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(clear)
+    assert failed(run("encode", clear), clear, "transparent pixels")

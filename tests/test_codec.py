@@ -2,6 +2,7 @@
 """encode, decode, inspect and the models they use: what goes in comes out, at the size the model promises."""
 
 import inspect as python_inspect
+import io
 import math
 import shutil
 import threading
@@ -299,3 +300,28 @@ def test_folders_that_are_no_bundles_are_refused(tmp_path: Path) -> None:
 def test_odd_names_of_models_are_refused(name: str) -> None:
     with pytest.raises(ModelError):
         load_model(name)
+
+
+def test_an_upright_picture_comes_back_whoever_opened_it(model: Model) -> None:
+    """EXIF orientation is applied in Python as on the command line: nothing in the file could repair it later."""
+    pixels = np.zeros((40, 24, 3), np.uint8)
+    pixels[:10] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: the left edge is the top
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
+    decoded = np.asarray(model.decode(model.encode(Image.open(buffer), 90)))
+    assert decoded.shape == (24, 40, 3)
+    assert decoded[:, -8:].mean() > 240 and decoded[:, :20].mean() < 15
+
+
+@pytest.mark.parametrize("image", ["photo.jpg", b"abc", Path("photo.jpg")])
+def test_a_name_is_no_picture(model: Model, image: object) -> None:
+    with pytest.raises(ImageError, match=r"is no picture: open it with PIL\.Image\.open"):
+        model.encode(image)
+
+
+@pytest.mark.parametrize("quality", ["60", None])
+def test_a_quality_is_a_number(model: Model, quality: object) -> None:
+    with pytest.raises(ImageError, match="quality is"):
+        model.encode(np.zeros((4, 4), np.uint8), quality)  # type: ignore[arg-type]

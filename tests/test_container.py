@@ -106,7 +106,7 @@ def test_other_files_are_not_fewbits_files(data: bytes) -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4])
 def test_a_part_of_the_magic_is_a_truncated_file(length: int) -> None:
-    with pytest.raises(TruncatedError, match=f"header needs 34 bytes, {length} are left"):
+    with pytest.raises(TruncatedError, match=f"34 bytes are needed for the header, {length} are left"):
         parse_header(b"\x8fFEW"[:length])
 
 
@@ -130,9 +130,9 @@ def test_a_part_of_the_magic_is_a_truncated_file(length: int) -> None:
         (forged(sections=((127, 0),)), UnsupportedVersionError, "section type is 127"),
         (forged(n_sections=2**16 + 1), LimitError, "section count is 65537, at most 65536"),
         (forged(n_sections=2**32 - 1), LimitError, "section count is 4294967295"),
-        (forged(n_sections=2**16), TruncatedError, "section list needs 327718 bytes"),
-        (forged(sections=((1, 2**32 - 1),)), TruncatedError, "sections needs 4294967295 bytes, 0 are left"),
-        (forged(sections=((1, 2**32 - 1), (2, 2**32 - 1))), TruncatedError, "sections needs 8589934590 bytes"),
+        (forged(n_sections=2**16), TruncatedError, "327718 bytes are needed for the section list"),
+        (forged(sections=((1, 2**32 - 1),)), TruncatedError, "4294967295 bytes are needed for the sections, 0 are left"),
+        (forged(sections=((1, 2**32 - 1), (2, 2**32 - 1))), TruncatedError, "8589934590 bytes are needed for the sections"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -15,7 +15,7 @@ import typer
 from fewbits import __version__, files
 from fewbits.codec import DEFAULT_MODEL, DEFAULT_QUALITY, inspect, installed_models, load_model, model_of
 from fewbits.container import MAX_SECTIONS
-from fewbits.errors import FewbitsError, TrainingError
+from fewbits.errors import FewbitsError, FormatError, ImageError, TrainingError
 from fewbits.image import read_image, write_image
 from fewbits.runtime.bundle import manifest_id
 
@@ -66,7 +66,7 @@ def encode(
         raise typer.BadParameter(f"{quality} is not in the range 0 to 100", param_hint="'-q' / '--quality'")
     out = files.output_name(source, target, ".few", force)
     picture = read_image(files.read(source), source)
-    with _progress("encoding") as show:
+    with _about(source), _progress("encoding") as show:
         data = load_model(model or DEFAULT_MODEL, threads=threads).encode(picture, quality, progress=show)
     files.write(out, data, force)
 
@@ -88,8 +88,8 @@ def decode(
     """Turn a .few file back into a picture."""
     out = files.output_name(source, target, ".png", force)
     data = files.read(source)
-    header = inspect(data)
-    with _progress("decoding") as show:
+    with _about(source), _progress("decoding") as show:
+        header = inspect(data)
         chosen = load_model(model, threads=threads) if model else model_of(header, threads=threads)
         picture = chosen.decode(data, progress=show)
     files.write(out, write_image(picture, "stdout.png" if out == files.STREAM else out), force)
@@ -101,7 +101,8 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what a .few file says of itself. Reads the header only, loads no network."""
-    header = inspect(files.read(file, _HEADER_BYTES))
+    with _about(file):
+        header = inspect(files.read(file, _HEADER_BYTES))
     names = {manifest_id(manifest): Path(path).name for path, manifest in installed_models().items()}
     values = asdict(header) | {
         "model_id": header.model_id.hex(),
@@ -190,6 +191,16 @@ def _training_side() -> Any:
     except ImportError as error:
         raise TrainingError(f"training needs {error.name}: install the extra, pip install '.[train]' in a clone") from error
     return command
+
+
+@contextlib.contextmanager
+def _about(name: str) -> Iterator[None]:
+    """Messages about a file's content begin with its name."""
+    try:
+        yield
+    except (FormatError, ImageError) as error:
+        text = str(error).removeprefix("image: ")
+        raise FewbitsError(text if text.startswith(f"{name}: ") else f"{name}: {text}") from error
 
 
 @contextlib.contextmanager

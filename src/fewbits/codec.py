@@ -5,6 +5,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ class Model:
 
 def quality_steps(quality: float) -> int:
     """0-100 -> hundredths. Raises ImageError outside."""
-    if not 0 <= quality <= 100:  # also catches NaN
+    if not isinstance(quality, Real) or not 0 <= quality <= 100:  # also catches NaN
         raise ImageError(f"quality is {quality}, it must be from 0 to 100")
     return round(quality * 100)
 

@@ -77,8 +77,10 @@ def pack(header: Header, payloads: Sequence[bytes]) -> bytes:
 
 def parse_header(data: bytes) -> Header:
     """The header at the start of `data`. Raises a FormatError that names the field."""
-    if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
-        raise NotFewbitsError(f"not a fewbits file: it starts with {data[:4].hex(' ') or 'nothing'}, not {MAGIC.hex(' ')}")
+    if not data:
+        raise NotFewbitsError("not a fewbits file: it is empty")
+    if data[: len(MAGIC)] != MAGIC[: len(data)]:
+        raise NotFewbitsError(f"not a fewbits file: it starts with {data[:4].hex(' ')}, not {MAGIC.hex(' ')}")
     if len(data) > 4 and data[4] != VERSION:
         raise UnsupportedVersionError(f"format version is {data[4]}, this release reads {VERSION}: update fewbits")
     if len(data) < _LAYOUT.size:
@@ -115,7 +117,7 @@ def parse(data: bytes) -> tuple[Header, list[tuple[int, memoryview]]]:
     """A whole file: its header and its sections as (type, bytes), in order. Raises a FormatError that names the field."""
     header = parse_header(data)
     if len(data) < header.file_bytes:
-        raise TruncatedError("the sections", need=header.file_bytes - header.header_bytes, got=len(data) - header.header_bytes)
+        raise TruncatedError("sections", need=header.file_bytes - header.header_bytes, got=len(data) - header.header_bytes)
     if len(data) > header.file_bytes:
         raise CorruptError(f"{len(data) - header.file_bytes} bytes follow the last section, none are allowed")
     view, place, sections = memoryview(data), header.header_bytes, []

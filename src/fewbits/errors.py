@@ -32,7 +32,7 @@ class TruncatedError(FormatError):
     """The bytes end before the field that is named."""
 
     def __init__(self, field: str, *, need: int, got: int) -> None:
-        super().__init__(f"truncated file: {field} needs {need} bytes, {got} are left")
+        super().__init__(f"truncated file: {need} bytes are needed for the {field}, {got} are left")
 
 
 class UnsupportedVersionError(FormatError):

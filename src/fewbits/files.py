@@ -50,6 +50,8 @@ def output_name(source: str, target: str | None, extension: str, force: bool) ->
         raise ImageError(f"{target}: {error.strerror or error}") from error
     if stat.S_ISDIR(mode):
         raise ImageError(f"{target}: is a folder, it must be a file's name")
+    if stat.S_ISREG(mode) and source != STREAM and os.path.exists(source) and os.path.samefile(source, target):
+        raise ImageError(f"{target}: is IN itself, OUT must be another file")
     if stat.S_ISREG(mode) and not force:
         raise ImageError(f"{target}: exists already; -f overwrites it")
     return target

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from fewbits.container import MAX_PIXELS, MAX_SIDE
+from fewbits.container import MAGIC, MAX_PIXELS, MAX_SIDE
 from fewbits.errors import ImageError
 
 _TRANSPARENT = "image: it has transparent pixels, which this release cannot store: flatten it onto a background first"
@@ -28,17 +28,20 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts to grey
 
 
 def read_image(data: bytes, name: str) -> Image.Image:
-    """Any format that Pillow reads, upright; `name` is used in messages. Raises ImageError."""
+    """Any format that Pillow reads; `name` is used in messages. Raises ImageError."""
     if not data:
         raise ImageError(f"{name}: the file is empty")
+    if data.startswith(MAGIC):
+        raise ImageError(f"{name}: it is a .few file already, which `fewbits decode` reads")
     try:
         with _own_limit(), Image.open(io.BytesIO(data)) as picture:
             _check_size(picture.width, picture.height, name)
             picture.load()
-            ImageOps.exif_transpose(picture, in_place=True)
             return picture
     except ImageError:
         raise
+    except UnidentifiedImageError as error:  # its own text is the address of an object
+        raise ImageError(f"{name}: not a picture in a format that Pillow reads") from error
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
         raise ImageError(
             f"{name}: not a picture that can be read: {' '.join(str(error).split()) or type(error).__name__}"
@@ -72,11 +75,16 @@ def write_image(picture: Image.Image, name: str) -> bytes:
 def to_planes(image: Any) -> tuple[np.ndarray, str]:
     """Pillow image or uint8 array, (h, w), (h, w, 1) or (h, w, 3) -> uint8 RGB (h, w, 3) and "rgb" or "grey".
 
+    Pillow images are turned upright by their EXIF orientation.
     Raises ImageError on other types, on empty or huge pictures, and on transparency.
     """
     if isinstance(image, Image.Image):
         _check_size(image.width, image.height, "image")
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
         return _from_pillow(image)
+    if isinstance(image, (str, bytes, Path)):
+        raise ImageError(f"image: a {type(image).__name__} is no picture: open it with PIL.Image.open first")
     try:
         array = np.asarray(image)
     except ValueError:

@@ -187,7 +187,8 @@ def test_export_takes_more_entries_for_the_card_and_measures_a_curve(
 ) -> None:
     (tmp_path / "card.json").write_text('{"licence": "CC0", "note": "for a test"}')
     options = ["--card", tmp_path / "card.json", "--measure", tiny_run.data]
-    assert fewbits("export", tiny_run.run, tmp_path / "bundle", *options) == (0, "", "")
+    code, out, err = fewbits("export", tiny_run.run, tmp_path / "bundle", *options)
+    assert (code, err) == (0, "") and f"{tmp_path / 'bundle'} holds a model" in out
     card = json.loads((tmp_path / "bundle" / MANIFEST).read_text())["card"]
     assert (card["licence"], card["note"]) == ("CC0", "for a test")
     assert card["curve"]["pictures"] == [tiny_run.data.name]

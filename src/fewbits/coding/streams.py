@@ -108,4 +108,4 @@ def _decode(decoder: Any, model: object, n_symbols: int) -> np.ndarray:
     try:
         return np.asarray(decoder.decode(model, n_symbols))
     except (AssertionError, ValueError) as error:
-        raise CorruptError("a stream holds no valid symbols") from error
+        raise CorruptError("a stream holds no valid symbols: the file is damaged") from error

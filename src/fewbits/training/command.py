@@ -109,6 +109,7 @@ def run_export(run: Path, bundle: Path, card: Path | None, pictures: list[Path])
         curve = {"pictures": [path.name for path in pictures], "points": measure(Model(files, str(bundle)), pictures)}
         files = export.amended(files, {}, {"curve": curve})
     export.write_folder(bundle, files)
+    print(f"{bundle} holds a model of {sum(map(len, files.values())) / 1e6:.1f} MB: fewbits encode --model {bundle}")
 
 
 def measure(model: Model, roots: list[Path]) -> list[dict[str, float]]:

@@ -6,6 +6,7 @@ halves a bundle. Initializers carry the names that the parameters have in torch,
 """
 
 import io
+import logging
 import os
 import shutil
 import tempfile
@@ -91,6 +92,7 @@ def export_network(network: nn.Module, inputs: dict[str, Tensor]) -> bytes:
         name: {axis: torch.export.Dim.DYNAMIC for axis in (2, 3)} if min(value.shape[2:]) > 1 else None
         for name, value in inputs.items()
     }
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells in many lines that torchvision is not there
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter warns of its own deprecations
         program = torch.onnx.export(
