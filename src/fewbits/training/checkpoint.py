@@ -51,6 +51,11 @@ def save_config(run: Path, config: dict[str, Any]) -> None:
         file.write((json.dumps(config, indent=1, sort_keys=True) + "\n").encode())
 
 
+def plain_settings(saved: dict[str, Any]) -> dict[str, Any]:
+    """A config's fields as JSON holds them -> as its dataclass holds them: lists become tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()}
+
+
 def load_config(run: Path) -> dict[str, Any]:
     """The settings that save_config wrote."""
     try:

@@ -40,8 +40,8 @@ def override(config: Any, settings: list[str]) -> Any:
 def _restored(config: Any, saved: dict[str, Any]) -> Any:
     """`config` with the values that a run saved as JSON; fields that are newer than the run keep their defaults."""
     names = {field.name for field in dataclasses.fields(config)}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items() if name in names}
-    return dataclasses.replace(config, **values)
+    values = checkpoint.plain_settings(saved)
+    return dataclasses.replace(config, **{name: value for name, value in values.items() if name in names})
 
 
 def run_train(

@@ -54,8 +54,7 @@ def _build(family: str, architecture: Any, where: str) -> Any:
     """A fresh model of a family from its config as JSON. Raises ModelError that says `where` the config came from."""
     try:
         config_class, model_class = FAMILIES[family]
-        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in architecture.items()}
-        return model_class(config_class(**plain))
+        return model_class(config_class(**checkpoint.plain_settings(architecture)))
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{where}: family {family!r} with architecture {architecture!r} cannot be built: {error}") from error
 

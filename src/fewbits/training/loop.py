@@ -112,7 +112,7 @@ class Run:
         self.family, self.config, self.device = family, config, device
         self.model = FAMILIES[family][1](model_config).to(device, memory_format=torch.channels_last)
         self.optimizers = make_optimizers(self.model, config)
-        self.averaged = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.reset_average()
         self.step, self.seconds = 0, 0.0
 
     def reset_average(self) -> None:
