@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 import fewbits
+from fewbits.bench.codecs import AVIF, JPEG, LOWEST_QUALITY, nearest_size
 from fewbits.bench.metrics import psnr
-from fewbits.bench.peers import JPEG, LOWEST_QUALITY, avif, nearest_size
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -66,16 +66,17 @@ def run(source: Path, out: Path, quality: float) -> None:
     row(f"fewbits Q{quality:g}", data, np.asarray(decoded), encode_s, decode_s)
 
     notes = []
-    for peer, name in ((JPEG, "photo.jpg"), (avif(threads=os.cpu_count() or 1), "photo.avif")):
-        found = nearest_size(peer, pixels, len(data))
+    threads = os.cpu_count() or 1
+    for peer, name in ((JPEG, "photo.jpg"), (AVIF, "photo.avif")):
+        found = nearest_size(peer, pixels, len(data), threads)
         chosen = found[0] if found else LOWEST_QUALITY
         if not found:
-            notes.append(f"No quality of {peer.name}'s gives a file so small: this is its lowest.")
-        peer.decode(peer.encode(corner, chosen))
-        peer_data, encode_s = timed(peer.encode, pixels, chosen)
-        peer_pixels, decode_s = timed(peer.decode, peer_data)
+            notes.append(f"No quality of {peer.label}'s gives a file so small: this is its lowest.")
+        peer.decode(peer.encode(corner, chosen, threads), threads)
+        peer_data, encode_s = timed(peer.encode, pixels, chosen, threads)
+        peer_pixels, decode_s = timed(peer.decode, peer_data, threads)
         (out / name).write_bytes(peer_data)
-        row(f"{peer.name} Q{chosen}", peer_data, peer_pixels, encode_s, decode_s)
+        row(f"{peer.label} Q{chosen:g}", peer_data, peer_pixels, encode_s, decode_s)
     print("", *notes, sep="\n")
     print(f"Look at {out}/photo.png, the original, beside photo.decoded.png (fewbits), photo.jpg and photo.avif.")
 

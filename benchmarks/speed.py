@@ -18,11 +18,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from demo import PHOTOGRAPHS, photographs, timed
-from PIL import AvifImagePlugin, Image
+from PIL import Image
 
 from fewbits import FewbitsError, load_model
+from fewbits.bench.codecs import AVIF, JPEG, WEBP, nearest_psnr
 from fewbits.bench.metrics import psnr
-from fewbits.bench.peers import JPEG, WEBP, avif, nearest_psnr
 from fewbits.image import read_image, write_image
 
 SUFFIXES: Final = frozenset({".jpeg", ".jpg", ".png"})
@@ -58,12 +58,12 @@ def works(pixels: np.ndarray, options: argparse.Namespace) -> dict[str, Work]:
         "fewbits": Work(data, lambda: model.encode(pixels, options.quality), lambda: np.asarray(model.decode(data))),
     }
     target_db = psnr(pixels, found["fewbits"].decode())
-    for peer in (avif(options.threads), WEBP, JPEG):
-        quality, peer_data = nearest_psnr(peer, pixels, target_db)
-        found[peer.name] = Work(
+    for peer in (AVIF, WEBP, JPEG):
+        quality, peer_data = nearest_psnr(peer, pixels, target_db, options.threads)
+        found[peer.label] = Work(
             peer_data,
-            lambda peer=peer, quality=quality: peer.encode(pixels, quality),  # type: ignore[misc]
-            lambda peer=peer, peer_data=peer_data: peer.decode(peer_data),  # type: ignore[misc]
+            lambda peer=peer, quality=quality: peer.encode(pixels, quality, options.threads),  # type: ignore[misc]
+            lambda peer=peer, peer_data=peer_data: peer.decode(peer_data, options.threads),  # type: ignore[misc]
         )
     return found
 
@@ -155,7 +155,6 @@ def run(options: argparse.Namespace) -> None:
         paths = photographs((*PHOTOGRAPHS, "rocket.jpg"))
     if not paths:
         raise SystemExit(f"{options.images}: no pictures ({', '.join(sorted(SUFFIXES))})")
-    AvifImagePlugin.DEFAULT_MAX_THREADS = options.threads  # Pillow's only way to say it for decoding
     samples = []
     for path in paths[: options.limit]:
         with Image.open(path) as picture:

@@ -2,20 +2,21 @@
 """The command line: read, call, write. Exit 0: done; 1: it failed, with one line on stderr; 2: wrong usage."""
 
 import contextlib
+import importlib
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from fewbits import __version__, files
 from fewbits.codec import DEFAULT_MODEL, DEFAULT_QUALITY, inspect, installed_models, load_model, model_of
 from fewbits.container import MAX_SECTIONS
-from fewbits.errors import FewbitsError, FormatError, ImageError, TrainingError
+from fewbits.errors import FewbitsError, FormatError, ImageError
 from fewbits.image import read_image, write_image
 from fewbits.runtime.bundle import manifest_id
 
@@ -166,7 +167,7 @@ def train(
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Train a model, or go on training it. Needs the extra `train`."""
-    _training_side().run_train(
+    _extra("train").run_train(
         family, data, out, minutes=minutes, steps=steps, anneal=anneal, init=init,
         exclude=exclude or [], validation=validation or [], settings=settings or [], device=device,
     )  # fmt: skip
@@ -182,15 +183,120 @@ def export(
     ] = None,
 ) -> None:
     """Turn a training run into a bundle that encodes and decodes without torch. Needs the extra `train`."""
-    _training_side().run_export(run, bundle, card, measure or [])
+    _extra("train").run_export(run, bundle, card, measure or [])
 
 
-def _training_side() -> Any:
+@app.command()
+def bench(
+    pictures: Annotated[
+        list[Path], typer.Argument(metavar="DIR", help="Folders of pictures, searched recursively, or pictures.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The report's folder; a measurement that is there goes on.")],
+    codecs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--codecs",
+            metavar="NAME,...",
+            help="few or any model's name, a bundle's folder (./mine), jpeg, jpeg-default, jpeg-444, jpeg2000, webp, "
+            "avif (4:2:0, speed 6), avif-444, avif-s2 (speed 2), avif-444-s2, jxl. Default: few,jpeg,jpeg2000,webp,avif.",
+        ),
+    ] = None,
+    command: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--command",
+            metavar="'NAME: ENC ;; DEC'",
+            help="Any codec by two commands: 'name: enc {in} {out} -q {q} ;; dec {in} {out}'. Pictures are PNG files; {in.ppm} "
+            "asks for another format. May be given again.",
+        ),
+    ] = None,
+    qualities: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--qualities", metavar="CODEC=N,N,...", help="A codec's settings instead of seven usual ones; may be given again."
+        ),
+    ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metrics",
+            metavar="NAME,...",
+            help="mse, psnr, psnr_y, ssim, ms_ssim, ssimulacra2, lpips (needs torch and weights). "
+            "Default: psnr,psnr_y,ms_ssim,ssimulacra2.",
+        ),
+    ] = None,
+    published: Annotated[Path | None, typer.Option("--published", help="A JSON file of published curves to show beside.")] = None,
+    published_curve: Annotated[
+        list[str] | None, typer.Option("--published-curve", metavar="NAME", help="Only this one of them; may be given again.")
+    ] = None,
+    anchor: Annotated[
+        str | None, typer.Option("--anchor", help="The codec that tables compare with; jpeg where it is measured.")
+    ] = None,
+    speed_reference: Annotated[
+        str | None, typer.Option("--speed-reference", help="The codec whose speed is 1; avif where it is measured.")
+    ] = None,
+    bpp_range: Annotated[
+        str | None, typer.Option("--range", metavar="LOW:HIGH", help="Compare at these bits per pixel only, such as 0.12:1.6.")
+    ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option("--at", metavar="METRIC=QUALITY", help="A quality for the table of smallest files; may be given again."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("-j", "--jobs", min=1, help="Processes for bytes and metrics; all cores where not given.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Threads of each codec while it is timed; all cores where not given.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Take only the first N pictures.")] = None,
+    timing: Annotated[bool, typer.Option(help="Measure seconds and peak memory too, one row at a time.")] = True,
+    gallery: Annotated[
+        bool, typer.Option("--gallery", help="Also write sheets of the original and each setting side by side.")
+    ] = False,
+    viewer: Annotated[
+        str,
+        typer.Option(
+            "--viewer", metavar="BPP,...", help="Bits per pixel at which the report's viewer shows pictures; '' for none."
+        ),
+    ] = "0.5",
+    viewer_mb: Annotated[
+        float, typer.Option("--viewer-mb", help="The report shows pictures until they are so many megabytes.")
+    ] = 40.0,
+) -> None:
+    """Measure any codecs on any pictures, and write a table, plots and a report. Needs the extra `bench`.
+
+    Exit 1 where a row failed; the table says why, and the rest is measured.
+    """
+    side = _extra("bench")
+    n_failed = side.run_bench(
+        side.Options(
+            pictures, out, codecs or [], command or [], qualities or [], metrics or [], published, published_curve or [],
+            anchor, speed_reference,
+            bpp_range, at or [], jobs, threads, limit, timing, gallery, [viewer], viewer_mb,
+        )
+    )  # fmt: skip
+    if n_failed:
+        raise FewbitsError(f"{n_failed} row{'s' if n_failed > 1 else ''} failed: the column `error` of {out}/table.csv says why")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="The original; any picture, or a .few file.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="The other, of the same size.")],
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metrics", metavar="NAME,...", help="Only these; see `fewbits bench`.")
+    ] = None,
+) -> None:
+    """Print how near a picture is to another by every metric. Needs the extra `bench`."""
+    _extra("bench").run_compare(first, second, metrics or [])
+
+
+def _extra(name: Literal["train", "bench"]) -> Any:
+    """The side of the program that needs an extra. Raises FewbitsError where it is not installed."""
     try:
-        from fewbits.training import command
+        return importlib.import_module({"train": "fewbits.training.command", "bench": "fewbits.bench.command"}[name])
     except ImportError as error:
-        raise TrainingError(f"training needs {error.name}: install the extra, pip install '.[train]' in a clone") from error
-    return command
+        raise FewbitsError(f"this needs {error.name}: install the extra, pip install '.[{name}]' in a clone") from error
 
 
 @contextlib.contextmanager

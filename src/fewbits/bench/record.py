@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT
+"""What a measurement was made with: versions, machine, command, colour path. Without it numbers do not reproduce."""
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+PACKAGES: Final = ("fewbits", "numpy", "scipy", "Pillow", "onnxruntime", "constriction", "ssimulacra2", "imagecodecs", "torch")
+COLOUR_PATH: Final = (
+    "each picture is turned upright, taken as 8-bit RGB with its profile ignored, encoded, and the decoded 8-bit RGB is compared "
+    "with it; conversions to YCbCr, and chroma subsampling, are the codec's own"
+)
+
+
+@lru_cache(maxsize=1)
+def cpu_name() -> str:
+    """The processor's name and the number of cores that this process may use."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        name = next(
+            (line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), name
+        )
+    return f"{name}, {usable_cores()} cores"
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def record(codecs: dict[str, str], arguments: Sequence[str] | None = None) -> dict[str, str]:
+    """Label -> text. codecs: identity by name. arguments: the command line, this process's where None."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    command = ["fewbits", *(sys.argv[1:] if arguments is None else arguments)]
+    return {
+        "command": shlex.join(command),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "CPU": cpu_name(),
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "packages": ", ".join(f"{package} {number}" for package, number in found.items()),
+        "colour path": COLOUR_PATH,
+        "means": "every metric is taken picture by picture; curves show means over the pictures of it and of bits per pixel",
+        **{f"codec {name}": text for name, text in codecs.items()},
+    }

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: MIT
+"""Rows of measurements -> curves, Bjontegaard comparisons, smallest files, wins and losses, speeds. Pure: no files.
+
+Curves are means over those pictures that every codec brought through at every setting, so that all are of the same pictures.
+All comparisons are on a metric's axis (see metrics.Metric), which rises with quality.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+
+from fewbits.bench.bjontegaard import EVERYTHING, BppRange, Curve, quality_change, rate_at, rate_change
+from fewbits.bench.metrics import METRICS
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CurveData:
+    """A rate-distortion curve: points of (setting, bits per pixel, value on the metric's axis), by rising rate."""
+
+    codec: str
+    metric: str
+    points: tuple[tuple[float | None, float, float], ...]
+
+    def curve(self) -> Curve:
+        return Curve([point[1] for point in self.points], [point[2] for point in self.points])
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A Bjontegaard comparison of `test` against `anchor`.
+
+    rate_percent: rate difference at equal quality in percent, negative where `test` needs fewer bytes. quality_gain: quality
+    difference at equal rate in the metric's unit. low, high: the span of quality compared over, in the metric's unit.
+    reason: why there is no number, "" where there is one.
+    """
+
+    metric: str
+    anchor: str
+    test: str
+    rate_percent: float | None
+    quality_gain: float | None
+    low: float | None
+    high: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SmallestFile:
+    """Bits per pixel that `codec` needs for `quality` (metric's unit): mean over the n_pictures where every codec gets there."""
+
+    metric: str
+    quality: float
+    codec: str
+    mean_bpp: float | None
+    n_pictures: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wins:
+    """On how many pictures `test` needs fewer bytes than `anchor`, more, or cannot be told.
+
+    median_percent: median over the pictures of the Bjontegaard rate in percent, negative where `test` needs fewer bytes.
+    """
+
+    metric: str
+    anchor: str
+    test: str
+    n_wins: int
+    n_losses: int
+    n_undecided: int
+    median_percent: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Medians over rows in megapixels a second, how many times the reference codec's that is, and the most memory in MB."""
+
+    codec: str
+    encode_mps: float | None
+    decode_mps: float | None
+    encode_ratio: float | None
+    decode_ratio: float | None
+    peak_mb: float | None
+
+
+def whole_pictures(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """Names of the pictures that have no failed row, and of those that have one."""
+    failed = {row["image"] for row in rows if row["error"]}
+    names = list(dict.fromkeys(row["image"] for row in rows))
+    return [name for name in names if name not in failed], [name for name in names if name in failed]
+
+
+def mean_curves(rows: Sequence[Row], codecs: Sequence[str], metrics: Sequence[str]) -> list[CurveData]:
+    """A curve for each codec and metric; pictures too small for a metric are left out of that metric's curves."""
+    whole = set(whole_pictures(rows)[0])
+    curves = []
+    for codec in codecs:
+        own = [row for row in rows if row["codec"] == codec and row["image"] in whole]
+        for metric in metrics:
+            points = []
+            for setting in sorted({row["setting"] for row in own}):
+                here = [row for row in own if row["setting"] == setting and row[metric] is not None]
+                if here:
+                    bpp = float(np.mean([row["bpp"] for row in here]))
+                    points.append((setting, bpp, METRICS[metric].axis(float(np.mean([row[metric] for row in here])))))
+            curves.append(CurveData(codec, metric, tuple(points)))
+    return curves
+
+
+def comparisons(curves: Sequence[CurveData], anchors: Sequence[str], bpp_range: BppRange = EVERYTHING) -> list[Comparison]:
+    """Every curve against those of `anchors` in the same metric, over what both span within `bpp_range`."""
+    by_name = {(data.metric, data.codec): data.curve() for data in curves if data.points}
+    found = []
+    for metric, anchor in [(metric, anchor) for metric, anchor in by_name if anchor in anchors]:
+        for other, test in by_name:
+            if other == metric and test != anchor:
+                found.append(_comparison(metric, anchor, test, by_name, bpp_range))
+    return found
+
+
+def _comparison(metric: str, anchor: str, test: str, curves: Mapping[tuple[str, str], Curve], bpp_range: BppRange) -> Comparison:
+    pair = curves[metric, anchor], curves[metric, test]
+    try:
+        rate, quality = rate_change(*pair, bpp_range), quality_change(*pair, bpp_range)
+    except ValueError as error:
+        return Comparison(metric, anchor, test, None, None, None, None, str(error))
+    return Comparison(metric, anchor, test, rate.mean, quality.mean, rate.low, rate.high, "")
+
+
+def picture_curves(rows: Sequence[Row], codecs: Sequence[str], metric: str) -> dict[str, dict[str, Curve]]:
+    """Curves of single pictures, by picture and codec; only pictures that every codec brought through."""
+    whole = whole_pictures(rows)[0]
+    points: dict[str, dict[str, list[tuple[float, float]]]] = {name: {codec: [] for codec in codecs} for name in whole}
+    for row in rows:
+        if row["image"] in points and row["codec"] in codecs and row[metric] is not None:
+            points[row["image"]][row["codec"]].append((row["bpp"], METRICS[metric].axis(row[metric])))
+    return {
+        name: {
+            codec: Curve(*map(list, zip(*sorted(own), strict=True))) if own else Curve([], []) for codec, own in of_codec.items()
+        }
+        for name, of_codec in points.items()
+    }
+
+
+def wins(rows: Sequence[Row], codecs: Sequence[str], metrics: Sequence[str], bpp_range: BppRange = EVERYTHING) -> list[Wins]:
+    """Every codec against every other, picture by picture, by the sign of the Bjontegaard rate."""
+    found = []
+    for metric in metrics:
+        curves = picture_curves(rows, codecs, metric)
+        for anchor in codecs:
+            for test in (codec for codec in codecs if codec != anchor):
+                rates = []
+                for of_codec in curves.values():
+                    try:
+                        rates.append(rate_change(of_codec[anchor], of_codec[test], bpp_range).mean)
+                    except ValueError:
+                        continue
+                n_wins, n_losses = sum(rate < 0 for rate in rates), sum(rate > 0 for rate in rates)
+                undecided = len(curves) - n_wins - n_losses
+                found.append(Wins(metric, anchor, test, n_wins, n_losses, undecided, median(rates) if rates else None))
+    return found
+
+
+def smallest_files(rows: Sequence[Row], codecs: Sequence[str], levels: Mapping[str, Sequence[float]]) -> list[SmallestFile]:
+    """Mean bits per pixel at equal quality, interpolated picture by picture, over the pictures where every codec reaches it."""
+    found = []
+    for metric, qualities in levels.items():
+        curves = picture_curves(rows, codecs, metric)
+        for quality in qualities:
+            rates: dict[str, list[float | None]] = {codec: [] for codec in codecs}
+            for of_codec in curves.values():
+                for codec in codecs:
+                    rates[codec].append(_rate_or_none(of_codec[codec], quality))
+            shared = [k for k in range(len(curves)) if all(rates[codec][k] is not None for codec in codecs)]
+            for codec in codecs:
+                values = [rate for k in shared if (rate := rates[codec][k]) is not None]
+                n_reached = sum(rate is not None for rate in rates[codec])
+                reason = "" if values else f"{codec} reaches it on {n_reached} of {len(curves)} pictures, on none do all codecs"
+                mean_bpp = float(np.mean(values)) if values else None
+                found.append(SmallestFile(metric, quality, codec, mean_bpp, len(shared), reason))
+    return found
+
+
+def _rate_or_none(curve: Curve, quality: float) -> float | None:
+    try:
+        return rate_at(curve, quality)
+    except ValueError:
+        return None
+
+
+def speeds(rows: Sequence[Row], codecs: Sequence[str], reference: str) -> list[Speed]:
+    """Medians over all rows that have times; ratios to those of the codec `reference`."""
+    rates: dict[str, tuple[float | None, float | None]] = {}
+    peaks: dict[str, float | None] = {}
+    for codec in codecs:
+        own = [row for row in rows if row["codec"] == codec and row["encode_s"] is not None]
+        encode, decode = ([row["width"] * row["height"] / 1e6 / row[name] for row in own] for name in ("encode_s", "decode_s"))
+        rates[codec] = (median(encode), median(decode)) if own else (None, None)
+        peaks[codec] = max((row["peak_mb"] for row in own if row["peak_mb"] is not None), default=None)
+    base = rates.get(reference, (None, None))
+    found = []
+    for codec in codecs:
+        encode_mps, decode_mps = rates[codec]
+        ratios = _ratio(encode_mps, base[0]), _ratio(decode_mps, base[1])
+        found.append(Speed(codec, encode_mps, decode_mps, *ratios, peaks[codec]))
+    return found
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    return value / base if value is not None and base else None
+
+
+DEFAULT_LEVELS: Final = {metric.name: metric.levels for metric in METRICS.values() if metric.levels}

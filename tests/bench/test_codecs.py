@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+"""Codecs write real files, travel to other processes, and the searches find what trying every quality finds."""
+
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fewbits.bench.codecs import (
+    AVIF,
+    JPEG,
+    PILLOW_CODECS,
+    BundleCodec,
+    Codec,
+    JpegXl,
+    find_codec,
+    nearest_psnr,
+    nearest_size,
+    parse_command,
+    with_settings,
+)
+from fewbits.bench.metrics import psnr
+from fewbits.errors import FewbitsError, ImageError
+
+ALL: list[Codec] = [*PILLOW_CODECS.values(), JpegXl(), BundleCodec("few", "few")]
+PYTHON = f"{sys.executable} -c 'from PIL import Image; from sys import argv; picture = Image.open(argv[1]);"
+ENCODER = PYTHON + ' picture.save(argv[2], "JPEG", quality=int(argv[3]))\' {in} {out} {q}'
+DECODER = PYTHON + " picture.save(argv[2])' {in} {out}"
+COMMAND = f"mine: {ENCODER} ;; {DECODER}"
+
+
+@pytest.mark.parametrize("codec", ALL, ids=lambda codec: codec.name)
+def test_a_higher_setting_comes_nearer(codec: Codec, photo: np.ndarray) -> None:
+    if codec.name == "jxl":
+        pytest.importorskip("imagecodecs")
+    part = photo[:128, :96]
+    low, high = (codec.encode(part, setting) for setting in (codec.settings[1], codec.settings[-1]))
+    assert len(low) < len(high)
+    assert 20 < psnr(part, codec.decode(low)) < psnr(part, codec.decode(high))
+    assert codec.decode(low).shape == part.shape and codec.decode(low).dtype == np.uint8
+    assert len(codec.settings) >= 7 and list(codec.settings) == sorted(set(codec.settings))
+    assert pickle.loads(pickle.dumps(codec)) == codec and pickle.loads(pickle.dumps(codec)).identity() == codec.identity()
+
+
+def test_identities_differ() -> None:
+    identities = [codec.identity() for codec in PILLOW_CODECS.values()]
+    assert len(set(identities)) == len(identities)
+    assert all("Pillow" in identity for identity in identities)
+
+
+def test_jpeg_2000_has_its_colour_transform_and_the_asked_rate(photo: np.ndarray) -> None:
+    codec = PILLOW_CODECS["jpeg2000"]
+    data = codec.encode(photo, 1.0)
+    assert 8 * len(data) / photo[..., 0].size == pytest.approx(1.0, rel=0.02)
+    without = with_settings(codec, [1.0])
+    plain = type(codec)(codec.name, codec.label, codec.format, codec.feature, {**codec.options, "mct": 0}, without.settings)
+    assert psnr(photo, codec.decode(data)) > psnr(photo, plain.decode(plain.encode(photo, 1.0))) + 0.5
+
+
+def test_subsampling_and_speed_reach_avif(photo: np.ndarray) -> None:
+    part = photo[:128, :128]
+    files = {name: codec.encode(part, 50) for name, codec in PILLOW_CODECS.items() if codec.format == "AVIF"}
+    assert len(files) == 4 and len(set(files.values())) == 4
+
+
+def test_a_pair_of_commands_is_a_codec(photo: np.ndarray) -> None:
+    codec = parse_command(COMMAND)
+    part = photo[:64, :80]
+    data = codec.encode(part, 40)
+    assert data[:2] == b"\xff\xd8"
+    assert 20 < psnr(part, codec.decode(data)) < 60
+    assert len(codec.peaks) == 2 and all(1e6 < peak < 1e9 for peak in codec.peaks)
+    assert pickle.loads(pickle.dumps(codec)) == codec
+
+
+def test_a_command_may_ask_for_another_format(photo: np.ndarray, tmp_path: Path) -> None:
+    script = tmp_path / "copy.py"
+    script.write_text("import shutil, sys\nassert sys.argv[1][-4:] in ('.ppm', '.bin'), sys.argv\nshutil.copy(*sys.argv[1:3])\n")
+    words = f"{sys.executable} {script}"
+    codec = parse_command(f"copy: {words} {{in.ppm}} {{out.bin}} {{q}} ;; {words} {{in}} {{out.ppm}}")
+    data = codec.encode(photo[:8, :8], 1)
+    assert data.startswith(b"P6")
+    assert np.array_equal(codec.decode(data), photo[:8, :8])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("enc {in} {out} {q}", "it must be 'name: encoder"),
+        ("x: enc {in} {out} {q}", "it must be 'name: encoder"),
+        ("x y: enc {in} {out} {q} ;; dec {in} {out}", "it must be 'name: encoder"),
+        ("x: enc {in} {out} ;; dec {in} {out}", "no {q} in 'enc {in} {out}'"),
+        ("x: enc {in} {out} {q} ;; dec {in}", "no {out} in 'dec {in}'"),
+        ("x: enc '{in} {out} {q} ;; dec {in} {out}", "No closing quotation"),
+    ],
+)
+def test_a_command_that_cannot_work_is_refused(text: str, said: str) -> None:
+    with pytest.raises(FewbitsError) as error:
+        parse_command(text)
+    assert said in str(error.value) and text in str(error.value)
+
+
+def test_a_command_that_fails_says_so(photo: np.ndarray) -> None:
+    python = sys.executable
+    failing = parse_command(f"x: {python} -c 'import sys; sys.exit(\"no such luck\")' {{in}} {{out}} {{q}} ;; dec {{in}} {{out}}")
+    with pytest.raises(ImageError, match="ended with 1: no such luck"):
+        failing.encode(photo[:8, :8], 1)
+    idle = parse_command(f"x: {python} -c pass {{in}} {{out}} {{q}} ;; /no/such/decoder {{in}} {{out}}")
+    with pytest.raises(ImageError, match="wrote no coded"):
+        idle.encode(photo[:8, :8], 1)
+    with pytest.raises(ImageError, match="/no/such/decoder: No such file"):
+        idle.decode(b"data")
+
+
+def test_codecs_are_found_by_name(tiny_run: object) -> None:
+    assert find_codec("avif") is AVIF
+    assert find_codec("few").label == "fewbits"
+    bundle = tiny_run.bundle  # type: ignore[attr-defined]
+    found = find_codec(str(bundle))
+    assert (found.name, found.label) == (bundle.name, f"fewbits {bundle.name}")
+    with pytest.raises(FewbitsError, match=r"--codecs jpg: neither a codec \(jpeg, .*jxl\) nor a model"):
+        find_codec("jpg")
+
+
+def test_settings_can_be_chosen() -> None:
+    assert with_settings(JPEG, [50, 10, 50]).settings == (10, 50)
+    with pytest.raises(FewbitsError, match="--qualities jpeg: .*12.5.* integers only"):
+        with_settings(JPEG, [12.5])
+
+
+def test_searches_find_the_best_quality(photo: np.ndarray) -> None:
+    part = photo[:96, :96]
+    files = {quality: JPEG.encode(part, quality) for quality in range(1, 96)}
+    limit = len(files[37])
+    found = nearest_size(JPEG, part, limit)
+    assert found is not None
+    assert found[0] == max(quality for quality, data in files.items() if len(data) <= limit)
+    assert nearest_size(JPEG, part, 10) is None
+    scores = {quality: psnr(part, JPEG.decode(data)) for quality, data in files.items()}
+    target = scores[50] + 0.01
+    best = min(scores, key=lambda quality: abs(scores[quality] - target))
+    assert nearest_psnr(JPEG, part, target)[0] == best
+
+
+@pytest.mark.parametrize("name", ["few", "jpeg2000", "jxl"])
+def test_continuous_settings_come_within_a_few_percent_of_a_size(name: str, photo: np.ndarray) -> None:
+    pytest.importorskip("scipy")
+    if name == "jxl":
+        pytest.importorskip("imagecodecs")
+    part = photo[:256, :256]
+    found = nearest_size(find_codec(name), part, 6000)
+    assert found is not None
+    assert 5700 < len(found[1]) <= 6000
+    assert nearest_size(find_codec(name), part, 50) is None
