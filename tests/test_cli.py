@@ -451,6 +451,23 @@ cli.main()
     assert result.stderr.decode() == "fewbits: training needs torch: install the extra, pip install '.[train]' in a clone\n"
 
 
+def test_measuring_without_its_extra_says_what_is_missing(tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.modules["scipy"] = None
+sys.modules["tqdm"] = None
+from fewbits import cli
+sys.argv = ["fewbits", "bench", {str(tmp_path)!r}, "--out", {str(tmp_path / "report")!r}]
+cli.main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], check=False, stderr=subprocess.PIPE)
+    assert result.returncode == 1
+    said = result.stderr.decode()
+    assert said.startswith("fewbits: measuring needs ") and said.endswith(
+        ": install the extra, pip install '.[bench]' in a clone\n"
+    )
+
+
 def test_the_source_is_never_overwritten(run: Callable[..., Result], png: Path, few: Path) -> None:
     for command, path in (("encode", png), ("decode", few)):
         before = path.read_bytes()

@@ -198,7 +198,8 @@ def bench(
             "--codecs",
             metavar="NAME,...",
             help="few or any model's name, a bundle's folder (./mine), jpeg, jpeg-default, jpeg-444, jpeg2000, webp, "
-            "avif (4:2:0, speed 6), avif-444, avif-s2 (speed 2), avif-444-s2, jxl. Default: few,jpeg,jpeg2000,webp,avif.",
+            "webp-default, avif (4:2:0, speed 6), avif-444, avif-s2 (speed 2), avif-444-s2, jxl. "
+            "Default: few,jpeg,jpeg2000,webp,avif.",
         ),
     ] = None,
     command: Annotated[
@@ -261,7 +262,7 @@ def bench(
     ] = "0.5",
     viewer_mb: Annotated[
         float, typer.Option("--viewer-mb", help="The report shows pictures until they are so many megabytes.")
-    ] = 40.0,
+    ] = 60.0,
 ) -> None:
     """Measure any codecs on any pictures, and write a table, plots and a report. Needs the extra `bench`.
 
@@ -296,7 +297,8 @@ def _extra(name: Literal["train", "bench"]) -> Any:
     try:
         return importlib.import_module({"train": "fewbits.training.command", "bench": "fewbits.bench.command"}[name])
     except ImportError as error:
-        raise FewbitsError(f"this needs {error.name}: install the extra, pip install '.[{name}]' in a clone") from error
+        what = {"train": "training", "bench": "measuring"}[name]
+        raise FewbitsError(f"{what} needs {error.name}: install the extra, pip install '.[{name}]' in a clone") from error
 
 
 @contextlib.contextmanager

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""What the scripts in benchmarks/ measure with: metrics, other codecs, Bjontegaard rates. Nothing here imports torch."""
+"""`fewbits bench`: any codec on any pictures by any metric, compared and shown. See docs/adr/0008-the-bench.md."""

@@ -266,6 +266,7 @@ PILLOW_CODECS: Final = {
             (0.125, 0.25, 0.4, 0.6, 0.9, 1.3, 2.0), (0.02, 8.0),
         ),
         WEBP,
+        PillowCodec("webp-default", "WebP, method 4", "WEBP", "webp", {}, WEBP.settings),
         AVIF,
         _avif("avif-444", "AVIF 4:4:4", 6, "4:4:4"),
         _avif("avif-s2", "AVIF speed 2", 2, "4:2:0"),

@@ -24,6 +24,7 @@ from fewbits.bench.plots import COLOURS, PUBLISHED_COLOUR, Style, plot
 from fewbits.bench.published import Published, read_published
 from fewbits.bench.record import record, usable_cores
 from fewbits.bench.report import CodecInfo, MetricInfo, ReportData, write_report
+from fewbits.bench.text import curves as curves_text
 from fewbits.bench.text import summary as summary_text
 from fewbits.codec import decode
 from fewbits.container import MAGIC
@@ -32,7 +33,8 @@ from fewbits.files import replacing
 from fewbits.image import read_image
 
 DEFAULT_CODECS: Final = ("few", "jpeg", "jpeg2000", "webp", "avif")
-TABLE, JOURNAL, RECORD, SUMMARY, REPORT = "table.csv", "journal.jsonl", "record.txt", "summary.md", "report.html"
+TABLE, JOURNAL, RECORD, SUMMARY, CURVES = "table.csv", "journal.jsonl", "record.txt", "summary.md", "curves.md"
+REPORT: Final = "report.html"
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Options:
     timing: bool = True
     gallery: bool = False
     viewer_bpp: Sequence[str] = ("0.5",)
-    viewer_mb: float = 40.0
+    viewer_mb: float = 60.0
 
 
 def run_bench(options: Options) -> int:
@@ -116,6 +118,7 @@ def run_bench(options: Options) -> int:
     write_report(options.out / REPORT, data)
     text = summary_text(data)
     _write_text(options.out / SUMMARY, f"# {data.title}\n\n{text}\n")
+    _write_text(options.out / CURVES, curves_text(data))
     print(f"{text}\n\n{options.out / REPORT} shows it all; {options.out / TABLE} has the {len(rows)} rows")
     return sum(bool(row["error"]) for row in rows)
 
@@ -290,7 +293,7 @@ def _report_data(
         speed=tuple(summary.speeds(rows, own, speed_reference)),
         speed_reference=speed_reference,
         histogram_metrics=tuple(name for name in names if name in ("ms_ssim", "ssimulacra2")) or tuple(names[:1]),
-        rows=tuple(rows),
+        rows=tuple(row | {name: metric_table.on_axis(name, row[name]) for name in names} for row in rows),
         viewer=viewer,
     )
 

@@ -102,7 +102,7 @@ def _picture(
         for task in (task for task in tasks if task.limit_bytes == limit):
             known = journal.get(task.key)
             size += task.target.stat().st_size
-            scores = {name: value for name in metrics.columns(task.metrics) if (value := known[name]) is not None}
+            scores = {name: value for name in task.metrics if (value := metrics.on_axis(name, known[name])) is not None}
             own_bpp = 8 * known["bytes"] / (height * width)
             versions.append(Version(task.codec.name, known["setting"], known["bytes"], own_bpp, scores, _data_uri(task.target)))
         levels.append(ViewerLevel(bpp, limit, tuple(versions)))

@@ -111,6 +111,11 @@ def measure(names: Sequence[str], original: np.ndarray, decoded: np.ndarray) -> 
     return values
 
 
+def on_axis(name: str, value: float | None) -> float | None:
+    """One picture's metric as curves show it: MS-SSIM in dB, for example."""
+    return None if value is None else METRICS[name].axis(value)
+
+
 def columns(names: Sequence[str]) -> tuple[str, ...]:
     """The columns that measure() gives for the named metrics."""
     return tuple(column for name in names for column in (name, DECIBEL_COLUMNS.get(name)) if column)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from fewbits.bench.metrics import METRICS
 from fewbits.bench.report import ReportData
-from fewbits.bench.summary import Comparison, CurveData
+from fewbits.bench.summary import Comparison
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -53,21 +53,30 @@ def bjontegaard_table(data: ReportData, labels: Mapping[str, str]) -> str:
         lows, highs = ([getattr(entry, end) for entry in of_metric] for end in ("low", "high"))
         if of_metric:
             unit = f" {METRICS[metric].unit}".rstrip()
-            ends = f"from {min(lows):.1f}-{max(lows):.1f} to {min(highs):.1f}-{max(highs):.1f}{unit}"
-            lines.append(f"- {METRICS[metric].label}: compared {ends}, where both curves have points")
+            lines.append(
+                f"- {METRICS[metric].label}, compared where both curves have points: from {_ends(lows)} to {_ends(highs)}{unit}"
+            )
     lines += [f"- {labels[entry.test]}, {METRICS[entry.metric].label}: {entry.reason}" for entry in own.values() if entry.reason]
     return "\n".join([lines[0], "", *lines[1:]])
 
 
-def curve_table(curves: Sequence[CurveData], codec: str, metrics: Sequence[str]) -> str:
-    """Setting, bits per pixel and each metric of one codec."""
-    own = {data.metric: data for data in curves if data.codec == codec}
-    values = {metric: {point[0]: point[2] for point in own[metric].points} for metric in metrics}
-    rows = [
-        ["" if setting is None else f"{setting:g}", f"{bpp:.4f}", *(_number(values[metric].get(setting)) for metric in metrics)]
-        for setting, bpp, _ in own[metrics[0]].points
-    ]
-    return table(["setting", "bits per pixel", *(_named(metric) for metric in metrics)], rows)
+def curves(data: ReportData) -> str:
+    """Every point of the measured curves: a table for each codec."""
+    parts = []
+    for codec in (codec for codec in data.codecs if not codec.published):
+        own = {curve.metric: curve for curve in data.curves if curve.codec == codec.name}
+        values = {metric: {point[0]: point[2] for point in curve.points} for metric, curve in own.items()}
+        head = ["setting", "bits per pixel", *(f"{METRICS[metric].label} {METRICS[metric].unit}".rstrip() for metric in own)]
+        rows = (
+            [
+                [f"{setting:g}", f"{bpp:.4f}", *(_number(values[metric].get(setting)) for metric in own)]
+                for setting, bpp, _ in next(iter(own.values())).points
+            ]
+            if own
+            else []
+        )
+        parts.append(f"### {codec.label}\n\n{table(head, rows)}" if rows else f"### {codec.label}\n\nno picture was measured")
+    return "\n\n".join(parts) + "\n"
 
 
 def _smallest_table(data: ReportData, labels: Mapping[str, str]) -> str:
@@ -112,12 +121,14 @@ def _speed_table(data: ReportData, labels: Mapping[str, str]) -> str:
     return table(head, rows)
 
 
-def _named(metric: str) -> str:
-    return f"{METRICS[metric].label} {METRICS[metric].unit}".rstrip()
-
-
 def _rate(entry: Comparison | None) -> str:
     return "-" if entry is None or entry.rate_percent is None else f"{entry.rate_percent:+.1f} %"
+
+
+def _ends(values: Sequence[float]) -> str:
+    """The least and the largest of values, or the one."""
+    low, high = f"{min(values):.1f}", f"{max(values):.1f}"
+    return low if low == high else f"({low} ... {high})"
 
 
 def _number(value: float | None) -> str:

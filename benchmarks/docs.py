@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: MIT
+"""Measure, and write docs/benchmarks.md, the plots it shows, and the block of numbers in README.md.
+
+Every number in them comes from `fewbits bench` and benchmarks/speed.py, which this runs. Needs the extras `bench` and `jxl`,
+a folder of lossless photographs (Kodak), and the file of published curves.
+"""
+
+import argparse
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+WORK: Final = Path("runs")  # measurements stay here, and are not done twice
+METRICS: Final = ("psnr", "ms_ssim", "ssimulacra2")
+NAMED: Final = ("VVC (VTM)", "mbt2018-mean", "bmshj2018-hyperprior", "bmshj2018-factorized")
+BEGIN, END = "<!-- numbers: written by benchmarks/docs.py -->", "<!-- end of numbers -->"
+REPRODUCED: Final = {"JPEG (libjpeg, 4:2:0)": "jpeg-default=5,10,20,30,50,70,90,95", "WebP": "webp-default=5,20,40,60,80,90,95"}
+
+
+def run(words: list[str]) -> str:
+    """Standard output of a command of this project, which is also shown."""
+    print(f"$ {shlex.join(words)}", file=sys.stderr, flush=True)
+    command = [sys.executable, *(["-m", "fewbits.cli", *words[1:]] if words[0] == "fewbits" else words[1:])]
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def tables(summary: str) -> list[str]:
+    """The blocks of a summary: tables, each with the lines under it."""
+    return [block for block in re.split(r"\n\n(?=\|)", summary.partition("\n\nruns/")[0]) if block.startswith("|")]
+
+
+def reproduction(pictures: str, published: str) -> tuple[str, str]:
+    """The command that compares measured with published JPEG and WebP, and the lines that say by how much they differ."""
+    common = ["fewbits", "bench", pictures, "--metrics", "psnr", "--no-timing", "--viewer", "", "--out", str(WORK / "reproduced")]
+    common += ["--codecs", "jpeg,jpeg-default,webp,webp-default", "--published", published]
+    common += [word for settings in REPRODUCED.values() for word in ("--qualities", settings)]
+    lines = []
+    for name in REPRODUCED:
+        said = run([*common, "--anchor", name])
+        wanted = "JPEG" if name.startswith("JPEG") else "WebP"
+        rates = dict(re.findall(r"\| (\S.*?) +\| +([+-][\d.]+ %) \|", said))
+        own = {label: rate for label, rate in rates.items() if label.startswith(wanted) and "published" not in label}
+        lines += [f"| {label} | {name} | {rate} |" for label, rate in own.items()]
+    return shlex.join([*common, "--anchor", "NAME"]), "\n".join(
+        ["| measured | against published | rate |", "|---|---|---:|", *lines]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", help="a folder of lossless photographs, as the README is to name it")
+    parser.add_argument("--published", required=True, help="the file of published curves")
+    options = parser.parse_args()
+
+    bench = ["fewbits", "bench", options.pictures, "--codecs", "few,jpeg,jpeg2000,webp,avif,jxl", "--metrics", ",".join(METRICS)]
+    bench += ["--published", options.published, *(word for name in NAMED for word in ("--published-curve", name))]
+    bench += ["--range", "0.12:1.6", "--out", str(WORK / "kodak")]
+    summary = run(bench)
+    curves = (ROOT / WORK / "kodak" / "curves.md").read_text().strip()
+    record = (ROOT / WORK / "kodak" / "record.txt").read_text().strip()
+    speed_command = ["python", "benchmarks/speed.py", options.pictures]
+    speed = run(speed_command)
+    again, reproduced = reproduction(options.pictures, options.published)
+    for name in METRICS:
+        shutil.copy(ROOT / WORK / "kodak" / f"rd-{name}.svg", ROOT / "docs" / f"rd-{name}.svg")
+
+    first, *others = tables(summary)
+    page = f"""# Benchmarks
+
+Written by `python benchmarks/docs.py {options.pictures} --published {options.published}`; do not edit. Sizes are bytes on disk.
+Metrics are taken picture by picture, curves are means over the pictures, comparisons are Bjontegaard rates by Akima interpolation
+where both curves have points. At equal quality a negative rate is a smaller file.
+
+```
+{shlex.join(bench)}
+```
+
+![PSNR](rd-psnr.svg)
+
+{first}
+
+![MS-SSIM](rd-ms_ssim.svg)
+
+![SSIMULACRA2](rd-ssimulacra2.svg)
+
+{(chr(10) * 2).join(others)}
+
+## Speed at equal quality, and memory
+
+The table above is of each codec's own settings. `{shlex.join(speed_command)}`, where each peer works at the quality nearest to
+fewbits' PSNR, printed:
+
+```
+{speed}
+```
+
+## Do the baselines reproduce?
+
+Published JPEG was written with the standard's Huffman tables (Pillow without `optimize`), published WebP with method 4, Pillow's
+default. With these (`jpeg-default`, `webp-default`) our measurement is theirs; the tables above use the better `jpeg` and `webp`.
+`{again}` printed:
+
+{reproduced}
+
+## Every point
+
+{curves}
+
+## Measured with
+
+```
+{record}
+```
+"""
+    (ROOT / "docs" / "benchmarks.md").write_text(page)
+    readme = (ROOT / "README.md").read_text()
+    before, rest = readme.split(BEGIN)
+    block = f"{BEGIN}\n{first.partition(chr(10) * 2)[0]}\n\n```\n{speed}\n```\n"
+    (ROOT / "README.md").write_text(before + block + END + rest.split(END)[1])
+
+
+if __name__ == "__main__":
+    main()
