@@ -164,12 +164,25 @@ def train(
             "--set", metavar="NAME=VALUE", help="Change a setting of the training or of the family; may be given again."
         ),
     ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            "--loss",
+            metavar="NAME=WEIGHT,...",
+            help="Distortions instead of mse alone: mse, l1, ssim, ms-ssim, chroma, vgg (needs its weights).",
+        ),
+    ] = None,
+    penalty: Annotated[
+        str | None,
+        typer.Option("--penalty", metavar="NAME=WEIGHT,...", help="On the latent: sparse, contractive, contractive-exact."),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Train a model, or go on training it. Needs the extra `train`."""
     _extra("train").run_train(
         family, data, out, minutes=minutes, steps=steps, anneal=anneal, init=init,
-        exclude=exclude or [], validation=validation or [], settings=settings or [], device=device,
+        exclude=exclude or [], validation=validation or [], device=device,
+        settings=[*(settings or []), *(f"{n}={v}" for n, v in (("loss", loss), ("penalty", penalty)) if v is not None)],
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 from fewbits.codec import Model, load_model  # noqa: E402
 from fewbits.families import FAMILIES  # noqa: E402
 from fewbits.families.few import Few, FewConfig, at_level  # noqa: E402
+from fewbits.families.losses import Distortion, Penalty  # noqa: E402
 
 Picture = Callable[..., np.ndarray]
 TINY = FewConfig(latent=12, hyper=4, width_8=8, depth_8=3, width_16=8, depth_16=1, hyper_width=8, lambdas=(0.0018, 0.0175, 0.17))
@@ -129,11 +130,22 @@ def test_every_parameter_is_trained() -> None:
     model = scrambled(TINY).train()
     with torch.no_grad():
         model.hyper_analysis.head.weight *= 10  # hyper symbols that are not all zero
-    loss, parts = model.loss(torch.rand(8, 3, 64, 64))
+    loss, parts = model.loss(torch.rand(8, 3, 64, 64), Distortion("mse"), Penalty(""))
     loss.backward()
     assert loss.isfinite() and parts["bpp"] > 0 and parts["mse"] > 0
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_distortion_and_penalty_reach_the_loss() -> None:
+    model, x = scrambled(TINY).eval(), torch.rand(2, 3, 64, 64)  # no noise
+    values = []
+    for distortion, penalty in (("mse", ""), ("mse=2", ""), ("l1", ""), ("mse", "sparse=0.1"), ("mse", "contractive=0.1")):
+        torch.manual_seed(0)
+        wanted = Penalty(penalty)
+        values.append(model.loss(x.clone().requires_grad_(wanted.needs_gradient), Distortion(distortion), wanted)[0].item())
+    assert len({round(value, 6) for value in values}) == 5
+    assert min(values[1], values[3], values[4]) > values[0]
 
 
 # The coding side

@@ -7,7 +7,6 @@ ships them, and the package's linear weights.
 """
 
 import importlib.util
-import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fewbits.errors import ModelError
+from fewbits.pretrained import find_weights, hub_checkpoints
 
 FOLDER_VARIABLE: Final = "FEWBITS_LPIPS"
 ALEXNET: Final = "alexnet-owt-7be5be79.pth"
@@ -57,18 +57,10 @@ class Lpips:
 
 def weight_files() -> tuple[Path, Path]:
     """Where AlexNet's and the linear weights are. Raises ModelError that says where they were looked for."""
-    folder = os.environ.get(FOLDER_VARIABLE)
     package = importlib.util.find_spec("lpips")
     inside = [Path(place, "weights", "v0.1") for place in (package.submodule_search_locations or [])] if package else []
-    found = []
-    for name, elsewhere in ((ALEXNET, [Path(torch.hub.get_dir(), "checkpoints")]), (LINEAR, inside)):
-        places = [Path(folder)] if folder else elsewhere
-        paths = [place / name for place in places if (place / name).is_file()]
-        if not paths:
-            looked = ", ".join(map(str, places)) or "the package lpips, which is not installed"
-            raise ModelError(f"LPIPS needs {name}: not found in {looked}; put it into a folder named by ${FOLDER_VARIABLE}")
-        found.append(paths[0])
-    return found[0], found[1]
+    alexnet = find_weights(ALEXNET, "LPIPS", FOLDER_VARIABLE, [hub_checkpoints()])
+    return alexnet, find_weights(LINEAR, "LPIPS", FOLDER_VARIABLE, inside)
 
 
 @lru_cache(maxsize=1)

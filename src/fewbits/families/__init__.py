@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from fewbits.families.few import Estimate, Few, FewConfig
+from fewbits.families.losses import Distortion, Penalty
 
 
 @runtime_checkable
@@ -21,8 +22,11 @@ class Family(Protocol):
     def initialize(self, pictures: Iterable[Tensor]) -> None:
         """Start from data: (b, 3, h, w) in 0..1."""
 
-    def loss(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """A batch (b, 3, h, w) in 0..1 -> the scalar to minimise, and scalars for the log."""
+    def loss(self, x: Tensor, distortion: Distortion, penalty: Penalty) -> tuple[Tensor, dict[str, Tensor]]:
+        """A batch (b, 3, h, w) in 0..1 -> the scalar to minimise, and scalars for the log.
+
+        x requires its gradient where the penalty needs that.
+        """
 
     def estimate(self, x: Tensor, setting: float) -> Estimate:
         """Reconstruction and bits of each picture at one setting."""

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from fewbits.coding.tables import quantize_frequencies
 from fewbits.families.blocks import DepthToSpace, Depthwise, DepthwiseBlock, Pointwise, SpaceToDepth
 from fewbits.families.likelihood import LOG_STEP, N_SCALES, SCALE_MIN, logistic_bits, logistic_frequencies, table_bits
+from fewbits.families.losses import Distortion, Penalty, mse
 from fewbits.families.quantize import IntegerConv, freeze_integers, integer_bias, integer_relu, round_through, uniform_noise
 
 
@@ -43,11 +44,12 @@ class FewConfig:
 
 
 class Estimate(NamedTuple):
-    """x_hat like x; y_bits and z_bits (b,): estimated bits of each picture."""
+    """x_hat like x; y_bits and z_bits (b,): estimated bits of each picture; latent (b, c, h, w): not quantized."""
 
     x_hat: Tensor
     y_bits: Tensor
     z_bits: Tensor
+    latent: Tensor
 
 
 def at_level(table: Tensor, level: Tensor) -> Tensor:
@@ -250,7 +252,7 @@ class Few(nn.Module):
         y_bits = logistic_bits(uniform_noise(residual) if self.training else symbols, index)
         y_hat = (symbols + scaled_mean) * inverse_gain
         x_hat = self.synthesis(y_hat, *self.modulation(self.synthesis_modulation, level)).float() + 0.5
-        return Estimate(x_hat, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)))
+        return Estimate(x_hat, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)), y)
 
     def scale_biases(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """Integer-valued biases of the scale net's first and last layer at real levels (b, c, 1, 1)."""
@@ -268,15 +270,17 @@ class Few(nn.Module):
         """forward() at one level for the whole batch."""
         return self(x, torch.full((len(x),), float(setting), device=x.device))
 
-    def loss(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(lambda 255^2 MSE + bpp) / lambda^0.5, at a random level for each picture, so that no rate dominates."""
+    def loss(self, x: Tensor, distortion: Distortion, penalty: Penalty) -> tuple[Tensor, dict[str, Tensor]]:
+        """(lambda distortion + bpp + penalty) / lambda^0.5, at a random level for each picture, so that no rate dominates."""
         level = torch.rand(len(x), device=x.device) * (len(self.config.lambdas) - 1)
         out, weight = self(x, level), self.loss_weight(level)
         bpp = (out.y_bits + out.z_bits) / x[0, 0].numel()
-        mse = 255**2 * F.mse_loss(out.x_hat, x, reduction="none").mean((1, 2, 3))
         middle = math.sqrt(self.config.lambdas[0] * self.config.lambdas[-1])
-        each = (weight * mse + bpp) * (weight / middle) ** -0.5
-        return each.mean(), {"bpp": bpp.mean().detach(), "mse": mse.mean().detach()}
+        each = weight * distortion(x, out.x_hat) + bpp
+        if penalty.terms:
+            each = each + penalty(out.latent, x)
+        each = each * (weight / middle) ** -0.5
+        return each.mean(), {"bpp": bpp.mean().detach(), "mse": mse(x, out.x_hat).mean().detach()}
 
     # The coding side (runtime/hyperprior.py reads what these three give)
 

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from fewbits.errors import TrainingError
 from fewbits.families import FAMILIES
 from fewbits.families.blocks import Pointwise
+from fewbits.families.losses import Distortion, Penalty
 from fewbits.training import checkpoint
 from fewbits.training.data import PicturePool, batches, decode_rgb, find_pictures, to_tensor
 
@@ -44,6 +45,8 @@ class TrainConfig:
     shortcut_lr: float = 0.2  # times lr, for linear shortcuts, which start at a good place
     warmup_steps: int = 300
     ema: float = 0.999
+    loss: str = "mse"  # NAME=WEIGHT,... of families.losses.DISTORTIONS
+    penalty: str = ""  # NAME=WEIGHT,... of families.losses.PENALTIES
     clip: float = 1.0
     seed: int = 0
     cache_mb: int = 4096
@@ -110,6 +113,7 @@ class Run:
             raise TrainingError(f"family is {family!r}, known are {', '.join(FAMILIES)}")
         torch.manual_seed(config.seed)
         self.family, self.config, self.device = family, config, device
+        self.distortion, self.penalty = Distortion(config.loss), Penalty(config.penalty)
         self.model = FAMILIES[family][1](model_config).to(device, memory_format=torch.channels_last)
         self.optimizers = make_optimizers(self.model, config)
         self.reset_average()
@@ -137,9 +141,9 @@ class Run:
 
     def train_step(self, pixels: np.ndarray, rate: float) -> dict[str, float]:
         """One update from uint8 crops at `rate` times the base learning rates. Raises TrainingError on a NaN."""
-        x = to_tensor(pixels, self.device)
+        x = to_tensor(pixels, self.device).requires_grad_(self.penalty.needs_gradient)
         with torch.autocast(self.device.type, torch.bfloat16):
-            loss, parts = self.model.loss(x)
+            loss, parts = self.model.loss(x, self.distortion, self.penalty)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         value, length = loss.item(), float(norm)
