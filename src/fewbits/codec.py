@@ -3,22 +3,26 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from fewbits import container
 from fewbits.container import Header
 from fewbits.errors import CorruptError, ImageError, ModelError
 from fewbits.image import from_planes, to_planes
-from fewbits.runtime.bundle import MANIFEST, manifest_id, parse_bundle, parse_manifest
+from fewbits.runtime.bundle import MANIFEST, Bundle, manifest_id, parse_bundle, parse_manifest
 from fewbits.runtime.engines import Engine, onnxruntime_engine
-from fewbits.runtime.hyperprior import HyperpriorCodec, IndexedSymbols, Progress, Symbols
+from fewbits.runtime.factorized import FactorizedCodec
+from fewbits.runtime.hyperprior import HyperpriorCodec, IndexedSymbols
+from fewbits.runtime.pipeline import Pipeline, Progress
 
+PIPELINES: dict[str, Callable[[Bundle, Engine], Pipeline]] = {"hyperprior": HyperpriorCodec, "factorized": FactorizedCodec}
 DEFAULT_MODEL = "few"
 DEFAULT_QUALITY = 60.0
 MODEL_PATH_VARIABLE = "FEWBITS_MODELS"
@@ -44,10 +48,10 @@ class Model:
         """files: a bundle's files by name. engine: what runs its networks, ONNX Runtime by default. Raises ModelError."""
         bundle = parse_bundle(files, where)
         kind = bundle.coding.get("kind")
-        if kind != "hyperprior" or bundle.family not in container.FAMILY_IDS:
+        if kind not in PIPELINES or bundle.family not in container.FAMILY_IDS:
             raise ModelError(f"{where}: family {bundle.family} of kind {kind} is not one that this release runs")
         self.bundle = bundle
-        self.pipeline = HyperpriorCodec(bundle, engine or onnxruntime_engine())
+        self.pipeline: Pipeline = PIPELINES[kind](bundle, engine or onnxruntime_engine())
 
     def encode(self, image: Any, quality: float = DEFAULT_QUALITY, *, progress: Progress = _silent) -> bytes:
         """See fewbits.encode. progress is called with the fraction done, 0..1."""
@@ -55,8 +59,7 @@ class Model:
         pixels, colour = to_planes(image)
         level = self.pipeline.level(steps)
         with _enough_memory(pixels.shape[1], pixels.shape[0]):
-            symbols, streams = self.pipeline.quantize(self.pipeline.analyse(pixels, progress), level)
-        kinds = [container.SECTION_HYPER] + [container.SECTION_LATENT] * (len(streams) - 1)
+            symbols, sections = self.pipeline.quantize(self.pipeline.analyse(pixels, level, progress), level)
         header = Header(
             family=self.bundle.family,
             colour=colour,
@@ -65,9 +68,9 @@ class Model:
             height=pixels.shape[0],
             quality_steps=steps,
             symbols_crc=symbols.crc(),
-            sections=tuple((kind, len(stream)) for kind, stream in zip(kinds, streams, strict=True)),
+            sections=tuple((kind, len(stream)) for kind, stream in sections),
         )
-        return container.pack(header, streams)
+        return container.pack(header, [stream for _, stream in sections])
 
     def decode(self, data: bytes, *, progress: Progress = _silent) -> Image.Image:
         """See fewbits.decode."""
@@ -77,8 +80,8 @@ class Model:
             pixels = self.pipeline.synthesise(y_hat, header.height, header.width, level, progress)
             return from_planes(pixels, header.colour)
 
-    def symbols(self, data: bytes) -> Symbols:
-        """The integer symbols that a file holds, checked against its checksum. The same on every machine."""
+    def symbols(self, data: bytes) -> Any:
+        """The integer symbols that a file holds (the pipeline's own kind), checked. The same on every machine."""
         return self._decode_latent(data)[1]
 
     def estimated_bits(self, data: bytes) -> float:
@@ -87,21 +90,20 @@ class Model:
         return self.pipeline.ideal_bits(symbols, self.pipeline.level(header.quality_steps))
 
     def indexed_symbols(self, data: bytes) -> IndexedSymbols:
-        """The coded latent symbols of a file, with the scale index that chose the table of each."""
+        """The coded latent symbols of a file, with the scale index that chose the table of each, where a hyperprior did."""
+        if not isinstance(self.pipeline, HyperpriorCodec):
+            raise ModelError(f"model {self.bundle.model_id.hex()}: its tables are chosen by no index")
         header, symbols, _ = self._decode_latent(data)
         return self.pipeline.indexed(symbols, self.pipeline.level(header.quality_steps))
 
-    def _decode_latent(self, data: bytes) -> tuple[Header, Symbols, Any]:
+    def _decode_latent(self, data: bytes) -> tuple[Header, Any, np.ndarray]:
         header, sections = container.parse(data)
         if header.model_id != self.bundle.model_id:
             raise ModelError(f"made with model {header.model_id.hex()}, not with this one, {self.bundle.model_id.hex()}")
-        hyper = [bytes(payload) for kind, payload in sections if kind == container.SECTION_HYPER]
-        strips = [bytes(payload) for kind, payload in sections if kind == container.SECTION_LATENT]
-        if len(hyper) != 1:
-            raise CorruptError(f"{len(hyper)} hyper sections, there must be 1")
+        streams = [(kind, bytes(payload)) for kind, payload in sections]
         level = self.pipeline.level(header.quality_steps)
         with _enough_memory(header.width, header.height):
-            symbols, y_hat = self.pipeline.decode_symbols(hyper[0], strips, header.height, header.width, level)
+            symbols, y_hat = self.pipeline.decode_symbols(streams, header.height, header.width, level)
         if symbols.crc() != header.symbols_crc:
             raise CorruptError("the checksum of the decoded symbols does not match: the file is damaged")
         return header, symbols, y_hat

@@ -94,12 +94,12 @@ def test_tiles_change_time_and_memory_but_not_the_result(
     model: Model, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crop = photo[30:231, 140:299]  # 13 x 10 latent positions
-    whole_y = model.pipeline.analyse(crop, lambda _: None)
+    whole_y = model.pipeline.analyse(crop, model.pipeline.level(6000), lambda _: None)
     data = model.encode(crop, 70)
     whole, whole_symbols = model.decode(data), model.symbols(data)
     small_tiles(monkeypatch)
     done: list[float] = []
-    tiled_y = model.pipeline.analyse(crop, done.append)
+    tiled_y = model.pipeline.analyse(crop, model.pipeline.level(6000), done.append)
     assert len(done) == 8 and done[-1] == 1 and sorted(done) == done
     assert np.abs(tiled_y - whole_y).max() < 2e-5 * np.abs(whole_y).max()
     tiled_data = model.encode(crop, 70)
@@ -116,10 +116,13 @@ def test_tiles_change_time_and_memory_but_not_the_result(
 def test_a_halo_that_is_too_narrow_would_show(model: Model, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin of the test above."""
     crop = photo[30:231, 140:299]
-    whole_y = model.pipeline.analyse(crop, lambda _: None)
+    whole_y = model.pipeline.analyse(crop, model.pipeline.level(6000), lambda _: None)
     small_tiles(monkeypatch)
     monkeypatch.setattr(model.pipeline, "_halo", 0)
-    assert np.abs(model.pipeline.analyse(crop, lambda _: None) - whole_y).max() > 2e-5 * np.abs(whole_y).max()
+    assert (
+        np.abs(model.pipeline.analyse(crop, model.pipeline.level(6000), lambda _: None) - whole_y).max()
+        > 2e-5 * np.abs(whole_y).max()
+    )
 
 
 def test_hyper_tiles_change_nothing(model: Model, monkeypatch: pytest.MonkeyPatch, picture: Picture) -> None:
@@ -158,14 +161,15 @@ def test_strips_are_coded_by_themselves(model: Model, picture: Picture) -> None:
     """Damage in one strip's stream leaves the symbols of the others as they were."""
     pixels = picture(1100, 40)
     header, sections = parse(model.encode(pixels, 60))
-    streams = [bytes(payload) for _, payload in sections]
+    streams = [(kind, bytes(payload)) for kind, payload in sections]
     level = model.pipeline.level(header.quality_steps)
-    good, _ = model.pipeline.decode_symbols(streams[0], streams[1:], 1100, 40, level)
+    good, _ = model.pipeline.decode_symbols(streams, 1100, 40, level)
     bad = None
-    for place in range(len(streams[2]) // 2, len(streams[2])):  # not all damage leaves a stream that can be decoded
-        damaged = streams[2][:place] + bytes([streams[2][place] ^ 0x55]) + streams[2][place + 1 :]
+    kind, stream = streams[2]
+    for place in range(len(stream) // 2, len(stream)):  # not all damage leaves a stream that can be decoded
+        damaged = kind, stream[:place] + bytes([stream[place] ^ 0x55]) + stream[place + 1 :]
         with contextlib.suppress(FormatError):
-            bad, _ = model.pipeline.decode_symbols(streams[0], [streams[1], damaged, streams[3]], 1100, 40, level)
+            bad, _ = model.pipeline.decode_symbols([*streams[:2], damaged, streams[3]], 1100, 40, level)
             break
     assert bad is not None
     assert np.array_equal(bad.latent[:, :32], good.latent[:, :32]) and np.array_equal(bad.latent[:, 64:], good.latent[:, 64:])

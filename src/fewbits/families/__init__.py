@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fewbits.families.few import Estimate, Few, FewConfig
 from fewbits.families.losses import Distortion, Penalty
+from fewbits.families.slimcae import SlimCae, SlimCaeConfig
 
 
 @runtime_checkable
@@ -44,4 +45,4 @@ class Family(Protocol):
         """Inverse of tables() and of the frozen networks' export."""
 
 
-FAMILIES: Final[dict[str, tuple[type[Any], type[Any]]]] = {"few": (FewConfig, Few)}
+FAMILIES: Final[dict[str, tuple[type[Any], type[Any]]]] = {"few": (FewConfig, Few), "slimcae": (SlimCaeConfig, SlimCae)}

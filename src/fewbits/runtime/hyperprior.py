@@ -7,22 +7,21 @@ Names: y is the latent (channels, rows, columns) at 1/16 of the picture, z the h
 """
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from fewbits.coding.streams import SignedTable, decode_planes, decode_signed, encode_planes, encode_signed
 from fewbits.coding.tables import FrequencyTable
-from fewbits.container import QUALITY_STEPS
+from fewbits.container import QUALITY_STEPS, SECTION_HYPER, SECTION_LATENT
 from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.engines import Engine, Network
+from fewbits.runtime.pipeline import STRIDE, Progress, Section, extended, latent_strips, levels_of, strips_of
 from fewbits.runtime.tiling import Tile, scaled, tiles
 
-STRIDE = 16  # pixels a latent position
 HYPER_STRIDE = 4  # latent positions a hyper position
-STRIP_ROWS = 32  # latent rows in one stream; part of the format
 # Sizes of tiles change time and memory, never the result.
 TILE_ROWS, TILE_COLUMNS = 48, 64  # latent positions
 HYPER_ANALYSIS_HALO = 8  # latent positions; its receptive field reaches 3
@@ -30,8 +29,6 @@ PRIOR_COLUMNS = 24  # hyper positions; a tile of the prior is as high as a strip
 LEVEL_TABLES = (
     "gain", "inverse_gain", "bias_in", "bias_out", "hyper_scale", "hyper_shift", "synthesis_scale", "synthesis_shift",
 )  # fmt: skip
-
-Progress = Callable[[float], None]
 
 
 class Symbols(NamedTuple):
@@ -158,23 +155,24 @@ class HyperpriorCodec:
 
     # Encoding
 
-    def analyse(self, pixels: np.ndarray, progress: Progress) -> np.ndarray:
-        """uint8 (height, width, 3) -> y float32 (latent, rows, columns), before the gains. Independent of quality."""
+    def analyse(self, pixels: np.ndarray, level: Level, progress: Progress) -> np.ndarray:
+        """uint8 (height, width, 3) -> y float32 (latent, rows, columns), before the gains. The same at every level."""
         rows, columns = self.grid(*pixels.shape[:2])
         y = np.empty((self.latent_channels, rows, columns), np.float32)
         network = self._network("analysis")
         for tile, done in self._tiles(rows, columns):
-            x = _extended(pixels, scaled(tile.outer_rows, STRIDE), scaled(tile.outer_columns, STRIDE))
+            x = extended(pixels, scaled(tile.outer_rows, STRIDE), scaled(tile.outer_columns, STRIDE))
             y[:, tile.inner_rows, tile.inner_columns] = network(x=_unshuffled(x))[0][:, tile.cut[0], tile.cut[1]]
             progress(done)
         return y
 
-    def quantize(self, y: np.ndarray, level: Level) -> tuple[Symbols, list[bytes]]:
-        """y -> symbols and their streams: the hyper stream, then one stream for each strip of STRIP_ROWS latent rows."""
+    def quantize(self, y: np.ndarray, level: Level) -> tuple[Symbols, list[Section]]:
+        """y -> symbols and their sections: the hyper stream, then one stream for each strip of latent rows."""
         z = self._hyper_symbols(y, level)
-        streams = [encode_planes(z.reshape(len(z), -1).astype(np.int32) + self._hyper_limit, level.z_tables)]
+        hyper_stream = encode_planes(z.reshape(len(z), -1).astype(np.int32) + self._hyper_limit, level.z_tables)
+        sections = [(SECTION_HYPER, hyper_stream)]
         latent = np.zeros(y.shape, np.int16)
-        for strip in self._strips(y.shape[1]):
+        for strip in strips_of(y.shape[1]):
             index, mean = self._prior(z, strip, y.shape[1:], level)
             residual = y[:, strip] * level.gain[0] - mean
             limits = np.iinfo(np.int16)
@@ -182,8 +180,8 @@ class HyperpriorCodec:
             symbols[index < self._first_coded] = 0
             latent[:, strip] = symbols
             coded = index >= self._first_coded
-            streams.append(encode_signed(symbols[coded], index[coded], self._y_tables))
-        return Symbols(z, latent), streams
+            sections.append((SECTION_LATENT, encode_signed(symbols[coded], index[coded], self._y_tables)))
+        return Symbols(z, latent), sections
 
     def _hyper_symbols(self, y: np.ndarray, level: Level) -> np.ndarray:
         rows, columns = y.shape[1:]
@@ -198,7 +196,7 @@ class HyperpriorCodec:
             halo=HYPER_ANALYSIS_HALO,
             align=HYPER_STRIDE,
         ):
-            part = _extended(y.transpose(1, 2, 0), tile.outer_rows, tile.outer_columns).transpose(2, 0, 1) / self._deviation
+            part = extended(y.transpose(1, 2, 0), tile.outer_rows, tile.outer_columns).transpose(2, 0, 1) / self._deviation
             real = network(y=np.ascontiguousarray(part[None]), **level.hyper)[0]
             cut = [
                 slice(s.start // HYPER_STRIDE, s.stop // HYPER_STRIDE) for s in (*tile.cut, tile.inner_rows, tile.inner_columns)
@@ -214,10 +212,6 @@ class HyperpriorCodec:
         parts = list(tiles(rows, columns, tile_rows=TILE_ROWS, tile_columns=TILE_COLUMNS, halo=self._halo))
         for k, tile in enumerate(parts):
             yield tile, (k + 1) / len(parts)
-
-    @staticmethod
-    def _strips(rows: int) -> list[slice]:
-        return [slice(start, min(start + STRIP_ROWS, rows)) for start in range(0, rows, STRIP_ROWS)]
 
     def _prior(self, z: np.ndarray, strip: slice, grid: tuple[int, ...], level: Level) -> tuple[np.ndarray, np.ndarray]:
         """Scale indices uint8 and scaled means float32 of a strip, both (latent, strip rows, columns)."""
@@ -239,19 +233,18 @@ class HyperpriorCodec:
 
     # Decoding
 
-    def decode_symbols(
-        self, hyper_stream: bytes, strips: list[bytes], height: int, width: int, level: Level
-    ) -> tuple[Symbols, np.ndarray]:
-        """Streams -> symbols, and y_hat float32 (latent, rows, columns), the dequantized latent divided by the gains."""
+    def decode_symbols(self, sections: Sequence[Section], height: int, width: int, level: Level) -> tuple[Symbols, np.ndarray]:
+        """Sections -> symbols, and y_hat float32 (latent, rows, columns), the dequantized latent divided by the gains."""
         rows, columns = self.grid(height, width)
         z_rows, z_columns = self.hyper_grid(rows, columns)
-        if len(strips) != len(self._strips(rows)):
-            raise CorruptError(f"{len(strips)} latent sections, a picture {height} pixels high has {len(self._strips(rows))}")
-        planes = decode_planes(hyper_stream, z_rows * z_columns, level.z_tables)
+        hyper = [stream for kind, stream in sections if kind == SECTION_HYPER]
+        if len(hyper) != 1:
+            raise CorruptError(f"{len(hyper)} hyper sections, there must be 1")
+        planes = decode_planes(hyper[0], z_rows * z_columns, level.z_tables)
         z = (planes - self._hyper_limit).astype(np.int8).reshape(-1, z_rows, z_columns)
         latent = np.zeros((self.latent_channels, rows, columns), np.int16)
         y_hat = np.empty(latent.shape, np.float32)
-        for strip, stream in zip(self._strips(rows), strips, strict=True):
+        for strip, stream in latent_strips(sections, rows):
             index, mean = self._prior(z, strip, (rows, columns), level)
             coded = index >= self._first_coded
             symbols = np.zeros(index.shape, np.int16)
@@ -269,7 +262,7 @@ class HyperpriorCodec:
             cut = tuple(scaled(s, STRIDE) for s in tile.cut)
             planes = network(y_hat=part, **level.synthesis)[0][:, cut[0], cut[1]]
             target = pixels[scaled(tile.inner_rows, STRIDE), scaled(tile.inner_columns, STRIDE)]
-            target[:] = _levels(planes[:, : target.shape[0], : target.shape[1]]).transpose(1, 2, 0)
+            target[:] = levels_of(planes[:, : target.shape[0], : target.shape[1]]).transpose(1, 2, 0)
             progress(done)
         return pixels
 
@@ -284,7 +277,7 @@ class HyperpriorCodec:
     def indexed(self, symbols: Symbols, level: Level) -> IndexedSymbols:
         """The coded latent symbols with the index of each one's table."""
         indices, values = [], []
-        for strip in self._strips(symbols.latent.shape[1]):
+        for strip in strips_of(symbols.latent.shape[1]):
             index, _ = self._prior(symbols.hyper, strip, symbols.latent.shape[1:], level)
             coded = index >= self._first_coded
             indices.append(index[coded])
@@ -300,19 +293,3 @@ def _unshuffled(x: np.ndarray) -> np.ndarray:
     planes = blocks.reshape(1, 192, height, width) * np.float32(1 / 255)
     planes -= np.float32(0.5)
     return planes
-
-
-def _levels(planes: np.ndarray) -> np.ndarray:
-    """Float planes about 0 -> uint8: (plane + 1/2) * 255, rounded and clipped."""
-    levels = planes * np.float32(255)
-    levels += np.float32(128)  # 127.5, and 0.5 that makes truncation round
-    np.clip(levels, 0, 255, out=levels)
-    return levels.astype(np.uint8)
-
-
-def _extended(array: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
-    """array[rows, columns] of an (h, w, c) array, its last row and column repeated where the slices reach beyond it."""
-    height, width = array.shape[:2]
-    part = array[rows.start : min(rows.stop, height), columns.start : min(columns.stop, width)]
-    missing = (rows.stop - rows.start - part.shape[0], columns.stop - columns.start - part.shape[1])
-    return np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge") if any(missing) else part

@@ -85,12 +85,15 @@ def _packed(tables: dict[str, np.ndarray]) -> bytes:
 
 
 def export_network(network: nn.Module, inputs: dict[str, Tensor]) -> bytes:
-    """ONNX bytes of `network`, called with `inputs` by name; batch, height and width stay free where they are above 1."""
+    """ONNX bytes of `network`, called with `inputs` by name.
+
+    Height and width stay free where they are above 1, or, where the network has `dynamic_axes`, those axes of each input.
+    """
     network = network.eval()
-    shapes = {
-        name: {axis: torch.export.Dim.DYNAMIC for axis in (2, 3)} if min(value.shape[2:]) > 1 else None
-        for name, value in inputs.items()
+    axes = getattr(network, "dynamic_axes", None) or {
+        name: (2, 3) if min(value.shape[2:]) > 1 else () for name, value in inputs.items()
     }
+    shapes = {name: {axis: torch.export.Dim.DYNAMIC for axis in axes[name]} or None for name in inputs}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells in many lines that torchvision is not there
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter warns of its own deprecations

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+"""What every coding pipeline offers, and what they share: edges of pictures, strips of the latent grid, sections of a file."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from fewbits.container import SECTION_LATENT
+from fewbits.errors import CorruptError
+
+STRIDE = 16  # pixels a latent position
+STRIP_ROWS = 32  # latent rows in one stream; part of the format
+
+Progress = Callable[[float], None]
+Section = tuple[int, bytes]  # type, content
+
+
+class HeldSymbols(Protocol):
+    """The integers that a file holds."""
+
+    def crc(self) -> int:
+        """The checksum in the file's header."""
+
+
+class Pipeline(Protocol):
+    """A bundle with an engine: pixels <-> latent <-> symbols and sections. What `level` gives goes into all the others."""
+
+    def level(self, quality_steps: int) -> Any:
+        """Everything that a quality in hundredths, 0..10000, sets."""
+
+    def analyse(self, pixels: np.ndarray, level: Any, progress: Progress) -> np.ndarray:
+        """uint8 (height, width, 3) -> y float32 (channels, rows, columns)."""
+
+    def quantize(self, y: np.ndarray, level: Any) -> tuple[Any, list[Section]]:
+        """y -> its symbols (HeldSymbols), and the sections that code them."""
+
+    def decode_symbols(self, sections: Sequence[Section], height: int, width: int, level: Any) -> tuple[Any, np.ndarray]:
+        """Sections -> the same symbols, and y_hat. Raises CorruptError."""
+
+    def synthesise(self, y_hat: np.ndarray, height: int, width: int, level: Any, progress: Progress) -> np.ndarray:
+        """y_hat -> uint8 (height, width, 3)."""
+
+    def ideal_bits(self, symbols: Any, level: Any) -> float:
+        """The model's own estimate of the bits of `symbols`."""
+
+
+def strips_of(rows: int) -> list[slice]:
+    """The strips of a latent with so many rows."""
+    return [slice(start, min(start + STRIP_ROWS, rows)) for start in range(0, rows, STRIP_ROWS)]
+
+
+def latent_strips(sections: Sequence[Section], rows: int) -> Iterator[tuple[slice, bytes]]:
+    """Each strip with its stream. Raises CorruptError where there are more or fewer streams than strips."""
+    streams = [stream for kind, stream in sections if kind == SECTION_LATENT]
+    strips = strips_of(rows)
+    if len(streams) != len(strips):
+        raise CorruptError(f"{len(streams)} latent sections, a picture with {rows} latent rows has {len(strips)}")
+    return zip(strips, streams, strict=True)
+
+
+def levels_of(planes: np.ndarray) -> np.ndarray:
+    """Float planes about 0 -> uint8: (plane + 1/2) * 255, rounded and clipped."""
+    levels = planes * np.float32(255)
+    levels += np.float32(128)  # 127.5, and 0.5 that makes truncation round
+    np.clip(levels, 0, 255, out=levels)
+    return levels.astype(np.uint8)
+
+
+def extended(array: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+    """array[rows, columns] of an (h, w, c) array, its last row and column repeated where the slices reach beyond it."""
+    height, width = array.shape[:2]
+    part = array[rows.start : min(rows.stop, height), columns.start : min(columns.stop, width)]
+    missing = (rows.stop - rows.start - part.shape[0], columns.stop - columns.start - part.shape[1])
+    return np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge") if any(missing) else part
