@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from fewbits import __version__, files
-from fewbits.codec import DEFAULT_MODEL, DEFAULT_QUALITY, inspect, installed_models, load_model, model_of
+from fewbits.codec import DEFAULT_MODEL, DEFAULT_QUALITY, inspect, installed_models, latent_width, load_model, model_of
 from fewbits.container import MAX_SECTIONS
 from fewbits.errors import FewbitsError, FormatError, ImageError
 from fewbits.image import read_image, write_image
@@ -104,22 +104,29 @@ def info(
     """Print what a .few file says of itself. Reads the header only, loads no network."""
     with _about(file):
         header = inspect(files.read(file, _HEADER_BYTES))
-    names = {manifest_id(manifest): Path(path).name for path, manifest in installed_models().items()}
-    values = asdict(header) | {
-        "model_id": header.model_id.hex(),
-        "model": names.get(header.model_id, "not installed"),
-        "quality": header.quality,
-        "bytes": header.file_bytes,
-        "header_bytes": header.header_bytes,
-        "bpp": round(8 * header.file_bytes / (header.width * header.height), 4),
-    }
+    found = {manifest_id(manifest): (Path(path).name, manifest) for path, manifest in installed_models().items()}
+    name, manifest = found.get(header.model_id, ("not installed", {}))
+    width = latent_width(manifest, header)
+    values = (
+        asdict(header)
+        | {
+            "model_id": header.model_id.hex(),
+            "model": name,
+            "quality": header.quality,
+            "bytes": header.file_bytes,
+            "header_bytes": header.header_bytes,
+            "bpp": round(8 * header.file_bytes / (header.width * header.height), 4),
+        }
+        | ({"channels": width} if width else {})
+    )
     del values["quality_steps"]
     if as_json:
         typer.echo(json.dumps(values))
         return
     typer.echo(f"{header.width} x {header.height} pixels, {header.colour}, quality {header.quality:g}")
     typer.echo(f"{values['bytes']} bytes, {values['bpp']} bits per pixel, {len(header.sections)} sections")
-    typer.echo(f"model {values['model']} ({values['model_id']}), family {header.family}")
+    at_width = f", width {width}" if width else ""
+    typer.echo(f"model {values['model']} ({values['model_id']}), family {header.family}{at_width}")
 
 
 @app.command()
@@ -172,6 +179,13 @@ def train(
             help="Distortions instead of mse alone: mse, l1, ssim, ms-ssim, chroma, vgg (needs its weights).",
         ),
     ] = None,
+    widths: Annotated[
+        str | None, typer.Option("--widths", metavar="N,N,...", help="Of a slimmable family, in channels, rising.")
+    ] = None,
+    lambdas: Annotated[
+        str | None,
+        typer.Option("--lambdas", metavar="X,X,...", help="Weights of the distortion against bits per pixel, by rising quality."),
+    ] = None,
     penalty: Annotated[
         str | None,
         typer.Option("--penalty", metavar="NAME=WEIGHT,...", help="On the latent: sparse, contractive, contractive-exact."),
@@ -179,10 +193,11 @@ def train(
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Train a model, or go on training it. Needs the extra `train`."""
+    named = {"loss": loss, "penalty": penalty, "widths": widths, "lambdas": lambdas}
     _extra("train").run_train(
         family, data, out, minutes=minutes, steps=steps, anneal=anneal, init=init,
         exclude=exclude or [], validation=validation or [], device=device,
-        settings=[*(settings or []), *(f"{n}={v}" for n, v in (("loss", loss), ("penalty", penalty)) if v is not None)],
+        settings=[*(settings or []), *(f"{name}={text}" for name, text in named.items() if text is not None)],
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from fewbits.errors import CorruptError, ImageError, ModelError
 from fewbits.image import from_planes, to_planes
 from fewbits.runtime.bundle import MANIFEST, Bundle, manifest_id, parse_bundle, parse_manifest
 from fewbits.runtime.engines import Engine, onnxruntime_engine
-from fewbits.runtime.factorized import FactorizedCodec
+from fewbits.runtime.factorized import FactorizedCodec, nearest_level
 from fewbits.runtime.hyperprior import HyperpriorCodec, IndexedSymbols
 from fewbits.runtime.pipeline import Pipeline, Progress
 
@@ -148,6 +148,12 @@ def installed_models() -> dict[str, dict[str, Any]]:
             with contextlib.suppress(OSError, ModelError):
                 found[str(path.parent)] = parse_manifest(path.read_bytes(), str(path.parent))
     return found
+
+
+def latent_width(manifest: dict[str, Any], header: Header) -> int | None:
+    """Channels of the file's latent where its model has several widths; None where it has one, or is not installed."""
+    levels = manifest.get("coding", {}).get("levels")
+    return int(levels[nearest_level(header.quality_steps, len(levels))][0]) if levels else None
 
 
 def load_model(name: str | Path = DEFAULT_MODEL, *, threads: int | None = None) -> Model:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fewbits.errors import TrainingError
+
 VARIANTS: Final = ("switchable", "slimmable", "modulated")
 BETA_MIN: Final = 1e-6
 NO_MODULATION: Final = (1.0, 0.0, 1.0, 0.0)  # scale and bias of gamma, then of beta
@@ -24,7 +26,7 @@ class SlimGdn(nn.Module):
     def __init__(self, widths: Sequence[int], variant: str, *, inverse: bool = False) -> None:
         super().__init__()
         if variant not in VARIANTS:
-            raise ValueError(f"gdn is {variant!r}, it must be one of {', '.join(VARIANTS)}")
+            raise TrainingError(f"gdn is {variant!r}, it must be one of {', '.join(VARIANTS)}")
         self.widths, self.variant, self.inverse = tuple(widths), variant, inverse
         own = self.widths if variant == "switchable" else self.widths[-1:]
         # roots, so that squares are never negative

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fewbits.errors import TrainingError
 from fewbits.families.factorized import FactorizedDensity
 from fewbits.families.few import Estimate
 from fewbits.families.gdn import SlimGdn, normalized
@@ -125,7 +126,9 @@ class SlimCae(nn.Module):
     def __init__(self, config: SlimCaeConfig) -> None:
         super().__init__()
         if list(config.widths) != sorted(set(config.widths)) or len(config.lambdas) != len(config.widths):
-            raise ValueError(f"widths {config.widths} must rise, and there must be as many lambdas as widths: {config.lambdas}")
+            raise TrainingError(
+                f"widths {config.widths} must rise, and there must be as many lambdas as widths: {config.lambdas}"
+            )
         self.config = config
         self.analysis, self.synthesis = SlimAnalysis(config), SlimSynthesis(config)
         self.priors = nn.ModuleList([FactorizedDensity(width) for width in config.widths])

@@ -108,7 +108,7 @@ class FactorizedCodec:
         if any(kind != SECTION_LATENT for kind, _ in sections):
             raise CorruptError("a section of a type that this model does not have")
         latent = np.empty((level.width, rows, columns), np.int16)
-        for strip, stream in latent_strips(sections, rows):
+        for strip, stream in latent_strips(sections, height):
             shape = (level.width, strip.stop - strip.start, columns)
             latent[:, strip] = decode_signed(stream, _rows(shape), self._tables(level)).reshape(shape)
         return LatentSymbols(latent), latent / level.gain

@@ -50,12 +50,15 @@ def strips_of(rows: int) -> list[slice]:
     return [slice(start, min(start + STRIP_ROWS, rows)) for start in range(0, rows, STRIP_ROWS)]
 
 
-def latent_strips(sections: Sequence[Section], rows: int) -> Iterator[tuple[slice, bytes]]:
-    """Each strip with its stream. Raises CorruptError where there are more or fewer streams than strips."""
+def latent_strips(sections: Sequence[Section], height: int) -> Iterator[tuple[slice, bytes]]:
+    """Each strip of a latent with its stream. height: of the picture, in pixels.
+
+    Raises CorruptError where there are more or fewer streams than strips.
+    """
     streams = [stream for kind, stream in sections if kind == SECTION_LATENT]
-    strips = strips_of(rows)
+    strips = strips_of(-(-height // STRIDE))
     if len(streams) != len(strips):
-        raise CorruptError(f"{len(streams)} latent sections, a picture with {rows} latent rows has {len(strips)}")
+        raise CorruptError(f"{len(streams)} latent sections, a picture {height} pixels high has {len(strips)}")
     return zip(strips, streams, strict=True)
 
 

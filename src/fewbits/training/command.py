@@ -31,7 +31,8 @@ def override(config: Any, settings: list[str]) -> Any:
             raise TrainingError(f"--set {setting}: it must be NAME=VALUE with NAME one of {', '.join(fields)}")
         old = getattr(config, name)
         try:
-            changes[name] = tuple(float(part) for part in text.split(",")) if isinstance(old, tuple) else type(old)(text)
+            kind = type(old[0]) if isinstance(old, tuple) else type(old)
+            changes[name] = tuple(kind(part) for part in text.split(",")) if isinstance(old, tuple) else kind(text)
         except ValueError:
             raise TrainingError(f"--set {setting}: {text!r} is not a {type(old).__name__}") from None
     return dataclasses.replace(config, **changes)

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: MIT
+"""The slimmable autoencoder: slices, costs, training, and a bundle that codes as torch does."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from fewbits import cli  # noqa: E402
+from fewbits.codec import Model  # noqa: E402
+from fewbits.container import parse  # noqa: E402
+from fewbits.errors import FormatError, TrainingError  # noqa: E402
+from fewbits.families.gdn import VARIANTS  # noqa: E402
+from fewbits.families.losses import Distortion, Penalty  # noqa: E402
+from fewbits.families.slimcae import SlimCae, SlimCaeConfig, SlimConv  # noqa: E402
+from fewbits.runtime import factorized  # noqa: E402
+from fewbits.training.export import bundle_files, load_model, parse_bundle, write_folder  # noqa: E402
+
+TINY = SlimCaeConfig(widths=(4, 6, 9), lambdas=(100, 200, 400), levels_between=2)
+Picture = Callable[..., np.ndarray]
+
+
+def scrambled(config: SlimCaeConfig) -> SlimCae:
+    torch.manual_seed(0)
+    model = SlimCae(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        for prior in model.priors:
+            for matrix in prior.matrices:
+                matrix.add_(0.5)  # narrower, so that tables are small
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def trained(request: pytest.FixtureRequest) -> tuple[SlimCae, dict[str, bytes]]:
+    """A model in each variant of GDN, and its bundle's files."""
+    model = scrambled(replace(TINY, gdn=request.param))
+    return model, bundle_files("slimcae", model, {"architecture": asdict(model.config)})
+
+
+def test_a_narrow_network_is_the_leading_slice_and_nothing_else_is_computed() -> None:
+    layer = SlimConv((3, 5), (4, 7), 5, 2)
+    x = torch.randn(1, 3, 8, 8)
+    wanted = torch.conv2d(x, layer.weight[:4, :3], layer.bias[:4], 2, 2)
+    assert torch.equal(layer(x, 0), wanted)
+    model = scrambled(TINY)
+    (model.analysis(torch.rand(1, 3, 32, 32), 0).sum() + model.synthesis(torch.rand(1, 4, 2, 2), 0).square().sum()).backward()
+    for convolution in (*model.analysis.convolutions, *model.synthesis.convolutions):
+        gradient = convolution.weight.grad
+        first, second = (convolution.n_in, convolution.n_out) if convolution.transposed else (convolution.n_out, convolution.n_in)
+        outside = gradient.clone()
+        outside[: first[0], : second[0]] = 0
+        assert gradient.abs().sum() > 0 and outside.abs().sum() == 0
+
+
+def test_costs_are_those_of_the_paper() -> None:
+    model = SlimCae(SlimCaeConfig())
+    costs = [model.multiplications(which)[0] / 1000 for which in range(5)]
+    assert costs == pytest.approx([2.0, 4.1, 6.7, 14, 24], abs=0.1)
+    counted = 0.0
+
+    def count(convolution: SlimConv, inputs: tuple[torch.Tensor, int], out: torch.Tensor) -> None:
+        nonlocal counted
+        weight = convolution.slices(inputs[1])[0]
+        positions = (inputs[0] if convolution.transposed else out)[0, 0].numel()
+        counted += weight.numel() * positions / 64**2
+
+    for convolution in model.analysis.convolutions:
+        convolution.register_forward_hook(count)
+    model.analysis(torch.zeros(1, 3, 64, 64), 2)
+    assert counted == pytest.approx(model.multiplications(2)[0] - 96**2 * (1 / 16 + 1 / 64 + 1 / 256))
+
+
+def test_every_parameter_is_trained_and_the_loss_falls() -> None:
+    torch.manual_seed(0)
+    model = SlimCae(TINY).train()
+    x = torch.rand(2, 3, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(30):
+        loss, parts = model.loss(x, Distortion("mse=0.001"), Penalty(""))
+        optimizer.zero_grad()
+        loss.backward()
+        if not losses:
+            assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+            assert set(parts) == {f"{what}_{width}" for what in ("bpp", "mse") for width in TINY.widths}
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_levels_rise_from_width_to_width() -> None:
+    levels = SlimCae(TINY).levels()
+    assert [width for width, _ in levels] == sorted(width for width, _ in levels)
+    lambdas = dict(zip(TINY.widths, TINY.lambdas, strict=True))
+    strengths = [lambdas[width] * gain**2 for width, gain in levels]
+    assert strengths == sorted(strengths) and len(set(np.round(strengths, 6))) == len(levels)
+    assert all((width, 1.0) in levels for width in TINY.widths)
+
+
+@pytest.mark.parametrize("change", [{"widths": (4, 4, 9)}, {"widths": (9, 6, 4)}, {"lambdas": (1.0, 2.0)}])
+def test_a_config_that_makes_no_sense_is_refused(change: dict[str, tuple[int, ...]]) -> None:
+    with pytest.raises(TrainingError, match="must rise, and there must be as many lambdas as widths"):
+        SlimCae(replace(TINY, **change))
+
+
+@pytest.mark.parametrize("quality", [0, 37, 62, 100])
+@pytest.mark.parametrize("size", [(1, 1), (50, 70), (560, 33)])
+def test_a_bundle_codes_as_torch_does(
+    trained: tuple[SlimCae, dict[str, bytes]], picture: Picture, quality: int, size: tuple[int, int]
+) -> None:
+    model, files = trained
+    codec = Model(files, "made here")
+    pixels = picture(*size)
+    data = codec.encode(pixels, quality)
+    level = codec.pipeline.level(100 * quality)
+    which, gain = TINY.widths.index(level.width), float(level.gain)
+    missing = [-side % 16 for side in size]
+    padded = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+    with torch.no_grad():
+        x = torch.from_numpy(padded).permute(2, 0, 1)[None] / 255
+        y = model.analysis(x - 0.5, which) * gain
+        symbols = y.round()
+        x_hat = model.synthesis(symbols / gain, which)[0, :, : size[0], : size[1]].permute(1, 2, 0).numpy() + 0.5
+    found = codec.symbols(data).latent
+    assert np.abs(found - y[0].numpy()).max() < 0.501
+    assert (found != symbols[0].numpy()).mean() < 0.01  # float sums in another order
+    if np.array_equal(found, symbols[0].numpy()):
+        assert np.abs(np.asarray(codec.decode(data)) - np.clip(255 * x_hat, 0, 255)).max() <= 1
+    assert len(data) <= 1.01 * codec.estimated_bits(data) / 8 + 64 + 16 * (size[0] // 512)
+
+
+def test_tiles_change_nothing_and_a_narrower_halo_would(
+    trained: tuple[SlimCae, dict[str, bytes]], picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = Model(trained[1], "made here")
+    pixels, level = picture(200, 230), codec.pipeline.level(10000)
+    whole = codec.pipeline.analyse(pixels, level, lambda _: None)
+    decoded = codec.pipeline.synthesise(whole, 200, 230, level, lambda _: None)
+    monkeypatch.setattr(factorized, "TILE_ROWS", 3)
+    monkeypatch.setattr(factorized, "TILE_COLUMNS", 4)
+    done: list[float] = []
+    tiled = codec.pipeline.analyse(pixels, level, done.append)
+    assert len(done) == 5 * 4 and done[-1] == 1
+    assert np.abs(tiled - whole).max() < 1e-4 * np.abs(whole).max()
+    assert np.abs(codec.pipeline.synthesise(whole, 200, 230, level, done.append).astype(int) - decoded).max() <= 1
+    monkeypatch.setattr(codec.pipeline, "_halo", 0)
+    assert np.abs(codec.pipeline.analyse(pixels, level, lambda _: None) - whole).max() > 1e-3 * np.abs(whole).max()
+    assert np.abs(codec.pipeline.synthesise(whole, 200, 230, level, lambda _: None).astype(int) - decoded).max() > 1
+
+
+def test_a_bundles_networks_come_back(trained: tuple[SlimCae, dict[str, bytes]]) -> None:
+    """All but the priors, which frequencies do not give back."""
+    model, files = trained
+    again = load_model(parse_bundle(files, "made here"))
+    for name, value in model.state_dict().items():
+        if not name.startswith("priors"):
+            assert torch.allclose(again.state_dict()[name], value, atol=1e-6), name
+
+
+def test_damage_gives_an_error_and_never_a_wrong_picture(trained: tuple[SlimCae, dict[str, bytes]], picture: Picture) -> None:
+    codec = Model(trained[1], "made here")
+    data = codec.encode(picture(70, 50), 80)
+    decoded, rng = np.asarray(codec.decode(data)), np.random.default_rng(0)
+    for _ in range(150):
+        damaged = bytearray(data)
+        damaged[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        try:
+            assert np.array_equal(np.asarray(codec.decode(bytes(damaged))), decoded)
+        except FormatError:
+            continue
+        except Exception as error:
+            assert "model" in str(error)  # the id of a model that is not this one
+
+
+def test_the_command_line_names_the_width(
+    trained: tuple[SlimCae, dict[str, bytes]], picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    write_folder(tmp_path / "models" / "slim", trained[1])
+    data = Model(trained[1], "made here").encode(picture(40, 40), 0)
+    assert [kind for kind, _ in parse(data)[1]] == [2]
+    (tmp_path / "a.few").write_bytes(data)
+    monkeypatch.setenv("FEWBITS_MODELS", str(tmp_path / "models"))
+    monkeypatch.setattr("sys.argv", ["fewbits", "info", str(tmp_path / "a.few")])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "model slim" in (said := capsys.readouterr().out) and "family slimcae, width 4" in said
