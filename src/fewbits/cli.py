@@ -279,6 +279,9 @@ def bench(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Take only the first N pictures.")] = None,
     timing: Annotated[bool, typer.Option(help="Measure seconds and peak memory too, one row at a time.")] = True,
+    time_limit: Annotated[
+        float, typer.Option("--time-limit", metavar="SECONDS", help="End a --command that takes longer.")
+    ] = 3600.0,
     gallery: Annotated[
         bool, typer.Option("--gallery", help="Also write sheets of the original and each setting side by side.")
     ] = False,
@@ -301,7 +304,7 @@ def bench(
         side.Options(
             pictures, out, codecs or [], command or [], qualities or [], metrics or [], published, published_curve or [],
             anchor, speed_reference,
-            bpp_range, at or [], jobs, threads, limit, timing, gallery, [viewer], viewer_mb,
+            bpp_range, at or [], jobs, threads, limit, timing, gallery, [viewer], viewer_mb, time_limit,
         )
     )  # fmt: skip
     if n_failed:

@@ -151,7 +151,37 @@ def test_what_fails_has_a_row_that_says_why_and_the_rest_goes_on(run: Run, tmp_p
     assert errors["good.png", "mine", "20.0"] == "the picture has 180x170 pixels, decoded it has 50x60"
     good = [row for row in table(out) if row["image"] == "good.png" and row["codec"] == "mine"]
     assert good[0]["psnr"] == "inf" and good[0]["error"] == ""
-    assert "3 of 3 pictures are in no mean" in (out / "report.html").read_text()
+    assert "mine failed on every picture and is left out, first with: " in (out / "report.html").read_text()
+    assert "| JPEG" in (out / "summary.md").read_text() or "JPEG" in (out / "curves.md").read_text()
+
+
+def test_pictures_are_measured_as_codecs_get_them(run: Run, tmp_path: Path, photo: np.ndarray) -> None:
+    """Upright, 16 bits scaled down and not cut off, transparency refused: as `fewbits encode` has it."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    lying = Image.Exif()
+    lying[0x0112] = 6
+    Image.fromarray(photo[:170, :200]).save(pictures / "lying.png", exif=lying)
+    Image.fromarray(photo[:170, :200, 0].astype(np.uint16) * 257).save(pictures / "deep.png")
+    Image.fromarray(np.dstack([photo[:40, :40], photo[:40, :40, 0]])).save(pictures / "through.png")
+    out = tmp_path / "report"
+    assert run("bench", pictures, "--codecs", "jpeg", "--out", out, *QUICK)[0] == 1
+    rows = {(row["image"], row["setting"]): row for row in table(out)}
+    assert (rows["lying.png", "90.0"]["width"], rows["lying.png", "90.0"]["height"]) == ("170", "200")
+    assert float(rows["deep.png", "90.0"]["psnr"]) > 30
+    assert "transparent" in rows["through.png", ""]["error"]
+    (tmp_path / "x.few").write_bytes(encode(Image.open(pictures / "lying.png"), 50))
+    status, said, _ = run("compare", pictures / "lying.png", tmp_path / "x.few", "--metrics", "psnr")
+    assert status == 0 and float(said.split()[1]) > 25
+
+
+def test_a_folder_of_flat_pictures_gives_a_report_without_curves(run: Run, tmp_path: Path) -> None:
+    """Every codec brings them back as they were: there is no finite PSNR, and nothing to draw."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "flat.png")
+    words = ("--codecs", "jpeg,webp", "--metrics", "psnr", *QUICK[2:])
+    status, said, _ = run("bench", tmp_path / "flat.png", *words, "--out", tmp_path / "report")
+    assert status == 0 and "PSNR (RGB) is of 0 pictures, without 1, the first flat.png: not finite" in said
+    assert (tmp_path / "report" / "report.html").exists() and not list((tmp_path / "report").glob("rd-*"))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +190,10 @@ def test_what_fails_has_a_row_that_says_why_and_the_rest_goes_on(run: Run, tmp_p
         (("--codecs", "jpg"), "--codecs jpg: neither a codec"),
         (("--metrics", "psrn"), "--metrics psrn: it must be one of mse, psnr"),
         (("--qualities", "avif=10"), "--qualities avif=10: it must be CODEC=N,N,... with one of jpeg"),
-        (("--qualities", "jpeg=x"), "--qualities: 'x' is not a number"),
+        (("--qualities", "jpeg=x"), "--qualities jpeg=x: 'x' is not a number"),
+        (("--qualities", "jpeg=150"), "--qualities jpeg: 150, it must be 1 to 100"),
+        (("--viewer", "0"), "--viewer: 0 must be above 0"),
+        (("--viewer-mb", "-3"), "--viewer-mb: -3.0 must be 0 or more"),
         (("--range", "1.6"), "--range 1.6: it must be LOW:HIGH"),
         (("--range", "2:1"), "--range 2:1: the first must be below the second"),
         (("--at", "ssim=3"), "--at ssim=3: it must be METRIC=QUALITY"),

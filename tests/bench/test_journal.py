@@ -43,6 +43,15 @@ def test_a_damaged_line_is_named(line: bytes, tmp_path: Path) -> None:
     assert path.read_bytes().endswith(line)
 
 
+def test_two_measurements_do_not_share_a_journal(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    first = Journal(tmp_path / "journal")
+    with pytest.raises(FewbitsError, match="another measurement is writing there"):
+        Journal(tmp_path / "journal")
+    first.close()
+    Journal(tmp_path / "journal").close()
+
+
 def test_keys_depend_on_every_part() -> None:
     keys = {key_of("coded", "digest", "jpeg", 10), key_of("coded", "digest", "jpeg", 10.5), key_of("timed", "digest", "jpeg", 10)}
     assert len(keys) == 3

@@ -12,7 +12,16 @@ import pytest
 pytest.importorskip("scipy")
 
 from fewbits.bench.published import read_published  # noqa: E402
-from fewbits.bench.summary import comparisons, mean_curves, smallest_files, speeds, whole_pictures, wins  # noqa: E402
+from fewbits.bench.summary import (  # noqa: E402
+    comparisons,
+    mean_curves,
+    measured_pictures,
+    smallest_files,
+    speeds,
+    whole_pictures,
+    wins,
+    without_broken_codecs,
+)
 from fewbits.errors import FewbitsError  # noqa: E402
 
 SETTINGS = (10, 20, 30, 40, 50)
@@ -63,7 +72,8 @@ def test_what_has_no_quality_in_common_is_refused_with_the_reason() -> None:
 
 
 def test_a_failed_row_takes_its_picture_out_of_every_mean() -> None:
-    failed = [row | {"error": "it broke"} if row["image"] == "c" and row["codec"] == "base" else row for row in ROWS]
+    broken = {"error": "it broke", "bytes": None, "psnr": None}
+    failed = [row | broken if row["image"] == "c" and row["codec"] == "base" else row for row in ROWS]
     assert whole_pictures(failed) == (["a", "b"], ["c"])
     curves = {curve.codec: curve.points for curve in mean_curves(failed, CODECS, ["psnr"])}
     assert curves["mixed"][0][1] == pytest.approx(0.085)
@@ -110,6 +120,7 @@ def test_published_curves_give_published_rates(shared: Path) -> None:
     ("content", "said"),
     [
         ("{", "--published"),
+        ({"dataset": "d", "source": "s", "curves": {"x": 5}}, "it must be an object with dataset"),
         ("[]", "it must be an object with dataset, source and curves"),
         ({"dataset": "d", "source": "s", "curves": {"x": {"bpp": [1], "psnr": [1, 2]}}}, "x: bpp and psnr must be lists"),
         ({"dataset": "d", "source": "s", "curves": {"x": {"psnr": [1, 2]}}}, "x: bpp and psnr must be lists"),
@@ -122,7 +133,20 @@ def test_a_wrong_file_of_published_curves_is_refused(content: Any, said: str, tm
         read_published(path, ["psnr"])
 
 
-def test_infinite_quality_makes_no_comparison() -> None:
-    perfect = [row | {"psnr": math.inf} if row["setting"] == 50 else row for row in ROWS]
-    found = comparisons(mean_curves(perfect, ["base", "half"], ["psnr"]), ["base"])[0]
-    assert found.rate_percent is None and "finite" in found.reason
+def test_a_picture_without_a_finite_metric_leaves_that_metric_by_name() -> None:
+    perfect = [
+        row | {"psnr": math.inf} if (row["image"], row["codec"], row["setting"]) == ("a", "half", 50) else row for row in ROWS
+    ]
+    assert measured_pictures(perfect, "psnr") == (["b", "c"], {"a": "not finite, half 50 loses nothing"})
+    assert measured_pictures(perfect, "ms_ssim") == (["a", "b", "c"], {})
+    curves = {curve.codec: curve.points for curve in mean_curves(perfect, CODECS, ["psnr"])}
+    assert curves["mixed"][0][1] == pytest.approx(0.1 * (0.8 + 1.5) / 2)
+    small = [row | {"ms_ssim": None} if row["image"] == "b" else row for row in ROWS]
+    assert measured_pictures(small, "ms_ssim")[1] == {"b": "too small for it"}
+
+
+def test_a_codec_that_fails_everywhere_is_left_out_and_the_rest_compared() -> None:
+    bad = [row | {"codec": "bad", "bytes": None, "error": "no such thing"} for row in ROWS if row["codec"] == "base"]
+    once = [row | {"bytes": None, "error": "once"} if row["image"] == "a" and row["codec"] == "half" else row for row in ROWS]
+    kept, broken = without_broken_codecs(once + bad, [*CODECS, "bad"])
+    assert kept == once and broken == {"bad": "no such thing"}

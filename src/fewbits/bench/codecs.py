@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The codecs that can be measured: Pillow's, JPEG XL, our own bundles, and any pair of commands.
+"""The codecs that can be measured: Pillow's, JPEG XL, and our own bundles (external.py has those by command).
 
 Real bytes out, pixels back in: uint8 RGB (h, w, 3). Importing this needs numpy and Pillow only.
 """
@@ -7,12 +7,8 @@ Real bytes out, pixels back in: uint8 RGB (h, w, 3). Importing this needs numpy 
 import io
 import math
 import os
-import re
-import shlex
-import subprocess
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -23,11 +19,12 @@ from PIL import AvifImagePlugin, Image, features
 from fewbits import __version__
 from fewbits.bench.metrics import psnr
 from fewbits.codec import load_model
-from fewbits.errors import FewbitsError, ImageError
+from fewbits.errors import FewbitsError
 
 LOWEST_QUALITY: Final = 1  # 0 has meant "not given" to Pillow's JPEG
 HIGHEST_QUALITY: Final = 100
 SEARCH_STEPS: Final = 12
+USUAL_QUALITIES: Final = (10.0, 20.0, 35.0, 50.0, 65.0, 80.0, 90.0)
 
 
 class Codec(Protocol):
@@ -53,6 +50,10 @@ class Codec(Protocol):
     def whole_settings(self) -> bool:
         """Whether only integers are settings."""
 
+    @property
+    def bounded(self) -> bool:
+        """Whether settings outside the span are known to be wrong."""
+
     def identity(self) -> str:
         """Options and versions: everything but picture and setting that the bytes depend on."""
 
@@ -76,6 +77,7 @@ class PillowCodec:
     options: Mapping[str, Any]
     settings: tuple[float, ...]
     span: tuple[float, float] = (LOWEST_QUALITY, HIGHEST_QUALITY)
+    bounded: bool = True
 
     @property
     def whole_settings(self) -> bool:
@@ -109,6 +111,7 @@ class JpegXl:
     label: str = "JPEG XL"
     settings: tuple[float, ...] = (5, 20, 40, 60, 75, 85, 92)
     span: tuple[float, float] = (1, 99)
+    bounded: bool = True
     whole_settings: bool = False
 
     def identity(self) -> str:
@@ -140,6 +143,7 @@ class BundleCodec:
     model: str  # as load_model takes it
     settings: tuple[float, ...] = (0, 12, 25, 40, 55, 70, 90)
     span: tuple[float, float] = (0, 100)
+    bounded: bool = True
     whole_settings: bool = False
 
     @property
@@ -156,101 +160,12 @@ class BundleCodec:
         return np.asarray(load_model(self.model, threads=threads).decode(data).convert("RGB"))
 
 
-@dataclass(frozen=True)
-class CommandCodec:
-    """An external encoder and decoder: words of two commands, in which {in}, {out} and {q} are replaced; no shell is run.
-
-    {in} and {out} are PNG files on the pixels' side, and a file without extension on the other; {in.ppm} or {out.bin} ask
-    for another extension. `peak_bytes` is the most memory that the last commands took.
-    """
-
-    name: str
-    encoder: tuple[str, ...]
-    decoder: tuple[str, ...]
-    settings: tuple[float, ...]
-    whole_settings: bool = False
-    peaks: list[int] = field(default_factory=list, compare=False, repr=False)
-
-    @property
-    def label(self) -> str:
-        return self.name
-
-    @property
-    def span(self) -> tuple[float, float]:
-        return self.settings[0], self.settings[-1]  # what it takes beyond is not known
-
-    def identity(self) -> str:
-        return f"enc {shlex.join(self.encoder)} ;; dec {shlex.join(self.decoder)}"
-
-    def encode(self, image: np.ndarray, setting: float, threads: int = 1) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="fewbits-") as folder:
-            source = Path(folder, "picture" + _extension(self.encoder, "in", ".png"))
-            target = Path(folder, "coded" + _extension(self.encoder, "out", ""))
-            Image.fromarray(image).save(source)
-            self._run(self.encoder, source, target, setting)
-            return target.read_bytes()
-
-    def decode(self, data: bytes, threads: int = 1) -> np.ndarray:
-        with tempfile.TemporaryDirectory(prefix="fewbits-") as folder:
-            source = Path(folder, "coded" + _extension(self.decoder, "in", _extension(self.encoder, "out", "")))
-            target = Path(folder, "picture" + _extension(self.decoder, "out", ".png"))
-            source.write_bytes(data)
-            self._run(self.decoder, source, target, math.nan)
-            with Image.open(target) as picture:
-                return np.asarray(picture.convert("RGB"))
-
-    def _run(self, words: Sequence[str], source: Path, target: Path, setting: float) -> None:
-        values = {"in": str(source), "out": str(target), "q": f"{setting:g}"}
-        command = [_PLACEHOLDER.sub(lambda match: values[match[1]], word) for word in words]
-        with tempfile.TemporaryFile() as said:
-            try:
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
-            except OSError as error:
-                raise ImageError(f"{command[0]}: {error.strerror or error}") from error
-            status, used = os.wait4(process.pid, 0)[1:]
-            process.returncode = os.waitstatus_to_exitcode(status)  # so that Popen does not wait for it again
-            self.peaks.append(used.ru_maxrss * 1024)
-            said.seek(0)
-            lines = said.read().decode(errors="replace").strip().splitlines()
-        if process.returncode:
-            raise ImageError(f"{command[0]} ended with {process.returncode}{': ' + lines[-1] if lines else ''}")
-        if not target.exists():
-            raise ImageError(f"{command[0]} wrote no {target.name}")
-
-
-_PLACEHOLDER: Final = re.compile(r"\{(in|out|q)(\.\w+)?\}")
-_QUALITIES: Final = (10.0, 20.0, 35.0, 50.0, 65.0, 80.0, 90.0)
-
-
-def _extension(words: Sequence[str], placeholder: str, otherwise: str) -> str:
-    found = (match[2] for word in words for match in _PLACEHOLDER.finditer(word) if match[1] == placeholder)
-    return next((extension for extension in found if extension), otherwise)
-
-
-def parse_command(text: str) -> CommandCodec:
-    """'name: enc {in} {out} -q {q} ;; dec {in} {out}' -> a codec with qualities of 10-90. Raises FewbitsError."""
-    name, colon, commands = text.partition(":")
-    encoder, separator, decoder = commands.partition(";;")
-    wanted = "it must be 'name: encoder {in} {out} {q} ;; decoder {in} {out}'"
-    if not (colon and separator and re.fullmatch(r"[\w.+-]+", name.strip())):
-        raise FewbitsError(f"--command {text!r}: {wanted}")
-    try:
-        parts = [tuple(shlex.split(part)) for part in (encoder, decoder)]
-    except ValueError as error:
-        raise FewbitsError(f"--command {text!r}: {error}") from error
-    for part, placeholders in zip(parts, (("in", "out", "q"), ("in", "out")), strict=True):
-        found = {match[1] for word in part for match in _PLACEHOLDER.finditer(word)}
-        if missing := [name for name in placeholders if name not in found]:
-            raise FewbitsError(f"--command {text!r}: no {{{missing[0]}}} in {' '.join(part)!r}: {wanted}")
-    return CommandCodec(name.strip(), parts[0], parts[1], _QUALITIES)
-
-
 def _avif(name: str, label: str, speed: int, subsampling: str) -> PillowCodec:
     options = {"speed": speed, "subsampling": subsampling}
     return PillowCodec(name, label, "AVIF", "avif", options, (10, 20, 35, 50, 65, 75, 85))
 
 
-JPEG: Final = PillowCodec("jpeg", "JPEG", "JPEG", "libjpeg_turbo", {"optimize": True}, _QUALITIES)
+JPEG: Final = PillowCodec("jpeg", "JPEG", "JPEG", "libjpeg_turbo", {"optimize": True}, USUAL_QUALITIES)
 WEBP: Final = PillowCodec("webp", "WebP", "WEBP", "webp", {"method": 6}, (1, 10, 25, 45, 65, 80, 90))
 AVIF: Final = _avif("avif", "AVIF", 6, "4:2:0")
 PILLOW_CODECS: Final = {
@@ -258,9 +173,9 @@ PILLOW_CODECS: Final = {
     for codec in (
         JPEG,
         PillowCodec(  # with the standard's Huffman tables, as published curves have it: a tenth larger
-            "jpeg-default", "JPEG, default tables", "JPEG", "libjpeg_turbo", {}, _QUALITIES
+            "jpeg-default", "JPEG, default tables", "JPEG", "libjpeg_turbo", {}, USUAL_QUALITIES
         ),
-        PillowCodec("jpeg-444", "JPEG 4:4:4", "JPEG", "libjpeg_turbo", {"optimize": True, "subsampling": 0}, _QUALITIES),
+        PillowCodec("jpeg-444", "JPEG 4:4:4", "JPEG", "libjpeg_turbo", {"optimize": True, "subsampling": 0}, USUAL_QUALITIES),
         PillowCodec(  # without its colour transform (mct) JPEG 2000 is beaten by JPEG
             "jpeg2000", "JPEG 2000", "JPEG2000", "jpg_2000", {"irreversible": True, "mct": 1, "quality_mode": "rates"},
             (0.125, 0.25, 0.4, 0.6, 0.9, 1.3, 2.0), (0.02, 8.0),
@@ -290,9 +205,12 @@ def find_codec(name: str) -> Codec:
 
 
 def with_settings(codec: Any, settings: Sequence[float]) -> Any:
-    """The codec at other settings, rising. Raises FewbitsError where it takes integers only."""
+    """The codec at other settings, rising. Raises FewbitsError where it does not take them."""
     if codec.whole_settings and any(setting != int(setting) for setting in settings):
         raise FewbitsError(f"--qualities {codec.name}: {settings}, it takes integers only")
+    low, high = codec.span
+    if bad := [setting for setting in settings if codec.bounded and not low <= setting <= high]:
+        raise FewbitsError(f"--qualities {codec.name}: {bad[0]:g}, it must be {low:g} to {high:g}")
     return replace(codec, settings=tuple(sorted(set(map(float, settings)))))
 
 

@@ -4,6 +4,7 @@
 import csv
 import io
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,8 @@ import numpy as np
 from fewbits.bench import metrics as metric_table
 from fewbits.bench import summary
 from fewbits.bench.bjontegaard import EVERYTHING, BppRange
-from fewbits.bench.codecs import Codec, find_codec, parse_command, with_settings
+from fewbits.bench.codecs import Codec, find_codec, with_settings
+from fewbits.bench.external import TIME_LIMIT_S, parse_command
 from fewbits.bench.gallery import write_gallery
 from fewbits.bench.journal import Journal
 from fewbits.bench.matched import viewer_pictures
@@ -30,7 +32,7 @@ from fewbits.codec import decode
 from fewbits.container import MAGIC
 from fewbits.errors import FewbitsError, ImageError
 from fewbits.files import replacing
-from fewbits.image import read_image
+from fewbits.image import read_image, to_planes
 
 DEFAULT_CODECS: Final = ("few", "jpeg", "jpeg2000", "webp", "avif")
 TABLE, JOURNAL, RECORD, SUMMARY, CURVES = "table.csv", "journal.jsonl", "record.txt", "summary.md", "curves.md"
@@ -60,6 +62,7 @@ class Options:
     gallery: bool = False
     viewer_bpp: Sequence[str] = ("0.5",)
     viewer_mb: float = 60.0
+    time_limit_s: float = TIME_LIMIT_S
 
 
 def run_bench(options: Options) -> int:
@@ -68,9 +71,13 @@ def run_bench(options: Options) -> int:
     codecs = _codecs(options)
     reference = _one_of("--speed-reference", options.speed_reference, [codec.name for codec in codecs], "avif")
     bpp_range, levels = _bpp_range(options.bpp_range), _levels(options.levels, names)
-    viewer_bpp = [_number("--viewer", word) for word in _split(options.viewer_bpp)]
+    viewer_bpp = [_number("--viewer", word, above=0) for word in _split(options.viewer_bpp)]
+    _number("--viewer-mb", str(options.viewer_mb))
+    _number("--time-limit", str(options.time_limit_s), above=0)
     published = read_published(options.published, names, options.published_names) if options.published else None
     drawn_too = list(dict.fromkeys(curve.codec for curve in published.curves)) if published else []
+    if both := [name for name in drawn_too if name in [codec.name for codec in codecs]]:
+        raise FewbitsError(f"--published: a curve is called {both[0]}, as a measured codec is: rename one")
     anchor = _one_of("--anchor", options.anchor, [*(codec.name for codec in codecs), *drawn_too], "jpeg")
     pictures = find_pictures(options.roots, options.limit)
     cores = usable_cores()
@@ -78,42 +85,52 @@ def run_bench(options: Options) -> int:
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FewbitsError(f"--out {options.out}: {error.strerror or error}") from error
-    journal = Journal(options.out / JOURNAL)
+        what = "it is a file, it must be a folder" if options.out.is_file() else error.strerror or str(error)
+        raise FewbitsError(f"--out {options.out}: {what}") from error
     try:
-        rows = measure(plan, journal)
+        journal = Journal(options.out / JOURNAL)
+    except OSError as error:
+        raise FewbitsError(f"--out {options.out}: {error.strerror or error}") from error
+    try:
+        try:
+            rows = measure(plan, journal)
+        except KeyboardInterrupt:
+            print(f"\ninterrupted: the same command goes on from {options.out / JOURNAL}", file=sys.stderr)
+            raise
         write_table(options.out / TABLE, rows, column_names(names))
         facts = record({codec.name: codec.identity() for codec in codecs})
         _write_text(options.out / RECORD, "".join(f"{label}: {text}\n" for label, text in facts.items()))
-        whole, left_out = summary.whole_pictures(rows)
-        notes = [
-            f"{len(left_out)} of {len(pictures)} pictures are in no mean, since a row of theirs failed: {', '.join(left_out)}"
-        ]
-        notes = notes if left_out else []
-        if published:
-            notes.append(f"published curves are of {published.dataset}; compare with them what is measured on the same pictures")
+        sound, broken = summary.without_broken_codecs(rows, [codec.name for codec in codecs])
+        working = [codec for codec in codecs if codec.name not in broken]
+        whole, left_out = summary.whole_pictures(sound)
+        notes = _notes(sound, broken, left_out, names, published)
         shown: Sequence[Any] = ()
         if viewer_bpp and whole:
             wanted = [picture for picture in pictures if picture.name in whole]
             folder = options.out / "viewer"
             shown, more = viewer_pictures(
-                wanted, codecs, names, viewer_bpp, folder, journal, jobs=plan.jobs, limit_bytes=round(options.viewer_mb * 1e6)
+                wanted, working, names, viewer_bpp, folder, journal, jobs=plan.jobs, limit_bytes=round(options.viewer_mb * 1e6)
             )
             notes += more
     finally:
         journal.close()
+    if not working:
+        raise FewbitsError(f"nothing could be measured: {next(iter(broken.values()))}")
+    anchor = working[0].name if anchor in broken else anchor
     data = _report_data(
-        rows, codecs, names, published, facts, notes=notes, anchor=anchor, speed_reference=reference, bpp_range=bpp_range,
+        sound, working, names, published, facts, notes=notes, anchor=anchor, speed_reference=reference, bpp_range=bpp_range,
         levels=levels, viewer=tuple(shown), title=_title(options.roots, len(whole)),
     )  # fmt: skip
     styles = {codec.name: Style(codec.label, codec.colour, codec.published) for codec in data.codecs}
+    for old in [*options.out.glob("rd-*.svg"), *options.out.glob("rd-*.png")]:
+        old.unlink()  # of an earlier run, perhaps of other metrics
     for name in names:
         drawn = [curve for curve in data.curves if curve.metric == name and len(curve.points) > 1]
         if any(not styles[curve.codec].published for curve in drawn):
             for suffix in (".svg", ".png"):
                 plot(options.out / f"rd-{name}{suffix}", drawn, styles, data.title)
     if options.gallery:
-        failed = write_gallery(pictures, codecs, rows, names, options.out / "gallery", plan.jobs)
+        failed = write_gallery(pictures, working, rows, names, options.out / "gallery", plan.jobs)
         data = _with_notes(data, failed)
     write_report(options.out / REPORT, data)
     text = summary_text(data)
@@ -121,6 +138,24 @@ def run_bench(options: Options) -> int:
     _write_text(options.out / CURVES, curves_text(data))
     print(f"{text}\n\n{options.out / REPORT} shows it all; {options.out / TABLE} has the {len(rows)} rows")
     return sum(bool(row["error"]) for row in rows)
+
+
+def _notes(
+    rows: Sequence[Any], broken: Mapping[str, str], left_out: Sequence[str], names: Sequence[str], published: Published | None
+) -> list[str]:
+    """What a reader must know before the numbers."""
+    notes = [f"{codec} failed on every picture and is left out, first with: {error}" for codec, error in broken.items()]
+    if left_out:
+        n_all = len({row["image"] for row in rows})
+        notes.append(f"{len(left_out)} of {n_all} pictures are in no mean, since a row of theirs failed: {', '.join(left_out)}")
+    for name in names:
+        measured, why = summary.measured_pictures(rows, name)
+        if why:
+            first, reason = next(iter(why.items()))
+            notes.append(f"{METRICS[name].label} is of {len(measured)} pictures, without {len(why)}, the first {first}: {reason}")
+    if published:
+        notes.append(f"published curves are of {published.dataset}; compare with them what is measured on the same pictures")
+    return notes
 
 
 def run_compare(first: Path, second: Path, names: Sequence[str]) -> None:
@@ -158,7 +193,7 @@ def _pixels(path: Path) -> np.ndarray:
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror or error}") from error
     picture = decode(data) if data.startswith(MAGIC) else read_image(data, str(path))
-    return np.asarray(picture.convert("RGB"))
+    return to_planes(picture)[0]
 
 
 def _has_lpips() -> bool:
@@ -181,13 +216,14 @@ def _split(words: Sequence[str]) -> list[str]:
     return [part.strip() for word in words for part in word.split(",") if part.strip()]
 
 
-def _number(option: str, word: str) -> float:
+def _number(option: str, word: str, above: float | None = None) -> float:
+    """A finite number of 0 or more, or above `above`. Raises FewbitsError that names the option."""
     try:
         value = float(word)
     except ValueError as error:
         raise FewbitsError(f"{option}: {word!r} is not a number") from error
-    if not 0 <= value < float("inf"):
-        raise FewbitsError(f"{option}: {word} must be 0 or more, and finite")
+    if not (0 <= value < float("inf") and (above is None or value > above)):
+        raise FewbitsError(f"{option}: {word} must be {'0 or more' if above is None else f'above {above:g}'}, and finite")
     return value
 
 
@@ -229,13 +265,13 @@ def _levels(words: Sequence[str], names: Sequence[str]) -> Mapping[str, Sequence
         name, equals, value = word.partition("=")
         if not equals or name not in names:
             raise FewbitsError(f"--at {word}: it must be METRIC=QUALITY with a metric that is measured, {', '.join(names)}")
-        levels.setdefault(name, []).append(_number("--at", value))
+        levels.setdefault(name, []).append(_number(f"--at {word}", value))
     return levels
 
 
 def _codecs(options: Options) -> list[Codec]:
     codecs = [find_codec(name) for name in _split(options.codecs) or ([] if options.commands else DEFAULT_CODECS)]
-    codecs += [parse_command(text) for text in options.commands]
+    codecs += [parse_command(text, options.time_limit_s) for text in options.commands]
     names = [codec.name for codec in codecs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise FewbitsError(f"--codecs: two are called {twice[0]}; a bundle's name is that of its folder")
@@ -243,7 +279,7 @@ def _codecs(options: Options) -> list[Codec]:
         match = re.fullmatch(r"([^=]+)=([^=]+)", word)
         if match is None or match[1] not in names:
             raise FewbitsError(f"--qualities {word}: it must be CODEC=N,N,... with one of {', '.join(names)}")
-        settings = [_number("--qualities", part) for part in _split([match[2]])]
+        settings = [_number(f"--qualities {word}", part) for part in _split([match[2]])]
         place = names.index(match[1])
         codecs[place] = with_settings(codecs[place], settings)
     return codecs
@@ -254,7 +290,7 @@ def _title(roots: Sequence[Path], n_pictures: int) -> str:
 
 
 def _report_data(
-    rows: Sequence[Row],
+    rows: Sequence[Mapping[str, Any]],
     codecs: Sequence[Codec],
     names: Sequence[str],
     published: Published | None,
@@ -291,9 +327,9 @@ def _report_data(
         smallest=tuple(summary.smallest_files(rows, own, levels)),
         wins=tuple(summary.wins(rows, own, names, bpp_range)),
         speed=tuple(summary.speeds(rows, own, speed_reference)),
-        speed_reference=speed_reference,
+        speed_reference=speed_reference if speed_reference in own else own[0],
         histogram_metrics=tuple(name for name in names if name in ("ms_ssim", "ssimulacra2")) or tuple(names[:1]),
-        rows=tuple(row | {name: metric_table.on_axis(name, row[name]) for name in names} for row in rows),
+        rows=tuple(dict(row) | {name: metric_table.on_axis(name, row[name]) for name in names} for row in rows),
         viewer=viewer,
     )
 

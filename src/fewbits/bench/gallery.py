@@ -40,7 +40,9 @@ def write_gallery(
 ) -> list[str]:
     """Write folder/PICTURE-CODEC.png for each; returns why of those that failed. rows: see measure(), for the captions."""
     folder.mkdir(exist_ok=True)
-    by_cell = {(row["image"], row["codec"], row["setting"]): row for row in rows if not row["error"]}
+    for old in folder.glob("*.png"):
+        old.unlink()  # of an earlier run, perhaps with other settings
+    by_cell = {(row["image"], row["codec"], row["setting"]): row for row in rows if row["bytes"] is not None}
     sheets = []
     for picture in pictures:
         for codec in codecs:
@@ -48,13 +50,23 @@ def write_gallery(
             if any(row is None for row in found):
                 continue  # its row has said why
             captions = [_caption(codec.label, row, names) for row in found if row is not None]
-            name = f"{picture.name.replace('/', '-').rpartition('.')[0]}-{codec.name}.png"
+            name = f"{_stem(picture, pictures)}-{codec.name}.png"
             sheets.append(_Sheet(picture, codec, ((picture.name, "original"), *captions), folder / name))
     return [
         f"gallery: {sheet.target.name}: {failure}"
         for sheet, failure in in_processes(_write, sheets, jobs, "gallery", show)
         if failure
     ]
+
+
+def _stem(picture: Picture, pictures: Sequence[Picture]) -> str:
+    """The picture's name as part of a file's; without its extension where no other has the same then."""
+
+    def plain(name: str) -> str:
+        return (name.rpartition(".")[0] or name).replace("/", "-")
+
+    alike = [other for other in pictures if plain(other.name) == plain(picture.name)]
+    return plain(picture.name) if len(alike) == 1 else picture.name.replace("-", "--").replace("/", "-")
 
 
 def _caption(label: str, row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:

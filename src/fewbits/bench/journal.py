@@ -8,7 +8,7 @@ short is dropped. Keys come from whoever measures, and hold everything that the 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fewbits.errors import FewbitsError
 
@@ -19,22 +19,26 @@ def key_of(*parts: Any) -> str:
 
 
 class Journal:
-    """Everything in the file at `path`, which need not exist; `add` also writes."""
+    """Everything in the file at `path`, which need not exist; `add` also writes.
+
+    One process has it at a time, where files can be locked. Raises FewbitsError.
+    """
 
     def __init__(self, path: Path) -> None:
         self.values: dict[str, dict[str, Any]] = {}
-        whole = 0  # bytes of complete lines
-        if path.exists():
-            for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    entry = json.loads(line)
-                    self.values.setdefault(entry.pop("key"), {}).update(entry)
-                except (ValueError, KeyError, AttributeError, TypeError) as error:
-                    raise FewbitsError(f"{path}: line {number} is damaged: delete the file, or that line") from error
-                whole += len(line)
         self._file = path.open("ab")
+        _lock(self._file, path)
+        whole = 0  # bytes of complete lines
+        for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                entry = json.loads(line)
+                self.values.setdefault(entry.pop("key"), {}).update(entry)
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                self._file.close()
+                raise FewbitsError(f"{path}: line {number} is damaged: delete the file, or that line") from error
+            whole += len(line)
         self._file.truncate(whole)
 
     def get(self, key: str) -> dict[str, Any]:
@@ -49,3 +53,16 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Until the file is closed. Raises FewbitsError where another process has it."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise FewbitsError(f"{path}: another measurement is writing there: wait for it, or choose another --out") from error

@@ -6,7 +6,7 @@ What is shown is what was decoded: pictures are kept without loss, as WebP files
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,24 +52,21 @@ def viewer_pictures(
     folder.mkdir(exist_ok=True)
     identities = {codec.name: codec.identity() for codec in codecs}
     shown: list[ViewerPicture] = []
-    notes: list[str] = []
+    failures: dict[str, list[str]] = {}
     spent = 0
     batch = max(1, 2 * jobs // len(codecs))  # pictures at a time, so that little is made in vain
     for start in range(0, len(pictures), batch):
-        tasks = [
-            _Task(
-                key := key_of("matched", picture.digest, identities[codec.name], limit, names), picture, codec, limit, names,
-                folder / f"{key}.webp",
-            )
-            for picture in pictures[start : start + batch]
-            for limit in _limits(picture, levels_bpp)
-            for codec in codecs
-        ]  # fmt: skip
+        tasks = []
+        for picture in pictures[start : start + batch]:
+            for limit in _limits(picture, levels_bpp):
+                for codec in codecs:
+                    key = key_of("matched", picture.digest, identities[codec.name], codec.span, limit, names)
+                    tasks.append(_Task(key, picture, codec, limit, names, folder / f"{key}.webp"))
         fresh = [task for task in tasks if "setting" not in journal.get(task.key) or not task.target.exists()]
         for task, values in in_processes(_match, fresh, jobs, f"viewer {start + 1}/{len(pictures)}", show):
             if "error" in values:
-                notes.append(f"viewer: {task.picture.name} by {task.codec.label}: {values['error']}")
-            elif values:
+                failures.setdefault(task.codec.label, []).append(f"{task.picture.name}: {values['error']}")
+            else:
                 journal.add(task.key, values)
         for picture in pictures[start : start + batch]:
             own = [task for task in tasks if task.picture is picture and "setting" in journal.get(task.key)]
@@ -77,14 +74,22 @@ def viewer_pictures(
             spent += size
             if spent > limit_bytes and shown:
                 held = f"the viewer holds the first {len(shown)} of {len(pictures)} pictures"
-                return shown, [*notes, f"{held}: more would exceed {limit_bytes / 1e6:g} MB (--viewer-mb)"]
+                return shown, [*_folded(failures), f"{held}: more would exceed {limit_bytes / 1e6:g} MB (--viewer-mb)"]
             shown.append(one)
-    return shown, notes
+    return shown, _folded(failures)
+
+
+def _folded(failures: Mapping[str, Sequence[str]]) -> list[str]:
+    """One note for each codec that fails."""
+    return [
+        f"the viewer lacks {len(texts)} picture{'s' if len(texts) > 1 else ''} by {label}, the first: {texts[0]}"
+        for label, texts in failures.items()
+    ]
 
 
 def _limits(picture: Picture, levels_bpp: Sequence[float]) -> list[int]:
     height, width = pixels_of(picture.path).shape[:2]
-    return [round(bpp * height * width / 8) for bpp in levels_bpp]
+    return [max(1, round(bpp * height * width / 8)) for bpp in levels_bpp]
 
 
 def _picture(

@@ -19,12 +19,13 @@ from typing import Any, Final
 import numpy as np
 
 from fewbits.bench import metrics
-from fewbits.bench.codecs import Codec, CommandCodec
+from fewbits.bench.codecs import Codec
+from fewbits.bench.external import CommandCodec
 from fewbits.bench.journal import Journal, key_of
 from fewbits.bench.pool import in_processes, one_at_a_time, why
 from fewbits.bench.record import cpu_name
 from fewbits.errors import FewbitsError, ImageError
-from fewbits.image import read_image
+from fewbits.image import read_image, to_planes
 
 # what is taken for a picture in a folder
 SUFFIXES: Final = frozenset(
@@ -93,13 +94,25 @@ def find_pictures(roots: Sequence[Path], limit: int | None = None) -> tuple[Pict
     names = [name for name, _ in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ImageError(f"two pictures are called {twice[0]}: measure the folders one at a time")
-    return tuple(Picture(name, path, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in found[:limit])
+    return tuple(Picture(name, path, _digest(path)) for name, path in found[:limit])
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; of nothing where it cannot be read, which its row will say."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return hashlib.sha256().hexdigest()
 
 
 @lru_cache(maxsize=2)
 def pixels_of(path: Path) -> np.ndarray:
     """A picture as the codecs get it: upright, 8 bits, RGB (h, w, 3). Raises FewbitsError."""
-    return np.asarray(read_image(path.read_bytes(), path.name).convert("RGB"))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path.name}: {error.strerror or error}") from error
+    return to_planes(read_image(data, path.name))[0]
 
 
 def measure(plan: Plan, journal: Journal, show: bool | None = None) -> list[Row]:
@@ -123,10 +136,10 @@ def measure(plan: Plan, journal: Journal, show: bool | None = None) -> list[Row]
         coded[cell.id] = key_of("coded", *parts)
         timed[cell.id] = key_of("timed", *parts, cpu_name(), plan.threads)
 
-    def collect(results: Iterable[tuple[_Task, dict[str, Any]]], keys: dict[tuple[str, str, float], str]) -> None:
+    def collect(results: Iterable[tuple[_Task, dict[str, Any]]], keys: dict[tuple[str, str, float], str], when: str = "") -> None:
         for task, values in results:
             if "error" in values:
-                errors[task.cell.id] = values["error"]
+                errors[task.cell.id] = when + values["error"]
             else:
                 journal.add(keys[task.cell.id], values)
 
@@ -140,15 +153,14 @@ def measure(plan: Plan, journal: Journal, show: bool | None = None) -> list[Row]
     if plan.timing:
         waiting = [cell for cell in _taking_turns(cells) if cell.id not in errors and not journal.get(timed[cell.id])]
         timing = [_Task(cell, (), plan.threads) for cell in waiting]
-        collect(one_at_a_time(_work, timing, lambda task: task.cell.codec.name, "timing", show), timed)
+        collect(one_at_a_time(_work, timing, lambda task: task.cell.codec.name, "timing", show), timed, "while timed: ")
 
     rows = [_row(columns, image=name, error=error) for name, error in errors.items() if isinstance(name, str)]
     for cell in cells:
         width, height = sizes[cell.picture.name]
         row = _row(columns, image=cell.picture.name, width=width, height=height, codec=cell.codec.name, setting=cell.setting)
-        if cell.id in errors:
-            row["error"] = errors[cell.id]
-        else:
+        row["error"] = errors.get(cell.id, "")
+        if "bytes" in journal.get(coded[cell.id]):
             known, times = journal.get(coded[cell.id]), journal.get(timed[cell.id]) if plan.timing else {}
             row |= {name: known.get(name) for name in ("bytes", *columns)} | {"bpp": 8 * known["bytes"] / (width * height)}
             row |= {name: times.get(name) for name in TIMES}
@@ -175,7 +187,7 @@ def _sizes(pictures: Sequence[Picture], journal: Journal) -> tuple[dict[str, tup
     """Width and height by a picture's name, and why by the name of those that cannot be read."""
     sizes, errors = {}, {}
     for picture in pictures:
-        key = key_of("picture", picture.digest)
+        key = key_of("picture as codecs get it", picture.digest)
         if not journal.get(key):
             try:
                 height, width = pixels_of(picture.path).shape[:2]
@@ -222,7 +234,10 @@ def _code(task: _Task, pixels: np.ndarray) -> dict[str, Any]:
 
 
 def _time(task: _Task, pixels: np.ndarray) -> dict[str, Any]:
-    """Seconds to encode and to decode, pixels to bytes and back, and the most memory that the process, or command, had."""
+    """Seconds to encode and to decode, pixels to bytes and back, and the most memory that the process had.
+
+    Of commands the seconds are those from start to end, without the files that are written and read for them here.
+    """
     codec, setting, threads = task.cell.codec, task.cell.setting, task.threads
     _warm_up(codec, setting, threads)
     reset = _reset_peak()
@@ -231,8 +246,12 @@ def _time(task: _Task, pixels: np.ndarray) -> dict[str, Any]:
     encoded = time.perf_counter()
     codec.decode(data, threads)
     ended = time.perf_counter()
-    peak = max(codec.peaks, default=None) if isinstance(codec, CommandCodec) else _peak_bytes() if reset else None
-    return {"encode_s": encoded - begun, "decode_s": ended - encoded, "peak_mb": peak and peak / 1e6}
+    if isinstance(codec, CommandCodec):
+        encoder, decoder = codec.used
+        peaks = [used.peak_bytes for used in codec.used if used.peak_bytes is not None]
+        peak_mb = max(peaks) / 1e6 if len(peaks) == 2 else None
+        return {"encode_s": encoder.seconds, "decode_s": decoder.seconds, "peak_mb": peak_mb}
+    return {"encode_s": encoded - begun, "decode_s": ended - encoded, "peak_mb": _peak_bytes() / 1e6 if reset else None}
 
 
 _warm: set[tuple[str, int]] = set()
@@ -241,7 +260,7 @@ _warm: set[tuple[str, int]] = set()
 def _warm_up(codec: Codec, setting: float, threads: int) -> None:
     """Load libraries and networks before the first time is taken; commands load theirs each time."""
     if isinstance(codec, CommandCodec):
-        codec.peaks.clear()
+        codec.used.clear()
     elif (codec.name, threads) not in _warm:
         codec.decode(codec.encode(np.zeros((64, 64, 3), np.uint8), setting, threads), threads)
         _warm.add((codec.name, threads))

@@ -38,6 +38,8 @@ def plot(path: Path, curves: Sequence[CurveData], styles: Mapping[str, Style], t
     metric = METRICS[curves[0].metric]
     ends_bpp = sorted(curve.points[-1][1] for curve in curves if not styles[curve.codec].published)
     right = ends_bpp[-2] if len(ends_bpp) > 1 else ends_bpp[-1]
+    if any(curve.points[0][1] >= right for curve in curves if not styles[curve.codec].published):
+        right = ends_bpp[-1]  # else a measured curve would lie outside
     figure = Figure(figsize=(9, 5.8), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     ends, lowest = {}, []

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Work on many things in several processes, with a progress bar that says how long it will still take."""
 
+import contextlib
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -26,7 +28,7 @@ def in_processes(
     if not tasks:
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads of its own may hang
-    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_on_one_thread if jobs > 1 else None)
+    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_begin, initargs=(jobs > 1,))
     try:
         with tqdm(total=len(tasks), desc=what, unit="", disable=None if show is None else not show) as bar:
             running = {pool.submit(work, task): task for task in tasks}
@@ -37,6 +39,9 @@ def in_processes(
         raise FewbitsError(
             "a measuring process died, as a rule for want of memory: lower --jobs and call again to go on"
         ) from error
+    except BaseException:
+        _end(pool)
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -51,11 +56,15 @@ def one_at_a_time(
         with tqdm(total=len(tasks), desc=what, unit="", disable=None if show is None else not show) as bar:
             for task in tasks:
                 if lane(task) not in lanes:
-                    lanes[lane(task)] = ProcessPoolExecutor(1, mp_context=context)
+                    lanes[lane(task)] = ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(False,))
                 yield task, lanes[lane(task)].submit(work, task).result()
                 bar.update()
     except BrokenProcessPool as error:
         raise FewbitsError("a timing process died, as a rule for want of memory: --no-timing leaves times out") from error
+    except BaseException:
+        for pool in lanes.values():
+            _end(pool)
+        raise
     finally:
         for pool in lanes.values():
             pool.shutdown(cancel_futures=True)
@@ -67,6 +76,24 @@ def why(error: Exception) -> str:
     return " ".join((text if isinstance(error, FewbitsError) else f"{type(error).__name__}: {text}").split())
 
 
-def _on_one_thread() -> None:
+def _end(pool: ProcessPoolExecutor) -> None:
+    """After an interrupt: end the processes, and the commands that they run.
+
+    An exception in them would not do: they would send it, and begin the next task.
+    """
+    for process in list((pool._processes or {}).values()):  # Python 3.14 has kill_workers, which spares commands
+        if process.pid is not None and hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+
+
+def _begin(one_thread: bool) -> None:
+    """In a new process: a group of its own with the commands that it will run. Ctrl-C is the parent's affair."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    if not one_thread:
+        return
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"

@@ -29,6 +29,8 @@ def read_published(path: Path, metrics: Sequence[str], names: Sequence[str] = ()
     try:
         content = json.loads(path.read_text())
         curves = content["curves"].items()
+        if not all(isinstance(columns, dict) for _, columns in curves):
+            raise TypeError
         dataset, source = str(content["dataset"]), str(content["source"])
     except (OSError, ValueError) as error:
         raise FewbitsError(f"--published {path}: {error}") from error

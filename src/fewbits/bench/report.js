@@ -429,14 +429,14 @@ function smallestTable() {
   const first = (column) => (groups.some(([, group]) => group[0] === column) ? "first" : null);
   const head = [
     make("tr", {}, columnHead("Codec", { rowspan: "2", class: "corner" }), ...groups.map(([metric, group]) => columnHead(metricTitle(metric), { colspan: String(group.length), class: "first", scope: "colgroup" }))),
-    make("tr", {}, ...columns.map((column) => columnHead(settingText(column.quality), { class: first(column) }))),
+    make("tr", {}, ...columns.map((column) => columnHead(`${settingText(column.quality)} (n = ${column.most})`, { class: first(column) }))),
   ];
   const rows = inCodecOrder(data.smallest.map((each) => each.codec)).map((codec) => make("tr", {}, codecHead(codec),
     ...columns.map((column) => smallestCell(column, codec, first(column)))));
   return frame(tableOf("Smallest file at a given quality", head, rows));
 }
 
-// Means over different pictures do not compare: only codecs that reach the quality on the most pictures can be best.
+// The means are over the pictures on which every codec reaches the quality; their number stands in the head.
 function smallestColumn(metric, quality) {
   const entries = data.smallest.filter((each) => each.metric === metric.name && each.quality === quality);
   const reached = entries.filter((each) => isNumber(each.mean_bpp));

@@ -5,6 +5,7 @@ Curves are means over those pictures that every codec brought through at every s
 All comparisons are on a metric's axis (see metrics.Metric), which rises with quality.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -89,26 +90,52 @@ class Speed:
     peak_mb: float | None
 
 
+def without_broken_codecs(rows: Sequence[Row], codecs: Sequence[str]) -> tuple[list[Row], dict[str, str]]:
+    """The rows of codecs that brought at least one picture through, and why, by name, of those that did not."""
+    broken = {}
+    for codec in codecs:
+        own = [row for row in rows if row["codec"] == codec]
+        failed = {row["image"]: row["error"] for row in own if row["bytes"] is None}
+        if own and failed.keys() == {row["image"] for row in own}:
+            broken[codec] = next(iter(failed.values()))
+    return [row for row in rows if row["codec"] not in broken], broken
+
+
 def whole_pictures(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """Names of the pictures that have no failed row, and of those that have one."""
-    failed = {row["image"] for row in rows if row["error"]}
+    """Names of the pictures that every codec brought through at every setting, and of the others."""
+    failed = {row["image"] for row in rows if row["bytes"] is None}
     names = list(dict.fromkeys(row["image"] for row in rows))
     return [name for name in names if name not in failed], [name for name in names if name in failed]
 
 
+def measured_pictures(rows: Sequence[Row], metric: str) -> tuple[list[str], dict[str, str]]:
+    """Of the whole pictures, those with a finite value of the metric in every row, and why, by name, of the others.
+
+    A small picture may have none, and one that a codec brings back as it was has no finite PSNR.
+    """
+    whole = dict.fromkeys(whole_pictures(rows)[0])
+    why: dict[str, str] = {}
+    for row in rows:
+        if row["image"] in whole and row["image"] not in why:
+            if row[metric] is None:
+                why[row["image"]] = "too small for it"
+            elif not math.isfinite(METRICS[metric].axis(row[metric])):
+                why[row["image"]] = f"not finite, {row['codec']} {row['setting']:g} loses nothing"
+    return [name for name in whole if name not in why], why
+
+
 def mean_curves(rows: Sequence[Row], codecs: Sequence[str], metrics: Sequence[str]) -> list[CurveData]:
-    """A curve for each codec and metric; pictures too small for a metric are left out of that metric's curves."""
-    whole = set(whole_pictures(rows)[0])
+    """A curve for each codec and metric, over the measured_pictures of that metric."""
     curves = []
+    measured = {metric: set(measured_pictures(rows, metric)[0]) for metric in metrics}
     for codec in codecs:
-        own = [row for row in rows if row["codec"] == codec and row["image"] in whole]
         for metric in metrics:
+            own = [row for row in rows if row["codec"] == codec and row["image"] in measured[metric]]
             points = []
             for setting in sorted({row["setting"] for row in own}):
-                here = [row for row in own if row["setting"] == setting and row[metric] is not None]
-                if here:
-                    bpp = float(np.mean([row["bpp"] for row in here]))
-                    points.append((setting, bpp, METRICS[metric].axis(float(np.mean([row[metric] for row in here])))))
+                here = [row for row in own if row["setting"] == setting]
+                bpp = float(np.mean([row["bpp"] for row in here]))
+                points.append((setting, bpp, METRICS[metric].axis(float(np.mean([row[metric] for row in here])))))
             curves.append(CurveData(codec, metric, tuple(points)))
     return curves
 
@@ -134,11 +161,11 @@ def _comparison(metric: str, anchor: str, test: str, curves: Mapping[tuple[str, 
 
 
 def picture_curves(rows: Sequence[Row], codecs: Sequence[str], metric: str) -> dict[str, dict[str, Curve]]:
-    """Curves of single pictures, by picture and codec; only pictures that every codec brought through."""
-    whole = whole_pictures(rows)[0]
+    """Curves of single pictures, by picture and codec; only measured_pictures of the metric."""
+    whole = measured_pictures(rows, metric)[0]
     points: dict[str, dict[str, list[tuple[float, float]]]] = {name: {codec: [] for codec in codecs} for name in whole}
     for row in rows:
-        if row["image"] in points and row["codec"] in codecs and row[metric] is not None:
+        if row["image"] in points and row["codec"] in codecs:
             points[row["image"]][row["codec"]].append((row["bpp"], METRICS[metric].axis(row[metric])))
     return {
         name: {
