@@ -41,7 +41,7 @@ def _groups(rows: np.ndarray, n_tables: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def encode_signed(values: np.ndarray, rows: np.ndarray, tables: Sequence[SignedTable]) -> bytes:
-    """values: int16 (n,); rows: uint8 (n,), the table of each value, below len(tables). Returns the stream's bytes."""
+    """values: int16 (n,); rows: unsigned (n,), the table of each value, below len(tables). Returns the stream's bytes."""
     encoder = constriction.stream.queue.RangeEncoder()
     order, bounds = _groups(rows, len(tables))
     ordered = values[order].astype(np.int32)

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from fewbits.families.few import Estimate, Few, FewConfig
+from fewbits.families.klt import Klt, KltConfig
 from fewbits.families.losses import Distortion, Penalty
 from fewbits.families.slimcae import SlimCae, SlimCaeConfig
 
@@ -45,4 +46,8 @@ class Family(Protocol):
         """Inverse of tables() and of the frozen networks' export."""
 
 
-FAMILIES: Final[dict[str, tuple[type[Any], type[Any]]]] = {"few": (FewConfig, Few), "slimcae": (SlimCaeConfig, SlimCae)}
+FAMILIES: Final[dict[str, tuple[type[Any], type[Any]]]] = {
+    "few": (FewConfig, Few),
+    "slimcae": (SlimCaeConfig, SlimCae),
+    "klt": (KltConfig, Klt),
+}

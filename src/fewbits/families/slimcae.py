@@ -220,6 +220,7 @@ class SlimCae(nn.Module):
         axes = {name: {part: list(where) for part, where in parts.items()} for name, parts in sliced.items()}
         return {
             "kind": "factorized",
+            "stride": 16,
             "halo": 3,
             "levels": [[width, round(gain, 6)] for width, gain in self.levels()],
             "inputs": axes,

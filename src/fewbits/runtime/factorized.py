@@ -18,9 +18,10 @@ from fewbits.container import QUALITY_STEPS, SECTION_LATENT
 from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.engines import Engine, Network
-from fewbits.runtime.pipeline import STRIDE, Progress, Section, extended, latent_strips, levels_of, strips_of
+from fewbits.runtime.pipeline import Progress, Section, extended, latent_strips, levels_of, strips_of
 from fewbits.runtime.tiling import scaled, tiles
 
+MAX_CHANNELS = 1024
 TILE_ROWS, TILE_COLUMNS = 32, 48  # latent positions; change time and memory, never the result
 
 
@@ -56,14 +57,14 @@ class FactorizedCodec:
         self.bundle, self._engine = bundle, engine
         coding, tables = bundle.coding, bundle.tables
         try:
-            self._halo = int(coding["halo"])
+            self._halo, self._stride = int(coding["halo"]), int(coding["stride"])
             self._inputs: Mapping[str, Mapping[str, Sequence[int]]] = coding["inputs"]
             self._levels = [
                 WidthLevel(int(width), float(gain), tables[f"limits_{k}"], tables[f"frequencies_{k}"])
                 for k, (width, gain) in enumerate(coding["levels"])
             ]
             for k, level in enumerate(self._levels):
-                if not 0 < level.width == len(tables[f"limits_{k}"]) <= 256 or not level.gain > 0:
+                if not 0 < level.width == len(tables[f"limits_{k}"]) <= MAX_CHANNELS or not level.gain > 0:
                     raise ValueError(f"level {k}")
                 if len(tables[f"frequencies_{k}"]) != int((2 * tables[f"limits_{k}"].astype(np.int64) + 2).sum()):
                     raise ValueError(f"the number of frequencies of level {k}")
@@ -80,11 +81,11 @@ class FactorizedCodec:
 
     def analyse(self, pixels: np.ndarray, level: WidthLevel, progress: Progress) -> np.ndarray:
         """uint8 (height, width, 3) -> y float32 (width, rows, columns), before the gain."""
-        rows, columns = (-(-side // STRIDE) for side in pixels.shape[:2])
+        rows, columns = (-(-side // self._stride) for side in pixels.shape[:2])
         y = np.empty((level.width, rows, columns), np.float32)
         parts = list(tiles(rows, columns, tile_rows=TILE_ROWS, tile_columns=TILE_COLUMNS, halo=self._halo))
         for k, tile in enumerate(parts):
-            part = extended(pixels, scaled(tile.outer_rows, STRIDE), scaled(tile.outer_columns, STRIDE))
+            part = extended(pixels, scaled(tile.outer_rows, self._stride), scaled(tile.outer_columns, self._stride))
             x = np.ascontiguousarray(part.transpose(2, 0, 1)[None]) * np.float32(1 / 255) - np.float32(0.5)
             y[:, tile.inner_rows, tile.inner_columns] = self._run("analysis", level, x=x)[:, tile.cut[0], tile.cut[1]]
             progress((k + 1) / len(parts))
@@ -104,11 +105,11 @@ class FactorizedCodec:
         self, sections: Sequence[Section], height: int, width: int, level: WidthLevel
     ) -> tuple[LatentSymbols, np.ndarray]:
         """Sections -> symbols, and y_hat float32 (width, rows, columns)."""
-        rows, columns = -(-height // STRIDE), -(-width // STRIDE)
+        rows, columns = -(-height // self._stride), -(-width // self._stride)
         if any(kind != SECTION_LATENT for kind, _ in sections):
             raise CorruptError("a section of a type that this model does not have")
         latent = np.empty((level.width, rows, columns), np.int16)
-        for strip, stream in latent_strips(sections, height):
+        for strip, stream in latent_strips(sections, rows, height):
             shape = (level.width, strip.stop - strip.start, columns)
             latent[:, strip] = decode_signed(stream, _rows(shape), self._tables(level)).reshape(shape)
         return LatentSymbols(latent), latent / level.gain
@@ -119,9 +120,9 @@ class FactorizedCodec:
         parts = list(tiles(*y_hat.shape[1:], tile_rows=TILE_ROWS, tile_columns=TILE_COLUMNS, halo=self._halo))
         for k, tile in enumerate(parts):
             part = np.ascontiguousarray(y_hat[None, :, tile.outer_rows, tile.outer_columns])
-            cut = tuple(scaled(s, STRIDE) for s in tile.cut)
+            cut = tuple(scaled(s, self._stride) for s in tile.cut)
             planes = self._run("synthesis", level, y_hat=part)[:, cut[0], cut[1]]
-            target = pixels[scaled(tile.inner_rows, STRIDE), scaled(tile.inner_columns, STRIDE)]
+            target = pixels[scaled(tile.inner_rows, self._stride), scaled(tile.inner_columns, self._stride)]
             target[:] = levels_of(planes[:, : target.shape[0], : target.shape[1]]).transpose(1, 2, 0)
             progress((k + 1) / len(parts))
         return pixels
@@ -157,7 +158,7 @@ class FactorizedCodec:
     def _sliced(self, name: str, width: int) -> dict[str, np.ndarray]:
         """A network's weight inputs at a width: `NAME.INPUT.WIDTH` where there is one, else the leading slice of `NAME.INPUT`."""
         found = {}
-        for part, axes in self._inputs[name].items():
+        for part, axes in self._inputs.get(name, {}).items():
             array: Any = self.bundle.tables.get(f"{name}.{part}.{width}")
             if array is None:
                 array = self.bundle.tables[f"{name}.{part}"]
@@ -172,5 +173,5 @@ def nearest_level(quality_steps: int, n_levels: int) -> int:
 
 
 def _rows(shape: tuple[int, ...]) -> np.ndarray:
-    """The table of each value of a (channels, rows, columns) array: its channel, uint8 (n,)."""
-    return np.repeat(np.arange(shape[0], dtype=np.uint8), shape[1] * shape[2])
+    """The table of each value of a (channels, rows, columns) array: its channel, uint16 (n,)."""
+    return np.repeat(np.arange(shape[0], dtype=np.uint16), shape[1] * shape[2])

@@ -244,7 +244,7 @@ class HyperpriorCodec:
         z = (planes - self._hyper_limit).astype(np.int8).reshape(-1, z_rows, z_columns)
         latent = np.zeros((self.latent_channels, rows, columns), np.int16)
         y_hat = np.empty(latent.shape, np.float32)
-        for strip, stream in latent_strips(sections, height):
+        for strip, stream in latent_strips(sections, rows, height):
             index, mean = self._prior(z, strip, (rows, columns), level)
             coded = index >= self._first_coded
             symbols = np.zeros(index.shape, np.int16)

@@ -50,13 +50,13 @@ def strips_of(rows: int) -> list[slice]:
     return [slice(start, min(start + STRIP_ROWS, rows)) for start in range(0, rows, STRIP_ROWS)]
 
 
-def latent_strips(sections: Sequence[Section], height: int) -> Iterator[tuple[slice, bytes]]:
-    """Each strip of a latent with its stream. height: of the picture, in pixels.
+def latent_strips(sections: Sequence[Section], rows: int, height: int) -> Iterator[tuple[slice, bytes]]:
+    """Each strip of a latent of so many rows with its stream. height: of the picture in pixels, for the message.
 
     Raises CorruptError where there are more or fewer streams than strips.
     """
     streams = [stream for kind, stream in sections if kind == SECTION_LATENT]
-    strips = strips_of(-(-height // STRIDE))
+    strips = strips_of(rows)
     if len(streams) != len(strips):
         raise CorruptError(f"{len(streams)} latent sections, a picture {height} pixels high has {len(strips)}")
     return zip(strips, streams, strict=True)

@@ -93,6 +93,8 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
             matrices.append(parameter)
         else:
             rest.append(parameter)
+    if not (shortcuts or matrices or rest):
+        return []  # a family that is fitted when it is initialized
     groups = [{"params": rest, "base_lr": config.lr}]
     if shortcuts:
         groups.append({"params": shortcuts, "base_lr": config.lr * config.shortcut_lr})
@@ -259,6 +261,10 @@ def train(
             state |= {"trunk_step": trunk_step, "budget": dataclasses.asdict(budget), **spent}
         checkpoint.save(target, state)
 
+    if not run.optimizers:
+        save()
+        report(f"{target} holds what was fitted: the family {family} has nothing to train")
+        return
     source = batches(pool, config.batch, config.crop, config.seed + run.step)
     saved = validated = time.monotonic()
     sums: list[dict[str, float]] = []
