@@ -251,7 +251,7 @@ def test_transparent_pictures(run: Callable[..., Result], tmp_path: Path) -> Non
 
 def damaged(data: bytes) -> dict[str, tuple[bytes, str]]:
     flipped = bytearray(data)
-    flipped[-3] ^= 1
+    flipped[51] ^= 0x40  # high in the first word of the first stream: the last bits of a stream may mean nothing
     head = bytearray(data)
     head[20] ^= 1
     newer = bytearray(data[:48])
