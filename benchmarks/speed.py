@@ -22,6 +22,7 @@ from PIL import Image
 
 from fewbits import FewbitsError, load_model
 from fewbits.bench.codecs import AVIF, JPEG, WEBP, nearest_psnr
+from fewbits.bench.memory import peak_bytes
 from fewbits.bench.metrics import psnr
 from fewbits.image import read_image, write_image
 
@@ -102,17 +103,6 @@ def print_speed(samples: list[dict[str, Sample]]) -> None:
     met = decode_mps["fewbits"] >= DECODE_BAR_MPS or share >= DECODE_BAR_SHARE
     speed = f"{decode_mps['fewbits']:.2f} MP/s, 1/{1 / share:.0f} of WebP's"
     print(f"decoding: {speed}; the bar is {DECODE_BAR_MPS:g} MP/s or 1/{1 / DECODE_BAR_SHARE:.0f}: {verdict(met)}")
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has had in RAM."""
-    status = Path("/proc/self/status")
-    if status.exists():  # unlike getrusage's, this does not count what the parent had before exec
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def peak_of_encoding(source: Path, target: Path, model: str, threads: int, quality: float) -> int:

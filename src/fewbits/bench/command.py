@@ -107,9 +107,18 @@ def run_bench(options: Options) -> int:
         shown: Sequence[Any] = ()
         if viewer_bpp and whole:
             wanted = [picture for picture in pictures if picture.name in whole]
+            sizes = {row["image"]: (row["width"], row["height"]) for row in sound}
             folder = options.out / "viewer"
             shown, more = viewer_pictures(
-                wanted, working, names, viewer_bpp, folder, journal, jobs=plan.jobs, limit_bytes=round(options.viewer_mb * 1e6)
+                wanted,
+                sizes,
+                working,
+                names,
+                viewer_bpp,
+                folder,
+                journal,
+                jobs=plan.jobs,
+                limit_bytes=round(options.viewer_mb * 1e6),
             )
             notes += more
     finally:
@@ -131,7 +140,7 @@ def run_bench(options: Options) -> int:
                 plot(options.out / f"rd-{name}{suffix}", drawn, styles, data.title)
     if options.gallery:
         failed = write_gallery(pictures, working, rows, names, options.out / "gallery", plan.jobs)
-        data = _with_notes(data, failed)
+        data = replace(data, notes=(*data.notes, *failed))
     write_report(options.out / REPORT, data)
     text = summary_text(data)
     _write_text(options.out / SUMMARY, f"# {data.title}\n\n{text}\n")
@@ -168,9 +177,7 @@ def run_compare(first: Path, second: Path, names: Sequence[str]) -> None:
         sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (original, decoded)]
         raise ImageError(f"{first} has {sizes[0]} pixels, {second} has {sizes[1]}: they must be of one size") from error
     for name, value in metric_table.measure(wanted, original, decoded).items():
-        plain = METRICS.get(name)
-        label = plain.label if plain and name != "mse" else name
-        print(f"{name:12} {'too small for it' if value is None else f'{value:.6g}'}" if label else "")
+        print(f"{name:12} {'too small for it' if value is None else f'{value:.6g}'}")
 
 
 def write_table(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
@@ -332,7 +339,3 @@ def _report_data(
         rows=tuple(dict(row) | {name: metric_table.on_axis(name, row[name]) for name in names} for row in rows),
         viewer=viewer,
     )
-
-
-def _with_notes(data: ReportData, notes: Sequence[str]) -> ReportData:
-    return replace(data, notes=(*data.notes, *notes))

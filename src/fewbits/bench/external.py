@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from fewbits.bench.codecs import USUAL_QUALITIES
+from fewbits.bench.memory import peak_bytes, rss_bytes
 from fewbits.errors import FewbitsError, ImageError
 
 _PLACEHOLDER: Final = re.compile(r"\{(in|out|q)(\.\w+)?\}")
@@ -97,7 +98,7 @@ class CommandCodec:
         command = [_PLACEHOLDER.sub(lambda match: values[match[1]], word) for word in words]
         late = threading.Event()
         with tempfile.TemporaryFile() as said:
-            ours, begun = _resident_bytes(), time.perf_counter()
+            ours, begun = peak_bytes(), time.perf_counter()
             try:
                 process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
             except OSError as error:
@@ -119,7 +120,7 @@ class CommandCodec:
                 timer.cancel()
             seconds = time.perf_counter() - begun
             process.returncode = os.waitstatus_to_exitcode(status)  # so that Popen does not wait for it again
-            peak = resources.ru_maxrss * 1024  # on Linux it counts what we had when the command was started
+            peak = rss_bytes(resources.ru_maxrss)  # on Linux it counts what we had when the command was started
             self.used.append(Used(seconds, peak if peak > _FAR * ours else None))
             said.seek(0)
             lines = said.read().decode(errors="replace").strip().splitlines()
@@ -129,15 +130,6 @@ class CommandCodec:
             raise ImageError(f"the {role} {command[0]} ended with {process.returncode}{': ' + lines[-1] if lines else ''}")
         if not target.exists():
             raise ImageError(f"the {role} {command[0]} wrote no {target.name}")
-
-
-def _resident_bytes() -> int:
-    """The most memory that this process has had since its peak was last reset; 0 where the system does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def _extension(words: Sequence[str], placeholder: str, otherwise: str) -> str:

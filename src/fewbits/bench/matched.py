@@ -35,6 +35,7 @@ class _Task:
 
 def viewer_pictures(
     pictures: Sequence[Picture],
+    sizes: Mapping[str, tuple[int, int]],
     codecs: Sequence[Codec],
     names: tuple[str, ...],
     levels_bpp: Sequence[float],
@@ -47,7 +48,8 @@ def viewer_pictures(
 ) -> tuple[list[ViewerPicture], list[str]]:
     """Pictures for the viewer, in order, until their files are `limit_bytes` together; and notes on what is not among them.
 
-    names: metrics to give with each version. levels_bpp: numbers of bytes to match, as bits per pixel.
+    sizes: width and height by a picture's name. names: metrics to give with each version. levels_bpp: numbers of bytes to
+    match, as bits per pixel.
     """
     folder.mkdir(exist_ok=True)
     identities = {codec.name: codec.identity() for codec in codecs}
@@ -58,7 +60,7 @@ def viewer_pictures(
     for start in range(0, len(pictures), batch):
         tasks = []
         for picture in pictures[start : start + batch]:
-            for limit in _limits(picture, levels_bpp):
+            for limit in _limits(sizes[picture.name], levels_bpp):
                 for codec in codecs:
                     key = key_of("matched", picture.digest, identities[codec.name], codec.span, limit, names)
                     tasks.append(_Task(key, picture, codec, limit, names, folder / f"{key}.webp"))
@@ -70,7 +72,7 @@ def viewer_pictures(
                 journal.add(task.key, values)
         for picture in pictures[start : start + batch]:
             own = [task for task in tasks if task.picture is picture and "setting" in journal.get(task.key)]
-            one, size = _picture(picture, own, levels_bpp, folder, journal)
+            one, size = _picture(picture, sizes[picture.name], own, levels_bpp, folder, journal)
             spent += size
             if spent > limit_bytes and shown:
                 held = f"the viewer holds the first {len(shown)} of {len(pictures)} pictures"
@@ -87,31 +89,31 @@ def _folded(failures: Mapping[str, Sequence[str]]) -> list[str]:
     ]
 
 
-def _limits(picture: Picture, levels_bpp: Sequence[float]) -> list[int]:
-    height, width = pixels_of(picture.path).shape[:2]
+def _limits(size: tuple[int, int], levels_bpp: Sequence[float]) -> list[int]:
+    width, height = size
     return [max(1, round(bpp * height * width / 8)) for bpp in levels_bpp]
 
 
 def _picture(
-    picture: Picture, tasks: Sequence[_Task], levels_bpp: Sequence[float], folder: Path, journal: Journal
+    picture: Picture, size: tuple[int, int], tasks: Sequence[_Task], levels_bpp: Sequence[float], folder: Path, journal: Journal
 ) -> tuple[ViewerPicture, int]:
     """The picture with what was made of it, and the bytes of its files."""
-    height, width = pixels_of(picture.path).shape[:2]
+    width, height = size
     original = folder / f"{picture.digest[:32]}.webp"
     if not original.exists():
         _keep(original, pixels_of(picture.path))
-    size = original.stat().st_size
+    n_bytes = original.stat().st_size
     levels = []
-    for bpp, limit in zip(levels_bpp, _limits(picture, levels_bpp), strict=True):
+    for bpp, limit in zip(levels_bpp, _limits(size, levels_bpp), strict=True):
         versions = []
         for task in (task for task in tasks if task.limit_bytes == limit):
             known = journal.get(task.key)
-            size += task.target.stat().st_size
+            n_bytes += task.target.stat().st_size
             scores = {name: value for name in task.metrics if (value := metrics.on_axis(name, known[name])) is not None}
             own_bpp = 8 * known["bytes"] / (height * width)
             versions.append(Version(task.codec.name, known["setting"], known["bytes"], own_bpp, scores, _data_uri(task.target)))
         levels.append(ViewerLevel(bpp, limit, tuple(versions)))
-    return ViewerPicture(picture.name, width, height, _data_uri(original), tuple(levels)), size
+    return ViewerPicture(picture.name, width, height, _data_uri(original), tuple(levels)), n_bytes
 
 
 def _match(task: _Task) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from fewbits.bench import metrics
 from fewbits.bench.codecs import Codec
 from fewbits.bench.external import CommandCodec
 from fewbits.bench.journal import Journal, key_of
+from fewbits.bench.memory import peak_bytes, reset_peak
 from fewbits.bench.pool import in_processes, one_at_a_time, why
 from fewbits.bench.record import cpu_name
 from fewbits.errors import FewbitsError, ImageError
@@ -143,7 +144,6 @@ def measure(plan: Plan, journal: Journal, show: bool | None = None) -> list[Row]
             else:
                 journal.add(keys[task.cell.id], values)
 
-    columns = metrics.columns(plan.metrics)
     coding = [
         _Task(cell, missing or plan.metrics[:1], 1)
         for cell in cells
@@ -155,14 +155,15 @@ def measure(plan: Plan, journal: Journal, show: bool | None = None) -> list[Row]
         timing = [_Task(cell, (), plan.threads) for cell in waiting]
         collect(one_at_a_time(_work, timing, lambda task: task.cell.codec.name, "timing", show), timed, "while timed: ")
 
-    rows = [_row(columns, image=name, error=error) for name, error in errors.items() if isinstance(name, str)]
+    rows = [_row(plan.metrics, image=name, error=error) for name, error in errors.items() if isinstance(name, str)]
     for cell in cells:
         width, height = sizes[cell.picture.name]
-        row = _row(columns, image=cell.picture.name, width=width, height=height, codec=cell.codec.name, setting=cell.setting)
+        row = _row(plan.metrics, image=cell.picture.name, width=width, height=height, codec=cell.codec.name, setting=cell.setting)
         row["error"] = errors.get(cell.id, "")
         if "bytes" in journal.get(coded[cell.id]):
             known, times = journal.get(coded[cell.id]), journal.get(timed[cell.id]) if plan.timing else {}
-            row |= {name: known.get(name) for name in ("bytes", *columns)} | {"bpp": 8 * known["bytes"] / (width * height)}
+            row |= {name: known.get(name) for name in ("bytes", *metrics.columns(plan.metrics))}
+            row["bpp"] = 8 * known["bytes"] / (width * height)
             row |= {name: times.get(name) for name in TIMES}
         rows.append(row)
     return rows
@@ -173,10 +174,9 @@ def column_names(names: Sequence[str]) -> tuple[str, ...]:
     return ("image", "width", "height", "codec", "setting", "bytes", "bpp", *metrics.columns(names), *TIMES, "error")
 
 
-def _row(columns: Sequence[str], **values: Any) -> Row:
-    """A row in which only `values` are known."""
-    empty = dict.fromkeys(("image", "width", "height", "codec", "setting", "bytes", "bpp", *columns, *TIMES))
-    return empty | {"error": ""} | values
+def _row(names: Sequence[str], **values: Any) -> Row:
+    """A row of a table with these metrics, in which only `values` are known."""
+    return dict.fromkeys(column_names(names)) | {"error": ""} | values
 
 
 def _missing(names: Sequence[str], known: dict[str, Any]) -> tuple[str, ...]:
@@ -240,7 +240,7 @@ def _time(task: _Task, pixels: np.ndarray) -> dict[str, Any]:
     """
     codec, setting, threads = task.cell.codec, task.cell.setting, task.threads
     _warm_up(codec, setting, threads)
-    reset = _reset_peak()
+    reset = reset_peak()
     begun = time.perf_counter()
     data = codec.encode(pixels, setting, threads)
     encoded = time.perf_counter()
@@ -251,7 +251,7 @@ def _time(task: _Task, pixels: np.ndarray) -> dict[str, Any]:
         peaks = [used.peak_bytes for used in codec.used if used.peak_bytes is not None]
         peak_mb = max(peaks) / 1e6 if len(peaks) == 2 else None
         return {"encode_s": encoder.seconds, "decode_s": decoder.seconds, "peak_mb": peak_mb}
-    return {"encode_s": encoded - begun, "decode_s": ended - encoded, "peak_mb": _peak_bytes() / 1e6 if reset else None}
+    return {"encode_s": encoded - begun, "decode_s": ended - encoded, "peak_mb": peak_bytes() / 1e6 if reset else None}
 
 
 _warm: set[tuple[str, int]] = set()
@@ -264,20 +264,6 @@ def _warm_up(codec: Codec, setting: float, threads: int) -> None:
     elif (codec.name, threads) not in _warm:
         codec.decode(codec.encode(np.zeros((64, 64, 3), np.uint8), setting, threads), threads)
         _warm.add((codec.name, threads))
-
-
-def _reset_peak() -> bool:
-    """Begin to count this process's peak memory anew; False where the system cannot (it is Linux's)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def _peak_bytes() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def same_size(decoded: np.ndarray, pixels: np.ndarray) -> np.ndarray:

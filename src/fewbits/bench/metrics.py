@@ -16,8 +16,7 @@ from PIL import Image
 
 from fewbits.bench.structure import decibels, ms_ssim, ssim
 from fewbits.errors import ImageError
-
-LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601, full range, as JPEG has it
+from fewbits.image import LUMA
 
 
 def mse(original: np.ndarray, decoded: np.ndarray) -> float:

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewbits.coding.tables import quantize_frequencies
-
-_MIN_MASS = 2.0**-20  # less is not believed; tables give an escape as much
+from fewbits.families.likelihood import MIN_PROBABILITY, signed_frequencies
 
 
 class FactorizedDensity(nn.Module):
@@ -51,24 +49,13 @@ class FactorizedDensity(nn.Module):
     def bits(self, y: Tensor) -> Tensor:
         """Bits to code each of y (b, channels, h, w), float32, as integers; differentiable in y."""
         flat = y.movedim(1, 0).flatten(1)
-        bits = -torch.log2(self.masses(flat).clamp(min=_MIN_MASS))
+        bits = -torch.log2(self.masses(flat).clamp(min=MIN_PROBABILITY))
         return bits.view(y.shape[1], y.shape[0], *y.shape[2:]).movedim(0, 1)
 
     @torch.no_grad()
     def tables(self, gain: float = 1.0, most: int = 1023) -> tuple[np.ndarray, np.ndarray]:
-        """Frozen tables of the channels at a gain: limits int32 (channels,) and all frequencies uint32 in one row.
-
-        Channel c has the symbols -limit..limit and an escape, whose probability is the mass left outside, at least 2^-20.
-        """
+        """Frozen tables of the channels at a gain (see signed_frequencies), for symbols of at most `most` in magnitude."""
         twin = FactorizedDensity(len(self.matrices[0])).double()
         twin.load_state_dict(self.state_dict())
         values = torch.arange(-most, most + 1, dtype=torch.float64).expand(len(self.matrices[0]), -1)
-        masses = twin.masses(values, gain).numpy()
-        limits, rows = [], []
-        for row in masses:
-            both = np.maximum(row[most:], row[most::-1])  # of a value and its opposite
-            limit = max(1, int(np.flatnonzero(both > _MIN_MASS).max(initial=1)))
-            inside = row[most - limit : most + limit + 1]
-            limits.append(limit)
-            rows.append(quantize_frequencies(np.append(inside, max(_MIN_MASS, 1 - inside.sum()))))
-        return np.array(limits, np.int32), np.concatenate(rows).astype(np.uint32)
+        return signed_frequencies(twin.masses(values, gain).numpy())

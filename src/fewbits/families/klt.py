@@ -17,14 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewbits.coding.tables import quantize_frequencies
 from fewbits.errors import TrainingError
 from fewbits.families.few import Estimate
+from fewbits.families.likelihood import MIN_PROBABILITY, signed_frequencies
 from fewbits.families.losses import Distortion, Penalty, mse
 
 N_QUANTILES = 2049
 MOST_BATCHES = 16  # of 16 crops of 256x256 each, as training gives them: enough for both, and little memory
-_MIN_MASS = 2.0**-20  # less is not believed; tables give an escape as much
 _MOST = 1024  # no coefficient of the widest block reaches so far at a step of 4
 YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))  # ITU-R BT.601, full range
 
@@ -116,7 +115,7 @@ class Klt(nn.Module):
         y = F.conv2d(x - 0.5, self.forward_kernel, stride=self.config.block).float()
         symbols = torch.round(y * gain)
         x_hat = F.conv_transpose2d(symbols / gain, self.inverse_kernel, stride=self.config.block) + 0.5
-        lengths = torch.from_numpy(-np.log2(np.maximum(self.masses(gain), _MIN_MASS))).to(x)
+        lengths = torch.from_numpy(-np.log2(np.maximum(self.masses(gain), MIN_PROBABILITY))).to(x)
         places = symbols.clamp(-_MOST, _MOST).long().add(_MOST).movedim(1, 0).flatten(1)
         bits = torch.gather(lengths, 1, places).view(y.shape[1], len(y), -1).sum((0, 2))
         return Estimate(x_hat, bits, torch.zeros_like(bits), y)
@@ -144,14 +143,7 @@ class Klt(nn.Module):
         """Frequencies of each level's symbols (docs/bundle.md, kind factorized)."""
         found: dict[str, np.ndarray] = {}
         for k, gain in enumerate(self.gains()):
-            limits, rows = [], []
-            for row in self.masses(gain):
-                both = np.maximum(row[_MOST:], row[_MOST::-1])  # of a value and its opposite
-                limit = max(1, int(np.flatnonzero(both > _MIN_MASS).max(initial=1)))
-                inside = row[_MOST - limit : _MOST + limit + 1]
-                limits.append(limit)
-                rows.append(quantize_frequencies(np.append(inside, max(_MIN_MASS, 1 - inside.sum()))))
-            found |= {f"limits_{k}": np.array(limits, np.int32), f"frequencies_{k}": np.concatenate(rows).astype(np.uint32)}
+            found[f"limits_{k}"], found[f"frequencies_{k}"] = signed_frequencies(self.masses(gain))
         return found
 
     def coding(self) -> dict[str, Any]:

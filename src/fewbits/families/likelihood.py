@@ -12,7 +12,7 @@ from fewbits.coding.tables import quantize_frequencies
 
 SCALE_MIN, SCALE_MAX, N_SCALES = 0.06, 35.0, 64  # of logistic distributions; standard deviations are 1.81 times these
 LOG_STEP = math.log(SCALE_MAX / SCALE_MIN) / (N_SCALES - 1)
-_MIN_PROBABILITY = 2.0**-20  # less is not believed; the tables give an escape as much
+MIN_PROBABILITY = 2.0**-20  # less is not believed; the tables give an escape as much
 _MAX_SLOPE = 30.0  # nats; keeps the gradient of an outlier finite
 
 
@@ -26,13 +26,13 @@ class _LogisticBits(torch.autograd.Function):
         upper, lower = (0.5 - distance) * inverse, (-0.5 - distance) * inverse
         above, below = torch.sigmoid(upper), torch.sigmoid(lower)
         ctx.save_for_backward(residual, index, upper, lower, above, below, inverse)
-        return -torch.log2((above - below).clamp(min=_MIN_PROBABILITY))
+        return -torch.log2((above - below).clamp(min=MIN_PROBABILITY))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         residual, index, upper, lower, above, below, inverse = ctx.saved_tensors
         mass = above - below
-        tail, safe = mass < _MIN_PROBABILITY, mass.clamp(min=_MIN_PROBABILITY)
+        tail, safe = mass < MIN_PROBABILITY, mass.clamp(min=MIN_PROBABILITY)
         density_above, density_below = above * (1 - above), below * (1 - below)
         # far out -ln(mass) is about -upper
         by_distance = torch.where(tail, 1.0, (density_above - density_below) / safe) * inverse
@@ -84,4 +84,21 @@ def logistic_frequencies(tail: float = 2.0**-20) -> tuple[np.ndarray, np.ndarray
         mass = np.concatenate([side[::-1], [1 - 2 * below[0]], side])
         limits.append(limit)
         rows.append(quantize_frequencies(np.append(mass, max(tail, 2 * below[limit]))))
+    return np.array(limits, np.int32), np.concatenate(rows).astype(np.uint32)
+
+
+def signed_frequencies(masses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Frozen tables of probabilities (channels, 2 most + 1) of -most..most: limits int32 (channels,) and all frequencies
+    uint32 in one row.
+
+    A channel has the symbols -limit..limit and an escape, whose probability is the mass left outside, at least 2^-20.
+    """
+    most = masses.shape[1] // 2
+    limits, rows = [], []
+    for row in masses:
+        both = np.maximum(row[most:], row[most::-1])  # of a value and its opposite
+        limit = max(1, int(np.flatnonzero(both > MIN_PROBABILITY).max(initial=1)))
+        inside = row[most - limit : most + limit + 1]
+        limits.append(limit)
+        rows.append(quantize_frequencies(np.append(inside, max(MIN_PROBABILITY, 1 - inside.sum()))))
     return np.array(limits, np.int32), np.concatenate(rows).astype(np.uint32)

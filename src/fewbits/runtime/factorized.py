@@ -17,8 +17,8 @@ from fewbits.coding.tables import FrequencyTable
 from fewbits.container import QUALITY_STEPS, SECTION_LATENT
 from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
-from fewbits.runtime.engines import Engine, Network
-from fewbits.runtime.pipeline import Progress, Section, extended, latent_strips, levels_of, strips_of
+from fewbits.runtime.engines import Engine
+from fewbits.runtime.pipeline import NetworkLoader, Progress, Section, extended, latent_strips, levels_of, strips_of
 from fewbits.runtime.tiling import scaled, tiles
 
 MAX_CHANNELS = 1024
@@ -54,7 +54,7 @@ class FactorizedCodec:
     """A bundle of this kind with an engine to run its networks. Networks are loaded when first used."""
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
-        self.bundle, self._engine = bundle, engine
+        self.bundle, self._network = bundle, NetworkLoader(bundle, engine)
         coding, tables = bundle.coding, bundle.tables
         try:
             self._halo, self._stride = int(coding["halo"]), int(coding["stride"])
@@ -72,7 +72,6 @@ class FactorizedCodec:
                 raise ValueError("levels")
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
-        self._loaded: dict[str, Network] = {}
         self._weights: dict[tuple[str, int], dict[str, np.ndarray]] = {}
 
     def level(self, quality_steps: int) -> WidthLevel:
@@ -139,20 +138,13 @@ class FactorizedCodec:
 
     def _run(self, name: str, level: WidthLevel, **inputs: np.ndarray) -> np.ndarray:
         """The network's output (channels, rows, columns) for one picture."""
-        where = f"model {self.bundle.model_id.hex()}"
-        if name not in self._loaded:
-            try:
-                self._loaded[name] = self._engine(self.bundle.networks[name])
-            except KeyError:
-                raise ModelError(f"{where}: network {name} is missing in the bundle") from None
-            except ModelError as error:
-                raise ModelError(f"{where}: network {name}: {error}") from error
+        network = self._network(name)
         if (name, level.width) not in self._weights:
             try:
                 self._weights[name, level.width] = self._sliced(name, level.width)
             except (KeyError, TypeError, IndexError, ValueError) as error:
-                raise ModelError(f"{where}: {error} is missing or wrong in the bundle") from error
-        out: np.ndarray = self._loaded[name](**inputs, **self._weights[name, level.width])[0]
+                raise ModelError(f"model {self.bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
+        out: np.ndarray = network(**inputs, **self._weights[name, level.width])[0]
         return out
 
     def _sliced(self, name: str, width: int) -> dict[str, np.ndarray]:

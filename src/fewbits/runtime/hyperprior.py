@@ -17,8 +17,8 @@ from fewbits.coding.tables import FrequencyTable
 from fewbits.container import QUALITY_STEPS, SECTION_HYPER, SECTION_LATENT
 from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
-from fewbits.runtime.engines import Engine, Network
-from fewbits.runtime.pipeline import STRIDE, Progress, Section, extended, latent_strips, levels_of, strips_of
+from fewbits.runtime.engines import Engine
+from fewbits.runtime.pipeline import STRIDE, NetworkLoader, Progress, Section, extended, latent_strips, levels_of, strips_of
 from fewbits.runtime.tiling import Tile, scaled, tiles
 
 HYPER_STRIDE = 4  # latent positions a hyper position
@@ -83,7 +83,7 @@ class HyperpriorCodec:
     """A bundle of this kind with an engine to run its networks. Networks are loaded when first used."""
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
-        self.bundle, self._engine = bundle, engine
+        self.bundle, self._network = bundle, NetworkLoader(bundle, engine)
         coding, tables = bundle.coding, bundle.tables
         try:
             self._hyper_limit = int(coding["hyper_limit"])
@@ -107,17 +107,6 @@ class HyperpriorCodec:
             self._deviation = tables["deviation"].astype(np.float32)[:, None, None]
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
-        self._loaded: dict[str, Network] = {}
-
-    def _network(self, name: str) -> Network:
-        if name not in self._loaded:
-            try:
-                self._loaded[name] = self._engine(self.bundle.networks[name])
-            except KeyError:
-                raise ModelError(f"model {self.bundle.model_id.hex()}: network {name} is missing in the bundle") from None
-            except ModelError as error:
-                raise ModelError(f"model {self.bundle.model_id.hex()}: network {name}: {error}") from error
-        return self._loaded[name]
 
     def level(self, quality_steps: int) -> Level:
         """The level of a quality in hundredths, 0..10000."""

@@ -7,7 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from fewbits.container import SECTION_LATENT
-from fewbits.errors import CorruptError
+from fewbits.errors import CorruptError, ModelError
+from fewbits.runtime.bundle import Bundle
+from fewbits.runtime.engines import Engine, Network
 
 STRIDE = 16  # pixels a latent position
 STRIP_ROWS = 32  # latent rows in one stream; part of the format
@@ -43,6 +45,25 @@ class Pipeline(Protocol):
 
     def ideal_bits(self, symbols: Any, level: Any) -> float:
         """The model's own estimate of the bits of `symbols`."""
+
+
+class NetworkLoader:
+    """A bundle's networks by name, each loaded when it is first asked for. Raises ModelError."""
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        self._bundle, self._engine = bundle, engine
+        self._loaded: dict[str, Network] = {}
+
+    def __call__(self, name: str) -> Network:
+        if name not in self._loaded:
+            where = f"model {self._bundle.model_id.hex()}: network {name}"
+            try:
+                self._loaded[name] = self._engine(self._bundle.networks[name])
+            except KeyError:
+                raise ModelError(f"{where} is missing in the bundle") from None
+            except ModelError as error:
+                raise ModelError(f"{where}: {error}") from error
+        return self._loaded[name]
 
 
 def strips_of(rows: int) -> list[slice]:
