@@ -91,7 +91,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     run, bundle = root / "run", root / "bundle"
     initialize = Few.initialize
     with pytest.MonkeyPatch.context() as patch:  # 64 batches are for real runs
-        patch.setattr(Few, "initialize", lambda self, pictures: initialize(self, islice(pictures, 1)))
+        patch.setattr(Few, "initialize", lambda self, pictures, distortion: initialize(self, islice(pictures, 1), distortion))
         train("few", [data], run, Budget(steps=5), model_config=model_config, config=config, device="cpu")
     write_folder(bundle, run_files(run, {"licence": "MIT"}))
     return TinyRun(run, bundle, data, model_config, config)

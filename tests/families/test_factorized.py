@@ -61,3 +61,23 @@ def test_tables_are_its_masses(density: FactorizedDensity, gain: float) -> None:
             masses = density.masses(values, gain)[channel].numpy()
         assert row[:-1] / TOTAL == pytest.approx(masses, abs=2e-4)
     assert limits[2] > limits[1]
+
+
+def test_it_starts_near_what_it_is_shown() -> None:
+    torch.manual_seed(0)
+    y = torch.randn(4, 2, 20, 20) * torch.tensor([0.5, 60.0]).view(1, 2, 1, 1)
+    density = FactorizedDensity(2)
+    with torch.no_grad():
+        blind = density.bits(y.round()).mean((0, 2, 3))
+        density.start(y)
+        found = density.bits(y.round()).mean((0, 2, 3))
+    for channel in range(2):
+        ideal = np.unique(y[:, channel].round().numpy(), return_counts=True)[1] / 1600
+        assert found[channel] < -(ideal * np.log2(ideal)).sum() + 0.5 and found[channel] < blind[channel]
+
+
+@pytest.mark.parametrize("gain", [0.5, 1.0, 2.0])
+def test_its_entropy_is_what_its_tables_would_take(density: FactorizedDensity, gain: float) -> None:
+    limits, frequencies = density.tables(gain)
+    shares = [row / TOTAL for row in np.split(frequencies, np.cumsum(2 * limits.astype(int) + 2)[:-1])]
+    assert density.entropy(gain) == pytest.approx(sum(-(row * np.log2(row)).sum() for row in shares), abs=0.01)

@@ -74,7 +74,7 @@ def started() -> Few:
     smooth = np.cumsum(rng.normal(0, 8, (3, 256, 256)), axis=2) + np.cumsum(rng.normal(0, 8, (3, 256, 256)), axis=1)
     batch = torch.from_numpy(np.clip(128 + smooth + rng.normal(0, 9, (4, 3, 256, 256)), 0, 255)).float() / 255
     model = Few(replace(TINY, latent=768))
-    model.initialize([batch])
+    model.initialize([batch], Distortion("mse"))
     return model
 
 

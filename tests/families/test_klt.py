@@ -30,7 +30,7 @@ def tensor(pixels: np.ndarray) -> torch.Tensor:
 def fitted(request: pytest.FixtureRequest, photo: np.ndarray) -> Klt:
     """8x8 blocks, on three quarters of a photograph."""
     model = Klt(KltConfig(block=8, colour=request.param, levels=7))
-    model.initialize([tensor(photo[:, :384])])
+    model.initialize([tensor(photo[:, :384])], Distortion("mse"))
     return model
 
 
@@ -62,7 +62,7 @@ def test_components_beat_any_other_basis_of_as_many(photo: np.ndarray) -> None:
 
     model = Klt(KltConfig(block=8))
     x = tensor(photo[:, :384])
-    model.initialize([x])
+    model.initialize([x], Distortion("mse"))
     with torch.no_grad():
         y = model.estimate(x, 0).latent[0].flatten(1).double().square().sum(1)
     cosine = dct(np.eye(8), axis=0, norm="ortho")

@@ -73,6 +73,25 @@ def test_ms_ssim_is_that_of_the_bench(photo: np.ndarray) -> None:
         losses.ms_ssim(tensor(x)[..., :160], tensor(y)[..., :160])
 
 
+def test_distortions_are_not_computed_in_bfloat16(photo: np.ndarray) -> None:
+    """Under autocast the variances of MS-SSIM were differences of rounded numbers, and losses infinite."""
+    x = tensor(photo[:200, :240])
+    y = (x + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    for text in ("ms-ssim", "ssim", "mse", "l1", "chroma"):
+        wanted = Distortion(text)(x, y)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(Distortion(text)(x, y), wanted)
+
+
+def test_ms_ssim_has_a_finite_gradient_where_nothing_is_alike(photo: np.ndarray) -> None:
+    x = tensor(photo[:200, :240])
+    y = torch.cat([1 - x, (x + 0.01).clamp(0, 1)]).requires_grad_()  # the first: every contrast is opposite
+    loss = losses.ms_ssim(x.repeat(2, 1, 1, 1), y)
+    loss.sum().backward()
+    assert loss[0] > 0.9 and loss[1] < 0.1
+    assert y.grad is not None and bool(y.grad.isfinite().all()) and y.grad[1].abs().sum() > 0
+
+
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
     torch.manual_seed(0)

@@ -17,11 +17,11 @@ from fewbits.container import parse  # noqa: E402
 from fewbits.errors import FormatError, TrainingError  # noqa: E402
 from fewbits.families.gdn import VARIANTS  # noqa: E402
 from fewbits.families.losses import Distortion, Penalty  # noqa: E402
-from fewbits.families.slimcae import SlimCae, SlimCaeConfig, SlimConv  # noqa: E402
+from fewbits.families.slimcae import SlimCae, SlimCaeConfig, SlimConv, nested_components  # noqa: E402
 from fewbits.runtime import factorized  # noqa: E402
 from fewbits.training.export import bundle_files, load_model, parse_bundle, write_folder  # noqa: E402
 
-TINY = SlimCaeConfig(widths=(4, 6, 9), lambdas=(100, 200, 400), levels_between=2)
+TINY = SlimCaeConfig(widths=(4, 6, 9), lambdas=(100, 200, 400), levels=9)
 Picture = Callable[..., np.ndarray]
 
 
@@ -46,41 +46,35 @@ def trained(request: pytest.FixtureRequest) -> tuple[SlimCae, dict[str, bytes]]:
 
 def test_a_narrow_network_is_the_leading_slice_and_nothing_else_is_computed() -> None:
     layer = SlimConv((3, 5), (4, 7), 5, 2)
-    x = torch.randn(1, 3, 8, 8)
-    wanted = torch.conv2d(x, layer.weight[:4, :3], layer.bias[:4], 2, 2)
-    assert torch.equal(layer(x, 0), wanted)
+    weight, bias = layer.slices(0)
+    assert weight.shape == (4, 3, 5, 5) and bias is not None and bias.shape == (4,)
+    assert torch.equal(weight, layer.weight.view(7, 5, 5, 5)[:4, :3])
     model = scrambled(TINY)
     (model.analysis(torch.rand(1, 3, 32, 32), 0).sum() + model.synthesis(torch.rand(1, 4, 2, 2), 0).square().sum()).backward()
     for convolution in (*model.analysis.convolutions, *model.synthesis.convolutions):
         gradient = convolution.weight.grad
         first, second = (convolution.n_in, convolution.n_out) if convolution.transposed else (convolution.n_out, convolution.n_in)
-        outside = gradient.clone()
+        outside = gradient.view(convolution.shape).clone()
         outside[: first[0], : second[0]] = 0
         assert gradient.abs().sum() > 0 and outside.abs().sum() == 0
 
 
 def test_costs_are_those_of_the_paper() -> None:
+    """And as many as the shapes of what is computed say."""
     model = SlimCae(SlimCaeConfig())
-    costs = [model.multiplications(which)[0] / 1000 for which in range(5)]
-    assert costs == pytest.approx([2.0, 4.1, 6.7, 14, 24], abs=0.1)
-    counted = 0.0
-
-    def count(convolution: SlimConv, inputs: tuple[torch.Tensor, int], out: torch.Tensor) -> None:
-        nonlocal counted
-        weight = convolution.slices(inputs[1])[0]
-        positions = (inputs[0] if convolution.transposed else out)[0, 0].numel()
-        counted += weight.numel() * positions / 64**2
-
-    for convolution in model.analysis.convolutions:
-        convolution.register_forward_hook(count)
-    model.analysis(torch.zeros(1, 3, 64, 64), 2)
-    assert counted == pytest.approx(model.multiplications(2)[0] - 96**2 * (1 / 16 + 1 / 64 + 1 / 256))
+    assert [model.multiplications(which)[0] / 1000 for which in range(5)] == pytest.approx([2.0, 4.1, 6.7, 14, 24], abs=0.1)
+    for network in (model.analysis, model.synthesis):
+        parts = network.inputs(2)
+        positions = [1 / 16, 1 / 64, 1 / 256] if network is model.analysis else [1 / 256, 1 / 64, 1 / 16]
+        counted = sum(parts[f"{kind}{k}"].numel() * share for kind in "wg" for k, share in enumerate(positions))
+        assert counted == pytest.approx(model.multiplications(2)[0])
 
 
 def test_every_parameter_is_trained_and_the_loss_falls() -> None:
     torch.manual_seed(0)
     model = SlimCae(TINY).train()
     x = torch.rand(2, 3, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    model.initialize([x], Distortion("mse=0.001"))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     losses = []
     for _ in range(30):
@@ -95,13 +89,80 @@ def test_every_parameter_is_trained_and_the_loss_falls() -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_levels_rise_from_width_to_width() -> None:
-    levels = SlimCae(TINY).levels()
-    assert [width for width, _ in levels] == sorted(width for width, _ in levels)
-    lambdas = dict(zip(TINY.widths, TINY.lambdas, strict=True))
-    strengths = [lambdas[width] * gain**2 for width, gain in levels]
-    assert strengths == sorted(strengths) and len(set(np.round(strengths, 6))) == len(levels)
-    assert all((width, 1.0) in levels for width in TINY.widths)
+def test_expected_rates_rise_in_equal_ratios_from_level_to_level() -> None:
+    model = scrambled(TINY)
+    for prior, scale in zip(model.priors, (1.0, 2.0, 4.0), strict=True):
+        prior.start(torch.randn(8, len(prior.matrices[0]), 9, 9) * scale)
+    levels = model.levels()
+    widths = [width for width, _ in levels]
+    assert widths == sorted(widths) and set(widths) == set(TINY.widths)
+    rates = [model.prior(TINY.widths.index(width)).entropy(gain) for width, gain in levels]
+    assert np.diff(np.log(rates)) == pytest.approx(np.full(8, np.log(rates[-1] / rates[0]) / 8), abs=0.01)
+    own = {width: model.prior(which).entropy() for which, width in enumerate(TINY.widths)}
+    for (width, gain), rate in zip(levels, rates, strict=True):  # no narrower width was trained for as much
+        assert all(rate > own[narrower] * 0.999 for narrower in TINY.widths if narrower < width)
+        assert gain <= 1 + 1e-6 or width == TINY.widths[-1]
+
+
+@pytest.fixture
+def photos(photo: np.ndarray) -> torch.Tensor:
+    """Crops (4, 3, 192, 192) in 0..1."""
+    crops = [photo[top : top + 192, left : left + 192] for top in (0, 150) for left in (0, 200)]
+    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
+
+
+def test_components_are_orthonormal_nested_and_sorted(photos: torch.Tensor) -> None:
+    basis = nested_components(photos, (3, 3, 3), (5, 9, 48), 4)
+    assert basis.shape == (48, 3, 4, 4)
+    rows = basis.flatten(1)
+    assert torch.allclose(rows @ rows.T, torch.eye(48), atol=1e-5)
+    y = torch.nn.functional.conv2d(photos, basis, stride=4).movedim(1, 0).flatten(1)
+    assert y.var(1)[:5].tolist() == sorted(y.var(1)[:5].tolist(), reverse=True) and y.var(1)[5] < y.var(1)[0]
+    deeper = nested_components(y.view(48, 4, 48, 48).movedim(0, 1), (5, 9, 48), (5, 9, 48), 2)
+    assert deeper[:5, 5:].abs().max() == 0 and deeper[:9, 9:].abs().max() == 0 and deeper[9:, 9:].abs().max() > 0
+    rows = deeper.flatten(1)
+    assert torch.allclose(rows @ rows.T, torch.eye(48), atol=1e-5)
+
+
+@pytest.mark.parametrize("gdn", VARIANTS)
+def test_training_starts_from_a_working_codec(photos: torch.Tensor, gdn: str) -> None:
+    """At every width, and the better the wider; from random weights nothing of the kind."""
+    config = SlimCaeConfig(widths=(12, 24, 48), lambdas=(6, 24, 96), gdn=gdn)
+    torch.manual_seed(0)
+    model = SlimCae(config).eval()
+    model.initialize([photos], Distortion("ms-ssim"))
+    with torch.no_grad():
+        found = [model.estimate(photos, which) for which in range(3)]
+    bpp = [float(out.y_bits.mean()) / 192**2 for out in found]
+    psnr = [-10 * float((out.x_hat - photos).square().mean().log10()) for out in found]
+    assert model.gain.tolist() == sorted(model.gain.tolist()) and model.gain[0] < model.gain[2]
+    assert bpp == sorted(bpp) and psnr == sorted(psnr) and psnr[0] > 19 and psnr[2] > 24 and bpp[2] < 2
+    untrained = SlimCae(replace(config, start="random")).eval()
+    untrained.initialize([photos], Distortion("ms-ssim"))
+    with torch.no_grad():
+        assert -10 * float((untrained.estimate(photos, 2).x_hat - photos).square().mean().log10()) < 15
+
+
+def test_lambda_scheduling_lowers_narrow_lambdas_while_the_slope_falls() -> None:
+    """By a rate-distortion curve whose slopes are known: one decibel a bit where lambdas are equal, less where they differ."""
+    model = SlimCae(replace(TINY, lambdas=(100, 100, 100)))
+    log: list[list[float]] = []
+    slopes = iter([5.0, 4.0, 3.0, 3.5, 9.0, 8.0, 8.5])  # the wide pair's end when 3.5 > 3, then the narrow pair's when 8.5 > 8
+
+    def points(pair: int, slope: float) -> list[tuple[float, float]]:
+        found = [(0.1, 1.0), (0.2, 2.0), (0.3, 3.0)]
+        found[pair - 1] = (found[pair][0] - 0.1, found[pair][1] - 0.1 * slope)
+        return found
+
+    for slope in slopes:
+        pair = int(model.schedule[0])
+        going_on = model.reschedule(points(pair, slope))
+        log.append([round(value, 3) for value in model.lambdas.tolist()])
+    assert log[:3] == [[80, 80, 100], [64, 64, 100], [51.2, 51.2, 100]]  # both narrower widths together
+    assert log[3][1:] == [51.2, 100] and log[-1][1:] == [51.2, 100] and log[-1][0] < log[3][0] < 51.2
+    assert not going_on and not model.reschedule([(0.1, 1.0), (0.2, 2.0), (0.3, 3.0)])
+    endless = SlimCae(replace(TINY, lambdas=(100, 100, 100)))
+    assert [endless.reschedule([(0.3, 1.0), (0.2, 2.0), (0.1, 3.0)]) for _ in range(15)] == [True] * 14 + [False]
 
 
 @pytest.mark.parametrize("change", [{"widths": (4, 4, 9)}, {"widths": (9, 6, 4)}, {"lambdas": (1.0, 2.0)}])

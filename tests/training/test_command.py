@@ -35,7 +35,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread, and one batch instead of 64 for the start."""
     monkeypatch.setattr(command.os, "cpu_count", lambda: 1)
     initialize = Few.initialize
-    monkeypatch.setattr(Few, "initialize", lambda self, pictures: initialize(self, islice(pictures, 1)))
+    monkeypatch.setattr(Few, "initialize", lambda self, pictures, distortion: initialize(self, islice(pictures, 1), distortion))
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread, and one batch instead of 64 for the start."""
     torch.set_num_threads(1)
     initialize = Few.initialize
-    monkeypatch.setattr(Few, "initialize", lambda self, pictures: initialize(self, islice(pictures, 1)))
+    monkeypatch.setattr(Few, "initialize", lambda self, pictures, distortion: initialize(self, islice(pictures, 1), distortion))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ from fewbits.training.loop import Budget, TrainConfig, train
 
 torch.set_num_threads(1)
 initialize, save, n_saves = Few.initialize, torch.save, 0
-Few.initialize = lambda self, pictures: initialize(self, islice(pictures, 1))
+Few.initialize = lambda self, pictures, distortion: initialize(self, islice(pictures, 1), distortion)
 
 def killed_in_the_third_save(state, file):
     global n_saves

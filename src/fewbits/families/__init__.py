@@ -21,8 +21,8 @@ class Family(Protocol):
     settings: tuple[float, ...]  # points of its rate knob at which training is validated
     frozen_networks: frozenset[str]  # networks exported as copies, whose weights load_tables takes back
 
-    def initialize(self, pictures: Iterable[Tensor]) -> None:
-        """Start from data: (b, 3, h, w) in 0..1."""
+    def initialize(self, pictures: Iterable[Tensor], distortion: Distortion) -> None:
+        """Start from data: (b, 3, h, w) in 0..1; distortion: that of the loss."""
 
     def loss(self, x: Tensor, distortion: Distortion, penalty: Penalty) -> tuple[Tensor, dict[str, Tensor]]:
         """A batch (b, 3, h, w) in 0..1 -> the scalar to minimise, and scalars for the log.

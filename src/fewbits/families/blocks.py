@@ -13,6 +13,8 @@ class Pointwise(nn.Module):
     after pixel_unshuffle(2), weight (out, 4 in), but without the unshuffle, which runtimes do slowly.
     """
 
+    matrix_weight = True  # see training.loop.make_optimizers
+
     def __init__(self, n_in: int, n_out: int, *, patch: int = 1, bias: bool = True, zero: bool = False) -> None:
         super().__init__()
         self.patch = patch

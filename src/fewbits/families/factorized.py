@@ -31,6 +31,17 @@ class FactorizedDensity(nn.Module):
         for width in self.HIDDEN:
             self.factors.append(nn.Parameter(torch.zeros(n_channels, width, 1)))
 
+    @torch.no_grad()
+    def start(self, y: Tensor) -> None:
+        """Become nearly logistic with the mean magnitudes of y (b, channels, h, w), at least a quarter each."""
+        scale = y.abs().mean((0, 2, 3)).clamp(min=0.25) / (2 * math.log(2))
+        widths = (1, *self.HIDDEN, 1)
+        for k, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
+            each = (scale if k == 0 else torch.ones_like(scale)).view(-1, 1, 1)
+            matrix.copy_(torch.log(torch.expm1(1 / each / widths[k + 1])))
+        for factor in self.factors:
+            factor.zero_()
+
     def logits(self, values: Tensor) -> Tensor:
         """values (channels, n) -> logits of the cumulative, rising in values, same shape."""
         out = values[:, None]
@@ -51,6 +62,13 @@ class FactorizedDensity(nn.Module):
         flat = y.movedim(1, 0).flatten(1)
         bits = -torch.log2(self.masses(flat).clamp(min=MIN_PROBABILITY))
         return bits.view(y.shape[1], y.shape[0], *y.shape[2:]).movedim(0, 1)
+
+    @torch.no_grad()
+    def entropy(self, gain: float = 1.0, most: int = 255) -> float:
+        """Bits that the rounded product of the gain and all variables takes, at integers of at most `most` in magnitude."""
+        values = torch.arange(-most, most + 1, dtype=torch.float32).expand(len(self.matrices[0]), -1)
+        masses = self.masses(values, gain)
+        return float(torch.special.entr(masses).sum() / math.log(2))
 
     @torch.no_grad()
     def tables(self, gain: float = 1.0, most: int = 1023) -> tuple[np.ndarray, np.ndarray]:

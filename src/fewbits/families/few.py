@@ -199,7 +199,7 @@ class Few(nn.Module):
         return (-bins / 1.5)[None, None].repeat(len(config.lambdas), config.hyper, 1)
 
     @torch.no_grad()
-    def initialize(self, pictures: Iterable[Tensor]) -> None:
+    def initialize(self, pictures: Iterable[Tensor], distortion: Distortion) -> None:
         """KLT start: principal components of 16x16x3 patches of `pictures` (b, 3, h, w), in 0..1, h and w multiples of 16."""
         rearrange = nn.Sequential(self.to_8, SpaceToDepth(2))
         total, square, count = torch.zeros(768, dtype=torch.float64), torch.zeros(768, 768, dtype=torch.float64), 0

@@ -19,6 +19,8 @@ VARIANTS: Final = ("switchable", "slimmable", "modulated")
 BETA_MIN: Final = 1e-6
 NO_MODULATION: Final = (1.0, 0.0, 1.0, 0.0)  # scale and bias of gamma, then of beta
 
+MODULATION_UNITS: Final = (1.0, 1e-3, 1.0, 0.1)  # gamma's bias is added width^2 times: an optimizer's step must not be as large
+
 
 class SlimGdn(nn.Module):
     """One GDN layer, or with inverse=True one IGDN layer, for any of `widths` (rising). (b, width, h, w) -> the same shape."""
@@ -33,14 +35,32 @@ class SlimGdn(nn.Module):
         self.root_gamma = nn.ParameterList([nn.Parameter(0.1**0.5 * torch.eye(width) + 1e-2) for width in own])
         self.root_beta = nn.ParameterList([nn.Parameter(torch.ones(width)) for width in own])
         if variant == "modulated":
-            self.modulation = nn.Parameter(torch.tensor([NO_MODULATION]).repeat(len(self.widths), 1))
+            self.modulation = nn.Parameter(torch.zeros(len(self.widths), 4))  # from none, in MODULATION_UNITS
+
+    @torch.no_grad()
+    def start_as_identity(self) -> None:
+        """Nearly so where inputs are about 1 in magnitude; not quite, or gamma could not learn."""
+        for gamma in self.root_gamma:
+            gamma.fill_(1e-2)
 
     def parts(self, which: int) -> tuple[Tensor, Tensor, Tensor]:
         """For the width number `which`: roots of gamma (width, width) and of beta (width,), and the modulation (4,)."""
         width = self.widths[which]
         place = which if self.variant == "switchable" else 0
-        modulation = self.modulation[which] if self.variant == "modulated" else self.root_beta[0].new_tensor(NO_MODULATION)
+        none = self.root_beta[0].new_tensor(NO_MODULATION)
+        modulation = none if self.variant != "modulated" else none + self.modulation[which] * none.new_tensor(MODULATION_UNITS)
         return self.root_gamma[place][:width, :width], self.root_beta[place][:width], modulation
+
+    @torch.no_grad()
+    def load(self, which: int, root_gamma: Tensor | None, root_beta: Tensor | None, modulation: Tensor | None) -> None:
+        """Take back what parts() gave, each where it is given."""
+        own_gamma, own_beta, none = self.parts(which)[:2] + (self.root_beta[0].new_tensor(NO_MODULATION),)
+        if root_gamma is not None:
+            own_gamma.copy_(root_gamma)
+        if root_beta is not None:
+            own_beta.copy_(root_beta)
+        if modulation is not None and self.variant == "modulated":
+            self.modulation[which] = (modulation - none) / none.new_tensor(MODULATION_UNITS)
 
     def forward(self, x: Tensor, which: int) -> Tensor:
         return normalized(x, *self.parts(which), inverse=self.inverse)

@@ -62,7 +62,7 @@ class Klt(nn.Module):
         self.register_buffer("quantiles", torch.linspace(-1, 1, N_QUANTILES).repeat(count, 1))
 
     @torch.no_grad()
-    def initialize(self, pictures: Iterable[Tensor]) -> None:
+    def initialize(self, pictures: Iterable[Tensor], distortion: Distortion) -> None:
         """Components and distributions from pictures (b, 3, h, w), in 0..1, h and w multiples of the block."""
         block, count = self.config.block, 3 * self.config.block**2
         patches = []

@@ -47,7 +47,10 @@ def ms_ssim(x: Tensor, x_hat: Tensor) -> Tensor:
     if min(x.shape[-2:]) < MS_SSIM_SMALLEST_PX:
         size = f"{x.shape[-1]}x{x.shape[-2]}"
         raise TrainingError(f"crop: the loss ms-ssim needs at least {MS_SSIM_SMALLEST_PX} pixels a side, the crops have {size}")
-    return 1 - similarity(x_hat, x, data_range=1.0, size_average=False)
+    watched = x_hat.view_as(x_hat)
+    if watched.requires_grad:  # where a scale's similarity is 0 the slope of its power is infinite: that picture waits
+        watched.register_hook(lambda gradient: torch.nan_to_num(gradient, 0.0, 0.0, 0.0))
+    return 1 - similarity(watched, x, data_range=1.0, size_average=False)
 
 
 def lab(x: Tensor) -> Tensor:
@@ -173,7 +176,8 @@ class Distortion:
             raise TrainingError(f"loss is {text!r}, it must name at least one of {', '.join(DISTORTIONS)}")
 
     def __call__(self, x: Tensor, x_hat: Tensor) -> Tensor:
-        return torch.stack([weight * DISTORTIONS[name](x, x_hat) for name, weight in self.terms.items()]).sum(0)
+        with torch.autocast(x.device.type, enabled=False):  # in bfloat16 a variance is a difference of two rounded numbers
+            return torch.stack([weight * DISTORTIONS[name](x, x_hat) for name, weight in self.terms.items()]).sum(0)
 
 
 class Penalty:

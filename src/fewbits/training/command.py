@@ -69,7 +69,8 @@ def run_train(
     if bundle and bundle.family != family:
         raise TrainingError(f"--init {init} is of family {bundle.family}, not {family}")
     model = export.load_model(bundle) if bundle else None
-    model_config, config = model.config if model else config_class(), TrainConfig()
+    model_config = model.config if model else config_class()
+    config = TrainConfig(**getattr(config_class, "training", {}))
     if (out / checkpoint.CONFIG).exists():  # a run goes on with its own settings
         saved = checkpoint.load_config(out)
         if saved["family"] != family:

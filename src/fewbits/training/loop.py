@@ -8,6 +8,7 @@ kill.
 
 import csv
 import dataclasses
+import math
 import signal
 import threading
 import time
@@ -25,11 +26,11 @@ from tqdm import tqdm
 
 from fewbits.errors import TrainingError
 from fewbits.families import FAMILIES
-from fewbits.families.blocks import Pointwise
 from fewbits.families.losses import Distortion, Penalty
 from fewbits.training import checkpoint
 from fewbits.training.data import PicturePool, batches, decode_rgb, find_pictures, to_tensor
 
+SCHEDULE_PICTURES = 8  # whose rates and distortions steer lambda scheduling
 GRID_PX = 64  # pictures are extended to a multiple of this for validation
 
 
@@ -52,6 +53,7 @@ class TrainConfig:
     cache_mb: int = 4096
     validate_minutes: float = 15.0
     save_minutes: float = 3.0
+    schedule_steps: int = 0  # of a family that can: steps between two steps of its lambda scheduling; 0 is none
 
 
 @dataclass(frozen=True)
@@ -80,16 +82,16 @@ class Budget:
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """AdamW for all, or Muon (Jordan 2024) for the matrices of float 1x1 convolutions and AdamW for the rest.
+    """AdamW for all, or Muon (Jordan 2024) for the parts that store their weight as a matrix and AdamW for the rest.
 
     Linear shortcuts always take AdamW, at a fraction of the rate: Muon moves all directions alike, and theirs are sorted.
     """
     shortcuts, matrices, rest = [], [], []
-    pointwise = {f"{name}.weight" for name, part in model.named_modules() if isinstance(part, Pointwise)}
+    matrix_names = {f"{name}.weight" for name, part in model.named_modules() if getattr(part, "matrix_weight", False)}
     for name, parameter in model.named_parameters():
         if ".shortcut." in name:
             shortcuts.append(parameter)
-        elif name in pointwise and config.optimizer == "muon":
+        elif name in matrix_names and config.optimizer == "muon":
             matrices.append(parameter)
         else:
             rest.append(parameter)
@@ -184,14 +186,36 @@ class Run:
         self.model.load_state_dict(kept)
         return rows
 
+    @torch.no_grad()
+    def reschedule(self, pictures: list[np.ndarray]) -> bool:
+        """One step of the model's lambda scheduling, at the rates and distortions of `pictures` now. False once it is done."""
+        self.model.eval()
+        points = []
+        for setting in self.model.settings:
+            sums = np.zeros(2)
+            for picture in pictures:
+                x = to_tensor(picture[None], self.device)
+                out = self.model.estimate(extended(x), setting)
+                x_hat = out.x_hat[..., : x.shape[2], : x.shape[3]].clamp(0, 1)
+                sums += (out.y_bits + out.z_bits).item() / x[0, 0].numel(), self.distortion(x, x_hat).item()
+            bpp, distortion = sums / len(pictures)
+            points.append((float(bpp), -10 * math.log10(max(distortion, 1e-9))))
+        self.model.train()
+        return bool(self.model.reschedule(points))
+
     def _score(self, x: Tensor, setting: float) -> tuple[float, float]:
         height, width = x.shape[-2:]
-        padded = F.pad(x, (0, -width % GRID_PX, 0, -height % GRID_PX), mode="replicate")
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu"):
-            out = self.model.estimate(padded.contiguous(memory_format=torch.channels_last), setting)
+            out = self.model.estimate(extended(x), setting)
         pixels = out.x_hat[..., :height, :width].clamp(0, 1).mul(255).round()
         mse = F.mse_loss(pixels, x * 255).item()
         return (out.y_bits + out.z_bits).item() / (height * width), 10 * np.log10(255**2 / max(mse, 1e-6))
+
+
+def extended(x: Tensor) -> Tensor:
+    """x (b, c, h, w) with its last row and column repeated, up to multiples of GRID_PX."""
+    padded = F.pad(x, (0, -x.shape[3] % GRID_PX, 0, -x.shape[2] % GRID_PX), mode="replicate")
+    return padded.contiguous(memory_format=torch.channels_last)
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -225,6 +249,9 @@ def train(
     config, model_config = config or TrainConfig(), model_config or FAMILIES[family][0]()
     run = Run(family, model_config, config, pick_device(device))
     settings = {"family": family, "model": dataclasses.asdict(model_config), "train": dataclasses.asdict(config)}
+    scheduled = config.schedule_steps > 0 and not anneal
+    if scheduled and not (hasattr(run.model, "reschedule") and validation):
+        raise TrainingError(f"schedule_steps is {config.schedule_steps}: that needs a slimmable family and --validation")
     settings["data"] = {"from": [str(path) for path in data], "exclude": list(exclude)}
     trunk, target = out / checkpoint.TRUNK, out / (checkpoint.ANNEALING if anneal else checkpoint.TRUNK)
     if anneal and not trunk.exists():
@@ -249,7 +276,7 @@ def train(
         run.reset_average()
     else:
         crops = np.random.default_rng(config.seed)
-        run.model.initialize(to_tensor(pool.crops(16, 256, crops), run.device) for _ in range(64))
+        run.model.initialize((to_tensor(pool.crops(16, 256, crops), run.device) for _ in range(64)), run.distortion)
         run.reset_average()
     torch.manual_seed(config.seed + run.step)  # a resumed run draws other levels and noise than its beginning did
     report(f"{'anneal' if anneal else 'train'} from step {run.step}, {run.seconds / 60:.1f} minutes so far")
@@ -282,6 +309,10 @@ def train(
                 bar.set_postfix_str(f"step {run.step} loss {means['loss']:.3f}")
                 bar.update(100 * budget.spent(spent_seconds, spent_steps) - bar.n)
                 sums = []
+            if scheduled and run.step % config.schedule_steps == 0:
+                scheduled = run.reschedule(held_out[:SCHEDULE_PICTURES])
+                lambdas = {f"lambda_{k}": float(value) for k, value in enumerate(run.model.lambdas)}
+                log.write(phase, run, lambdas)
             now = time.monotonic()
             if now - saved > 60 * config.save_minutes:
                 save()
