@@ -20,6 +20,7 @@ torch = pytest.importorskip("torch")
 
 from fewbits.errors import TrainingError  # noqa: E402
 from fewbits.families.few import Few, FewConfig  # noqa: E402
+from fewbits.families.slimcae import SlimCae, SlimCaeConfig  # noqa: E402
 from fewbits.training import checkpoint  # noqa: E402
 from fewbits.training.loop import Budget, Run, TrainConfig, make_optimizers, pick_device, train  # noqa: E402
 
@@ -160,6 +161,36 @@ def test_a_run_with_other_settings_is_refused(data: Path, run: Path) -> None:
         with pytest.raises(TrainingError, match="holds other settings"):
             go(data, run, 1, **change)
     assert (run / "trunk.pt").read_bytes() == before
+
+
+# Lambda scheduling
+
+
+def test_lambda_scheduling_goes_on_through_kills_until_it_is_done(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = SlimCaeConfig(widths=(3, 5), lambdas=(100.0, 100.0), start="random")
+    config = replace(CONFIG, loss="mse=0.001", schedule_steps=2)
+    seen: list[list[tuple[float, float]]] = []
+    reschedule = SlimCae.reschedule
+
+    def watched(self: SlimCae, points: list[tuple[float, float]]) -> bool:
+        seen.append(points)
+        return reschedule(self, [(0.2, 1.0), (0.1, 2.0)])  # a narrow width that is worse and larger: lower and lower
+
+    monkeypatch.setattr(SlimCae, "reschedule", watched)
+    for steps in (5, 30):
+        train("slimcae", [data], tmp_path / "run", Budget(steps=steps), model_config=model, config=config,
+              validation=[data], device="cpu", report=lambda _: None)  # fmt: skip
+    assert len(seen) == 8 and all(len(points) == 2 and np.isfinite(points).all() for points in seen)
+    lambdas = checkpoint.load(tmp_path / "run" / "trunk.pt")["model"]["lambdas"]
+    assert lambdas.tolist() == pytest.approx([100 * 0.8**7, 100])
+
+
+def test_lambda_scheduling_needs_a_slimmable_family_and_pictures(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="schedule_steps is 5: that needs a slimmable family and --validation"):
+        go(data, tmp_path / "run", 1, config=replace(CONFIG, schedule_steps=5), validation=[data])
+    assert not (tmp_path / "run").exists()
 
 
 # Annealing
