@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Tiles without edges, shown beside naive blocks: coding a picture in 128x128 tiles with a halo, as `fewbits` does with larger ones,
-and cutting it into 128x128 pictures that are coded one by one.
+"""Tiles without edges, shown beside naive blocks.
 
-Prints, for each model, the ratio of the coding error's gradient across borders to that elsewhere: of the picture coded as a whole,
-where there are no borders (what the pictures themselves make of it), in tiles, and in blocks; how many symbols of the tiled picture
-differ from those of the whole one, and the largest difference of pixels.
+A picture is coded as a whole, in 128x128 tiles with a halo (as `fewbits` does with larger ones), and cut into 128x128 pictures
+that are coded one by one. For each model this prints the coding error's gradient across the borders of that grid, over that
+elsewhere (for the whole picture, where there are no borders, that is what the picture itself makes of it); how many symbols of
+the tiled picture differ from those of the whole one; and the largest difference of their pixels.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
     pictures = find_pictures([options.images], options.limit)
     print(f"{len(pictures)} pictures, quality {QUALITY:g}, tiles and blocks of {TILE_PX}x{TILE_PX} pixels")
     print("gradient of the error at the grid's borders, over that elsewhere\n")
-    print(f"{'model':10} {'whole':>7} {'tiles':>7} {'naive blocks':>13} {'symbols that differ':>22} {'largest difference of pixels':>30}")
+    print(f"{'model':10} {'whole':>7} {'tiles':>7} {'naive blocks':>13} {'symbols that differ':>22} {'pixels differ by':>17}")
     for name in options.models.split(","):
         model = load_model(name)
         stride = int(model.bundle.coding.get("stride", 16))
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
             ratios.append([border_excess(pixels, decoded, TILE_PX, stride) for decoded in versions])
         mean = np.mean(ratios, axis=0)
         differ = f"{moved} of {symbols}"
-        print(f"{name:10} {mean[0]:7.3f} {mean[1]:7.3f} {mean[2]:13.3f} {differ:>22} {worst:30}")
+        print(f"{name:10} {mean[0]:7.3f} {mean[1]:7.3f} {mean[2]:13.3f} {differ:>22} {worst:17}")
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ def _write(sheet: _Sheet) -> str:
         tiles = [pixels]
         tiles += [sheet.codec.decode(sheet.codec.encode(pixels, setting)) for setting in sheet.codec.settings]
         with replacing(sheet.target) as file:
-            _drawn([_middle(tile) for tile in tiles], sheet.captions).save(file, "PNG")
+            draw_sheet([_middle(tile) for tile in tiles], sheet.captions).save(file, "PNG")
     except Exception as error:
         return why(error)
     return ""
@@ -96,7 +96,8 @@ def _middle(pixels: np.ndarray) -> np.ndarray:
     return pixels[top : top + TILE_PX, left : left + TILE_PX]
 
 
-def _drawn(tiles: Sequence[np.ndarray], captions: Sequence[Sequence[str]]) -> Image.Image:
+def draw_sheet(tiles: Sequence[np.ndarray], captions: Sequence[Sequence[str]]) -> Image.Image:
+    """Pictures uint8 (h, w, 3) of about one size in rows of COLUMNS, the lines of its caption under each."""
     height, width = tiles[0].shape[:2]
     text_px = (TEXT_PX + 4) * max(map(len, captions)) + GAP_PX
     cell_width, cell_height = max(width, 320) + GAP_PX, height + text_px + GAP_PX

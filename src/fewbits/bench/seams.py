@@ -14,9 +14,10 @@ def border_excess(original: np.ndarray, decoded: np.ndarray, period_px: int, str
     if period_px % stride_px or period_px <= stride_px or period_px >= max(original.shape[:2]):
         raise ValueError(f"period {period_px} must be a multiple of the stride {stride_px}, and smaller than a side")
     error = decoded.astype(np.float64) - original
-    at_borders, elsewhere = [], []
+    at_borders: list[float] = []
+    elsewhere: list[float] = []
     for axis in (0, 1):
         steps = np.abs(np.diff(error, axis=axis)).mean((1 - axis, 2))  # steps[k] lies between k and k + 1
         for place in range(stride_px, error.shape[axis], stride_px):
-            (elsewhere if place % period_px else at_borders).append(steps[place - 1])
+            (elsewhere if place % period_px else at_borders).append(float(steps[place - 1]))
     return float(np.mean(at_borders) / np.mean(elsewhere))

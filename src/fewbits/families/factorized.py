@@ -34,11 +34,12 @@ class FactorizedDensity(nn.Module):
     @torch.no_grad()
     def start(self, y: Tensor) -> None:
         """Become nearly logistic with the mean magnitudes of y (b, channels, h, w), at least a quarter each."""
-        scale = y.abs().mean((0, 2, 3)).clamp(min=0.25) / (2 * math.log(2))
-        widths = (1, *self.HIDDEN, 1)
-        for k, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
-            each = (scale if k == 0 else torch.ones_like(scale)).view(-1, 1, 1)
-            matrix.copy_(torch.log(torch.expm1(1 / each / widths[k + 1])))
+        scale = y.abs().mean((0, 2, 3)).clamp(min=0.25) / (2 * math.log(2))  # a logistic's mean magnitude is 2 ln 2 times it
+        for k, matrix in enumerate(self.matrices):
+            each = scale.view(-1, 1, 1) if k == 0 else torch.ones(1)
+            matrix.copy_(
+                torch.log(torch.expm1(1 / each / matrix.shape[1]))
+            )  # softplus of it, summed over what it reads, is 1 / each
         for factor in self.factors:
             factor.zero_()
 

@@ -49,7 +49,7 @@ def ms_ssim(x: Tensor, x_hat: Tensor) -> Tensor:
         raise TrainingError(f"crop: the loss ms-ssim needs at least {MS_SSIM_SMALLEST_PX} pixels a side, the crops have {size}")
     watched = x_hat.view_as(x_hat)
     if watched.requires_grad:  # where a scale's similarity is 0 the slope of its power is infinite: that picture waits
-        watched.register_hook(lambda gradient: torch.nan_to_num(gradient, 0.0, 0.0, 0.0))
+        watched.register_hook(lambda gradient: torch.nan_to_num(gradient, 0.0, 0.0, 0.0))  # type: ignore[no-untyped-call]
     return 1 - similarity(watched, x, data_range=1.0, size_average=False)
 
 

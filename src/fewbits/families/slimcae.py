@@ -26,7 +26,6 @@ from fewbits.families.gdn import SlimGdn, normalized
 from fewbits.families.losses import Distortion, Penalty, mse
 from fewbits.families.quantize import round_through, uniform_noise
 
-
 PIXEL_GAIN = 4.0  # what the networks see is about 1 in magnitude, so that GDN has something to divide by
 LEVEL_GAINS = 2.0 ** np.arange(-4, 1.51, 0.25)  # where rates are looked up
 COARSEST_GAIN, FINEST_GAIN = 0.5, 2.0  # quality 0, of the narrowest width, and quality 100, of the widest
@@ -101,23 +100,27 @@ class SlimNetwork(nn.Module):
     convolutions: nn.ModuleList
     gdn: nn.ModuleList
 
+    def layers(self) -> list[tuple[SlimConv, SlimGdn]]:
+        """Convolution k and GDN layer k, as the graphs number them."""
+        return cast(list[tuple[SlimConv, SlimGdn]], list(zip(self.convolutions, self.gdn, strict=True)))
+
     def inputs(self, which: int) -> dict[str, Tensor]:
         """w, b of the convolutions, g, e, m of the GDN layers (see gdn.normalized) at a width, as views of the parameters."""
         found: dict[str, Tensor] = {}
-        for k, (convolution, gdn) in enumerate(zip(self.convolutions, self.gdn, strict=True)):
-            slices = cast(SlimConv, convolution).slices(which)
-            found |= {f"w{k}": slices[0]} | ({} if slices[1] is None else {f"b{k}": slices[1]})
-            found |= dict(zip((f"g{k}", f"e{k}", f"m{k}"), cast(SlimGdn, gdn).parts(which), strict=True))
+        for k, (convolution, gdn) in enumerate(self.layers()):
+            weight, bias = convolution.slices(which)
+            found |= {f"w{k}": weight} | ({} if bias is None else {f"b{k}": bias})
+            found |= dict(zip((f"g{k}", f"e{k}", f"m{k}"), gdn.parts(which), strict=True))
         return found
 
     @torch.no_grad()
     def load(self, which: int, values: Mapping[str, Tensor]) -> None:
         """Take back some of what inputs() gave."""
-        for k, (convolution, gdn) in enumerate(zip(self.convolutions, self.gdn, strict=True)):
-            for name, own in zip((f"w{k}", f"b{k}"), cast(SlimConv, convolution).slices(which), strict=True):
+        for k, (convolution, gdn) in enumerate(self.layers()):
+            for name, own in zip((f"w{k}", f"b{k}"), convolution.slices(which), strict=True):
                 if own is not None and name in values:
                     own.copy_(values[name])
-            cast(SlimGdn, gdn).load(which, *(values.get(f"{part}{k}") for part in "gem"))
+            gdn.load(which, *(values.get(f"{part}{k}") for part in "gem"))
 
 
 class SlimAnalysis(SlimNetwork):
@@ -158,6 +161,10 @@ class SlimSynthesis(SlimNetwork):
 class SlimCae(nn.Module):
     """The trainable model; see the module's docstring for shapes. A setting is the number of a width, 0 for the narrowest."""
 
+    gain: Tensor  # (widths,): the latent is rounded in units of 1 / gain; chosen once, by initialize
+    lambdas: Tensor  # (widths,): the config's, until lambda scheduling lowers them
+    schedule: Tensor  # (3,): where lambda scheduling stands, see reschedule
+
     def __init__(self, config: SlimCaeConfig) -> None:
         super().__init__()
         if list(config.widths) != sorted(set(config.widths)) or len(config.lambdas) != len(config.widths):
@@ -182,18 +189,19 @@ class SlimCae(nn.Module):
             return
         batches = list(islice(pictures, START_BATCHES))
         features = torch.cat(batches) - 0.5
-        for k, (n_in, n_out) in enumerate((conv.n_in, conv.n_out) for conv in self.analysis.convolutions):
-            stride = self.analysis.convolutions[k].stride
-            basis = nested_components(features, [min(n, features.shape[1]) for n in n_in], n_out, stride)
-            self.analysis.convolutions[k].start(basis)
-            self.synthesis.convolutions[-1 - k].start(basis)
-            features = F.conv2d(features, basis, stride=stride)
-        for gdn in (*self.analysis.gdn, *self.synthesis.gdn):
+        for (there, _), (back, _) in zip(self.analysis.layers(), reversed(self.synthesis.layers()), strict=True):
+            n_in = [min(count, features.shape[1]) for count in there.n_in]
+            basis = nested_components(features, n_in, there.n_out, there.stride)
+            there.start(basis)
+            back.start(basis)
+            features = F.conv2d(features, basis, stride=there.stride)
+        for _, gdn in (*self.analysis.layers(), *self.synthesis.layers()):
             gdn.start_as_identity()
         for which, weight in enumerate(self.lambdas.tolist()):
             self._start_gain(batches[0][:START_PICTURES], which, weight, distortion)
 
     def _start_gain(self, x: Tensor, which: int, weight: float, distortion: Distortion) -> None:
+        """The gain of least loss at a width, by the entropy of the symbols of x; and a prior to match."""
         y = self.analysis(x - 0.5, which)
         found = []
         for gain in START_GAINS:
@@ -276,8 +284,8 @@ class SlimCae(nn.Module):
 
     @torch.no_grad()
     def tables(self) -> dict[str, np.ndarray]:
-        """Weights, most as float16, under `NETWORK.INPUT`, those that are not slices of the widest under `NETWORK.INPUT.WIDTH`; and
-        the frequencies of each level's symbols."""
+        """Weights, most as float16, under `NETWORK.INPUT`, or `NETWORK.INPUT.WIDTH` where they are no slices of the widest; the
+        frequencies of each level's symbols; and what load_tables needs."""
         found: dict[str, np.ndarray] = {}
         for name, network in (("analysis", self.analysis), ("synthesis", self.synthesis)):
             for which, width in enumerate(self.config.widths):
