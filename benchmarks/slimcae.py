@@ -10,6 +10,7 @@ import argparse
 import re
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from fewbits.bench.record import usable_cores
 from fewbits.bench.structure import decibels, ms_ssim
 from fewbits.bench.summary import comparisons, mean_curves
 from fewbits.codec import Model
+from fewbits.families.slimcae import SlimCae, SlimCaeConfig
 from fewbits.training.data import decode_rgb
 from fewbits.training.data import find_pictures as find_training_pictures
 
@@ -46,6 +48,7 @@ THESIS: Final = {
 WIDTHS: Final = tuple(THESIS)
 TRAINING_PX: Final = 512  # of the training pictures the middle, as large as the faces
 N_TRAINING: Final = 26
+REPEATS: Final = 7
 CURVE: Final = tuple(map(float, range(0, 101, 10)))
 
 
@@ -169,6 +172,27 @@ def histograms(rows: Sequence[Mapping[str, float]], target: Path, title: str) ->
         figure.savefig(target, metadata={"Date": None})
 
 
+def costs(picture: Picture) -> str:
+    """What a width costs: counted, and timed on one picture in this process, the widths taking turns."""
+    counted, model, pixels = SlimCae(SlimCaeConfig()), load_model("slimcae"), pixels_of(picture.path)
+    megapixels = pixels[..., 0].size / 1e6
+    seconds: dict[tuple[str, int], list[float]] = {}
+    for _ in range(REPEATS + 1):
+        for width, quality in qualities_of(model):
+            begun = time.perf_counter()
+            data = model.encode(pixels, quality)
+            encoded = time.perf_counter()
+            model.decode(data)
+            seconds.setdefault(("encode", width), []).append(encoded - begun)
+            seconds.setdefault(("decode", width), []).append(time.perf_counter() - encoded)
+    lines = []
+    for which, width in reversed(list(enumerate(WIDTHS))):
+        cost = counted.multiplications(which)[0] / 1000
+        speeds = [f"{megapixels / float(np.median(seconds[what, width][1:])):.2f}" for what in ("encode", "decode")]
+        lines.append([str(width), f"{cost:.1f}", *speeds])
+    return table(["width", "kMAC/pixel each way", "encoding, MP/s", "decoding, MP/s"], lines)
+
+
 def curves(models: Sequence[str], folders: Sequence[Path], jobs: int) -> str:
     """Bjontegaard rates, and how far each point of the first model's curve lies over JPEG's."""
     WORK.mkdir(parents=True, exist_ok=True)
@@ -241,6 +265,7 @@ def run(options: argparse.Namespace) -> None:
     for which in (options.faces.name, options.kodak.name):
         if losses:
             parts += [f"By loss, on {which}:", loss_table({label: found[label, which] for label in losses})]
+    parts += ["Cost (speeds: medians on one picture, all threads, widths taking turns in one run):", costs(photo)]
     parts.append(curves(["slimcae", "klt"], [options.kodak, options.faces], options.jobs))
     text = "\n\n".join(parts)
     print(text)

@@ -35,7 +35,7 @@ class KltConfig:
     Levels of quality are `levels` quantizer steps from `coarsest` to `finest`, in units of 0-255.
     """
 
-    block: int = 8
+    block: int = 16
     colour: str = "rgb"
     coarsest: float = 320.0
     finest: float = 5.0
