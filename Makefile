@@ -26,7 +26,7 @@ format: $(TEST)/.installed
 
 $(TEST)/.installed: pyproject.toml constraints.txt
 	test -x $(TEST)/bin/python || $(PYTHON) -m venv $(TEST)
-	$(TEST)/bin/pip install --quiet --constraint constraints.txt --editable '.[train,bench,jxl,test]'
+	$(TEST)/bin/pip install --quiet --constraint constraints.txt --editable '.[train,bench,fast,jxl,test]'
 	touch $@
 
 clean:

@@ -2,7 +2,7 @@
 """The Karhunen-Loeve baseline: orthonormal, decorrelating, fitted without training, and really coded."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ def tensor(pixels: np.ndarray) -> torch.Tensor:
 @pytest.fixture(scope="module", params=["rgb", "ycbcr"])
 def fitted(request: pytest.FixtureRequest, photo: np.ndarray) -> Klt:
     """8x8 blocks, on three quarters of a photograph."""
-    model = Klt(KltConfig(block=8, colour=request.param, levels=7))
+    model = Klt(KltConfig(block=8, colour=request.param, levels=7, coder="tables"))
     model.initialize([tensor(photo[:, :384])], Distortion("mse"))
     return model
 
@@ -97,6 +97,19 @@ def test_files_come_back_and_finer_steps_are_better_and_larger(codec: Model, pho
         scores.append(psnr(pixels, decoded))
     if size != (1, 1):
         assert sizes == sorted(sizes) and scores == sorted(scores) and scores[-1] > 35
+
+
+def test_the_adaptive_coder_needs_fewer_bytes_for_the_same_picture(codec: Model, fitted: Klt, photo: np.ndarray) -> None:
+    files = bundle_files("klt", fitted, {"architecture": asdict(fitted.config)})
+    adaptive = Klt(replace(fitted.config, coder="adaptive"))
+    adaptive.load_state_dict(fitted.state_dict())
+    twin = Model(bundle_files("klt", adaptive, {}), "made here")
+    assert sum(map(len, files.values())) > 2 * len(files["analysis.onnx"])  # tables are most of a bundle
+    for quality in (20, 60):
+        data, other = codec.encode(photo, quality), twin.encode(photo, quality)
+        assert len(other) < 0.9 * len(data)
+        assert np.array_equal(codec.symbols(data).latent, twin.symbols(other).latent)
+        assert np.array_equal(np.asarray(codec.decode(data)), np.asarray(twin.decode(other)))
 
 
 def test_a_bundle_codes_as_torch_does(codec: Model, fitted: Klt, photo: np.ndarray) -> None:

@@ -39,8 +39,8 @@ def scrambled(config: SlimCaeConfig) -> SlimCae:
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def trained(request: pytest.FixtureRequest) -> tuple[SlimCae, dict[str, bytes]]:
-    """A model in each variant of GDN, and its bundle's files."""
-    model = scrambled(replace(TINY, gdn=request.param))
+    """A model in each variant of GDN, and its bundle's files; one of them codes with tables."""
+    model = scrambled(replace(TINY, gdn=request.param, coder="tables" if request.param == "slimmable" else "adaptive"))
     return model, bundle_files("slimcae", model, {"architecture": asdict(model.config)})
 
 
@@ -163,6 +163,11 @@ def test_lambda_scheduling_lowers_narrow_lambdas_while_the_slope_falls() -> None
     assert not going_on and not model.reschedule([(0.1, 1.0), (0.2, 2.0), (0.3, 3.0)])
     endless = SlimCae(replace(TINY, lambdas=(100, 100, 100)))
     assert [endless.reschedule([(0.3, 1.0), (0.2, 2.0), (0.1, 3.0)]) for _ in range(15)] == [True] * 14 + [False]
+
+
+def test_a_coder_that_is_not_there_is_refused() -> None:
+    with pytest.raises(TrainingError, match="coder is 'huffman', it must be one of adaptive, tables"):
+        SlimCae(replace(TINY, coder="huffman"))
 
 
 @pytest.mark.parametrize("change", [{"widths": (4, 4, 9)}, {"widths": (9, 6, 4)}, {"lambdas": (1.0, 2.0)}])

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from fewbits.errors import TrainingError
 from fewbits.families.few import Estimate
-from fewbits.families.likelihood import MIN_PROBABILITY, signed_frequencies
+from fewbits.families.likelihood import MIN_PROBABILITY, check_coder, signed_frequencies
 from fewbits.families.losses import Distortion, Penalty, mse
 
 N_QUANTILES = 2049
@@ -32,14 +32,16 @@ YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0
 class KltConfig:
     """block: side in pixels, 8 or 16. colour: `rgb`, components over all three planes together, or `ycbcr`, each plane by itself.
 
-    Levels of quality are `levels` quantizer steps from `coarsest` to `finest`, in units of 0-255.
+    Levels of quality are `levels` quantizer steps from `coarsest` to `finest`, in units of 0-255. coder: `adaptive` (fewer bytes)
+    or `tables` (a frozen one for each component).
     """
 
-    block: int = 16
+    block: int = 8
     colour: str = "rgb"
     coarsest: float = 320.0
     finest: float = 5.0
     levels: int = 31
+    coder: str = "adaptive"
 
 
 class Klt(nn.Module):
@@ -54,6 +56,7 @@ class Klt(nn.Module):
         if config.block not in (8, 16) or config.colour not in ("rgb", "ycbcr"):
             settings = f"block {config.block} and colour {config.colour!r}"
             raise TrainingError(f"{settings}: block must be 8 or 16, colour rgb or ycbcr")
+        check_coder(config.coder)
         self.config = config
         count = 3 * config.block**2
         identity = torch.eye(count).view(count, 3, config.block, config.block)
@@ -140,9 +143,9 @@ class Klt(nn.Module):
         }
 
     def tables(self) -> dict[str, np.ndarray]:
-        """Frequencies of each level's symbols (docs/bundle.md, kind factorized)."""
+        """Frequencies of each level's symbols where tables code them (docs/bundle.md, kind factorized)."""
         found: dict[str, np.ndarray] = {}
-        for k, gain in enumerate(self.gains()):
+        for k, gain in enumerate(self.gains() if self.config.coder == "tables" else ()):
             found[f"limits_{k}"], found[f"frequencies_{k}"] = signed_frequencies(self.masses(gain))
         return found
 
@@ -150,7 +153,14 @@ class Klt(nn.Module):
         """Numbers of the coding pipeline; blocks need no halo."""
         count = len(self.forward_kernel)
         levels = [[count, round(gain, 6)] for gain in self.gains()]
-        return {"kind": "factorized", "stride": self.config.block, "halo": 0, "levels": levels, "inputs": {}}
+        return {
+            "kind": "factorized",
+            "stride": self.config.block,
+            "halo": 0,
+            "coder": self.config.coder,
+            "levels": levels,
+            "inputs": {},
+        }
 
     @torch.no_grad()
     def load_tables(self, tables: Mapping[str, Tensor], arrays: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -9,11 +9,20 @@ import torch
 from torch import Tensor
 
 from fewbits.coding.tables import quantize_frequencies
+from fewbits.errors import TrainingError
 
 SCALE_MIN, SCALE_MAX, N_SCALES = 0.06, 35.0, 64  # of logistic distributions; standard deviations are 1.81 times these
 LOG_STEP = math.log(SCALE_MAX / SCALE_MIN) / (N_SCALES - 1)
 MIN_PROBABILITY = 2.0**-20  # less is not believed; the tables give an escape as much
 _MAX_SLOPE = 30.0  # nats; keeps the gradient of an outlier finite
+
+CODERS = ("adaptive", "tables")  # of symbols that no hyper latent tells about (runtime/factorized.py)
+
+
+def check_coder(name: str) -> None:
+    """Raises TrainingError on another coder than those of CODERS."""
+    if name not in CODERS:
+        raise TrainingError(f"coder is {name!r}, it must be one of {', '.join(CODERS)}")
 
 
 class _LogisticBits(torch.autograd.Function):

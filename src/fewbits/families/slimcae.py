@@ -23,6 +23,7 @@ from fewbits.errors import TrainingError
 from fewbits.families.factorized import FactorizedDensity
 from fewbits.families.few import Estimate
 from fewbits.families.gdn import SlimGdn, normalized
+from fewbits.families.likelihood import check_coder
 from fewbits.families.losses import Distortion, Penalty, mse
 from fewbits.families.quantize import round_through, uniform_noise
 
@@ -43,6 +44,7 @@ class SlimCaeConfig:
     gdn: str = "modulated"  # switchable | slimmable | modulated
     start: str = "klt"  # klt | random
     levels: int = 33  # of quality, in a bundle
+    coder: str = "adaptive"  # adaptive, with fewer bytes | tables, those of the priors
 
     training: ClassVar[dict[str, float]] = {"lr": 5e-4, "matrix_lr": 3e-4}  # kernels of 4800 taps a channel want small steps
 
@@ -171,6 +173,7 @@ class SlimCae(nn.Module):
             raise TrainingError(
                 f"widths {config.widths} must rise, and there must be as many lambdas as widths: {config.lambdas}"
             )
+        check_coder(config.coder)
         self.config = config
         self.analysis, self.synthesis = SlimAnalysis(config), SlimSynthesis(config)
         self.priors = nn.ModuleList([FactorizedDensity(width) for width in config.widths])
@@ -285,7 +288,7 @@ class SlimCae(nn.Module):
     @torch.no_grad()
     def tables(self) -> dict[str, np.ndarray]:
         """Weights, most as float16, under `NETWORK.INPUT`, or `NETWORK.INPUT.WIDTH` where they are no slices of the widest; the
-        frequencies of each level's symbols; and what load_tables needs."""
+        frequencies of each level's symbols where tables code them; and what load_tables needs."""
         found: dict[str, np.ndarray] = {}
         for name, network in (("analysis", self.analysis), ("synthesis", self.synthesis)):
             for which, width in enumerate(self.config.widths):
@@ -294,7 +297,7 @@ class SlimCae(nn.Module):
                     if own or width == self.config.widths[-1]:
                         kept = value if part[0] == "m" else value.half()  # 4 numbers, some of them beside 1: not worth halving
                         found[f"{name}.{part}.{width}" if own else f"{name}.{part}"] = kept.numpy().copy()
-        for k, (width, gain) in enumerate(self.levels()):
+        for k, (width, gain) in enumerate(self.levels() if self.config.coder == "tables" else ()):
             found[f"limits_{k}"], found[f"frequencies_{k}"] = self.prior(self.config.widths.index(width)).tables(gain)
         return found | {"gain": self.gain.numpy().copy(), "lambdas": self.lambdas.numpy().copy()}
 
@@ -326,6 +329,7 @@ class SlimCae(nn.Module):
             "kind": "factorized",
             "stride": 16,
             "halo": 3,
+            "coder": self.config.coder,
             "levels": [[width, round(gain * own[width], 6)] for width, gain in self.levels()],
             "inputs": axes,
         }

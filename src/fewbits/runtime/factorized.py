@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The coding pipeline of the kind "factorized": pixels <-> latent symbols <-> streams, a frozen table for each channel.
+"""The coding pipeline of the kind "factorized": pixels <-> latent symbols <-> streams, each channel by itself.
 
-A level of quality is a width and a gain. Networks may take weights as inputs, which are the leading slices of the bundle's
-arrays: so one file serves all widths (docs/bundle.md). Names as in hyperprior.py.
+Symbols are coded by a frozen table for each channel, or by the adaptive coder, which needs none. A level of quality is a
+width and a gain. Networks may take weights as inputs, which are the leading slices of the bundle's arrays: so one file serves all
+widths (docs/bundle.md). Names as in hyperprior.py.
 """
 
 import zlib
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fewbits.coding.adaptive import decode_maps, encode_maps, ideal_bits
 from fewbits.coding.streams import SignedTable, decode_signed, encode_signed
 from fewbits.coding.tables import FrequencyTable
 from fewbits.container import QUALITY_STEPS, SECTION_LATENT
@@ -36,18 +38,59 @@ class LatentSymbols(NamedTuple):
 
 
 class WidthLevel:
-    """Everything that a quality sets: the channels in use, the gain, and a table for each channel."""
+    """Everything that a quality sets: the channels in use, the gain, and the coder of their symbols."""
 
-    def __init__(self, width: int, gain: float, limits: np.ndarray, frequencies: np.ndarray) -> None:
-        """limits (width,), frequencies: rows of 2 * limit + 2 after each other."""
-        self.width, self.gain = width, np.float32(gain)
+    def __init__(self, width: int, gain: float, coder: "AdaptiveCoder | TableCoder") -> None:
+        if not 0 < width <= MAX_CHANNELS or not gain > 0:
+            raise ValueError(f"a level of width {width} and gain {gain}")
+        self.width, self.gain, self.coder = width, np.float32(gain), coder
+
+
+class TableCoder:
+    """A frozen table for each channel, and a range coder. Symbols are int16 (channels, rows, columns)."""
+
+    def __init__(self, width: int, limits: np.ndarray, frequencies: np.ndarray) -> None:
+        """limits (width,), frequencies: rows of 2 * limit + 2 after each other. Raises ValueError on other numbers of them."""
         self._limits, self._frequencies = limits.astype(np.int64), frequencies
+        if len(limits) != width or len(frequencies) != int((2 * self._limits + 2).sum()):
+            raise ValueError("the number of frequencies of a level")
 
     @cached_property
-    def tables(self) -> list[SignedTable]:
-        """Raises ValueError where the numbers are no frequencies."""
+    def _tables(self) -> list[SignedTable]:
         parts = np.split(self._frequencies, np.cumsum(2 * self._limits + 2)[:-1])
-        return [SignedTable(FrequencyTable(part)) for part in parts]
+        try:
+            return [SignedTable(FrequencyTable(part)) for part in parts]
+        except ValueError as error:
+            raise ModelError(f"a table of the model is damaged: {error}") from error
+
+    def encode(self, symbols: np.ndarray) -> bytes:
+        return encode_signed(symbols.ravel(), _rows(symbols.shape), self._tables)
+
+    def decode(self, stream: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+        """Raises CorruptError."""
+        return decode_signed(stream, _rows(shape), self._tables).reshape(shape)
+
+    def bits(self, symbols: np.ndarray) -> float:
+        """Their ideal code length, which is the same for one strip and for many."""
+        return sum(table.bits(plane.ravel()) for table, plane in zip(self._tables, symbols, strict=True))
+
+
+class AdaptiveCoder:
+    """The adaptive binary arithmetic coder, which learns its distributions anew in each strip."""
+
+    def encode(self, symbols: np.ndarray) -> bytes:
+        return encode_maps(symbols)
+
+    def decode(self, stream: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+        """Raises CorruptError."""
+        values = decode_maps(stream, shape)
+        if np.abs(values).max(initial=0) > np.iinfo(np.int16).max:
+            raise CorruptError("a latent symbol is out of range: the file is damaged")
+        return values.astype(np.int16)
+
+    def bits(self, symbols: np.ndarray) -> float:
+        """Their ideal code length in strips."""
+        return sum(ideal_bits(symbols[:, strip]) for strip in strips_of(symbols.shape[1]))
 
 
 class FactorizedCodec:
@@ -59,15 +102,18 @@ class FactorizedCodec:
         try:
             self._halo, self._stride = int(coding["halo"]), int(coding["stride"])
             self._inputs: Mapping[str, Mapping[str, Sequence[int]]] = coding["inputs"]
+            if coding["coder"] not in ("tables", "adaptive"):
+                raise ValueError(f"coder {coding['coder']!r}")
             self._levels = [
-                WidthLevel(int(width), float(gain), tables[f"limits_{k}"], tables[f"frequencies_{k}"])
+                WidthLevel(
+                    int(width),
+                    float(gain),
+                    AdaptiveCoder()
+                    if coding["coder"] == "adaptive"
+                    else TableCoder(int(width), tables[f"limits_{k}"], tables[f"frequencies_{k}"]),
+                )
                 for k, (width, gain) in enumerate(coding["levels"])
             ]
-            for k, level in enumerate(self._levels):
-                if not 0 < level.width == len(tables[f"limits_{k}"]) <= MAX_CHANNELS or not level.gain > 0:
-                    raise ValueError(f"level {k}")
-                if len(tables[f"frequencies_{k}"]) != int((2 * tables[f"limits_{k}"].astype(np.int64) + 2).sum()):
-                    raise ValueError(f"the number of frequencies of level {k}")
             if not self._levels:
                 raise ValueError("levels")
         except (KeyError, ValueError, IndexError, TypeError) as error:
@@ -92,12 +138,11 @@ class FactorizedCodec:
 
     def quantize(self, y: np.ndarray, level: WidthLevel) -> tuple[LatentSymbols, list[Section]]:
         """y -> symbols and one section for each strip of latent rows."""
-        limits = np.iinfo(np.int16)
-        latent = np.clip(np.rint(y * level.gain), limits.min, limits.max).astype(np.int16)
+        limit = np.iinfo(np.int16).max
+        latent = np.clip(np.rint(y * level.gain), -limit, limit).astype(np.int16)
         sections = []
         for strip in strips_of(y.shape[1]):
-            values = latent[:, strip]
-            sections.append((SECTION_LATENT, encode_signed(values.ravel(), _rows(values.shape), self._tables(level))))
+            sections.append((SECTION_LATENT, level.coder.encode(latent[:, strip])))
         return LatentSymbols(latent), sections
 
     def decode_symbols(
@@ -110,7 +155,7 @@ class FactorizedCodec:
         latent = np.empty((level.width, rows, columns), np.int16)
         for strip, stream in latent_strips(sections, rows, height):
             shape = (level.width, strip.stop - strip.start, columns)
-            latent[:, strip] = decode_signed(stream, _rows(shape), self._tables(level)).reshape(shape)
+            latent[:, strip] = level.coder.decode(stream, shape)
         return LatentSymbols(latent), latent / level.gain
 
     def synthesise(self, y_hat: np.ndarray, height: int, width: int, level: WidthLevel, progress: Progress) -> np.ndarray:
@@ -127,14 +172,8 @@ class FactorizedCodec:
         return pixels
 
     def ideal_bits(self, symbols: LatentSymbols, level: WidthLevel) -> float:
-        """The model's own estimate of the bits of `symbols`: their ideal code length under the tables."""
-        return sum(table.bits(plane.ravel()) for table, plane in zip(self._tables(level), symbols.latent, strict=True))
-
-    def _tables(self, level: WidthLevel) -> list[SignedTable]:
-        try:
-            return level.tables
-        except ValueError as error:
-            raise ModelError(f"model {self.bundle.model_id.hex()}: {error}") from error
+        """The model's own estimate of the bits of `symbols`: their ideal code length."""
+        return level.coder.bits(symbols.latent)
 
     def _run(self, name: str, level: WidthLevel, **inputs: np.ndarray) -> np.ndarray:
         """The network's output (channels, rows, columns) for one picture."""
