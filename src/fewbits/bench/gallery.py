@@ -85,13 +85,14 @@ def _write(sheet: _Sheet) -> str:
         tiles = [pixels]
         tiles += [sheet.codec.decode(sheet.codec.encode(pixels, setting)) for setting in sheet.codec.settings]
         with replacing(sheet.target) as file:
-            draw_sheet([_middle(tile) for tile in tiles], sheet.captions).save(file, "PNG")
+            draw_sheet([middle(tile) for tile in tiles], sheet.captions).save(file, "PNG")
     except Exception as error:
         return why(error)
     return ""
 
 
-def _middle(pixels: np.ndarray) -> np.ndarray:
+def middle(pixels: np.ndarray) -> np.ndarray:
+    """Of a picture (h, w, ...) at most TILE_PX rows and columns."""
     top, left = (max(0, (side - TILE_PX) // 2) for side in pixels.shape[:2])
     return pixels[top : top + TILE_PX, left : left + TILE_PX]
 

@@ -71,7 +71,7 @@ def decisions(maps: np.ndarray) -> int:
 
 
 def is_compiled() -> bool:
-    """Whether numba compiles the loop; plain Python gives the same bytes, some hundred times slower."""
+    """Whether numba compiles the loop; plain Python gives the same bytes, much slower."""
     return bool(_loop().COMPILED)
 
 
