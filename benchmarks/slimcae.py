@@ -193,14 +193,16 @@ def costs(picture: Picture) -> str:
     return table(["width", "kMAC/pixel each way", "encoding, MP/s", "decoding, MP/s"], lines)
 
 
-def curves(models: Sequence[str], folders: Sequence[Path], jobs: int) -> str:
+def curves(models: Sequence[str], folders: Sequence[Path], jobs: int, limit: int | None) -> str:
     """Bjontegaard rates, and how far each point of the first model's curve lies over JPEG's."""
     WORK.mkdir(parents=True, exist_ok=True)
     codecs: tuple[Codec, ...] = (*(BundleCodec(name, name, settings=CURVE) for name in models), JPEG)
     lines, margins = [], []
     for folder in folders:
         journal = Journal(WORK / f"{folder.name}.jsonl")
-        rows = measure(Plan(find_pictures([folder]), codecs, ("psnr", "ms_ssim"), jobs=jobs, threads=1, timing=False), journal)
+        rows = measure(
+            Plan(find_pictures([folder], limit), codecs, ("psnr", "ms_ssim"), jobs=jobs, threads=1, timing=False), journal
+        )
         journal.close()
         found = mean_curves(rows, [codec.name for codec in codecs], ("psnr", "ms_ssim"))
         rates = {(entry.test, entry.metric): entry.rate_percent for entry in comparisons(found, [JPEG.name])}
@@ -265,7 +267,7 @@ def run(options: argparse.Namespace) -> None:
     if losses:
         parts += [f"By loss, on {options.kodak.name}:", loss_table({label: found[label, options.kodak.name] for label in losses})]
     parts += ["Cost (speeds: medians on one picture, all threads, widths taking turns in one run):", costs(photo)]
-    parts.append(curves(["slimcae", "klt"], [options.kodak, options.faces], options.jobs))
+    parts.append(curves(["slimcae", "klt"], [options.kodak, options.faces], options.jobs, options.limit))
     text = "\n\n".join(parts)
     print(text)
     page = PAGE.read_text()

@@ -165,6 +165,12 @@ def test_lambda_scheduling_lowers_narrow_lambdas_while_the_slope_falls() -> None
     assert [endless.reschedule([(0.3, 1.0), (0.2, 2.0), (0.1, 3.0)]) for _ in range(15)] == [True] * 14 + [False]
 
 
+@pytest.mark.parametrize("change", [{"lambdas": (0.0, 1.0, 2.0)}, {"start": "warm"}])
+def test_a_start_that_makes_no_sense_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(TrainingError, match="must be above 0, and start .* must be klt or random"):
+        SlimCae(replace(TINY, **change))
+
+
 def test_a_coder_that_is_not_there_is_refused() -> None:
     with pytest.raises(TrainingError, match="coder is 'huffman', it must be one of adaptive, tables"):
         SlimCae(replace(TINY, coder="huffman"))

@@ -173,6 +173,8 @@ class SlimCae(nn.Module):
             raise TrainingError(
                 f"widths {config.widths} must rise, and there must be as many lambdas as widths: {config.lambdas}"
             )
+        if min(config.lambdas) <= 0 or config.start not in ("klt", "random"):
+            raise TrainingError(f"lambdas {config.lambdas} must be above 0, and start {config.start!r} must be klt or random")
         check_coder(config.coder)
         self.config = config
         self.analysis, self.synthesis = SlimAnalysis(config), SlimSynthesis(config)
@@ -389,7 +391,7 @@ def nested_components(x: Tensor, n_in: Sequence[int], n_out: Sequence[int], stri
 
     Nested: the leading n_out[k] rows read the leading n_in[k] channels alone, so that each width has its own transform.
     """
-    patches = F.unfold(x[:, : n_in[-1]], stride, stride=stride).movedim(1, -1).flatten(0, 1).double()
+    patches = F.unfold(x[:, : n_in[-1]], stride, stride=stride).movedim(1, -1).flatten(0, 1).double().cpu()
     patches = patches - patches.mean(0)
     covariance = patches.T @ patches / len(patches)
     basis = covariance.new_zeros(0, len(covariance))
@@ -399,7 +401,7 @@ def nested_components(x: Tensor, n_in: Sequence[int], n_out: Sequence[int], stri
         n_more = min(outer, size) - len(basis)
         vectors = torch.linalg.eigh(rest @ covariance[:size, :size] @ rest).eigenvectors.flip(1)[:, :n_more]
         basis = torch.cat([basis, F.pad(vectors.T, (0, len(covariance) - size))])
-    return basis.float().view(-1, n_in[-1], stride, stride)
+    return basis.to(x).view(-1, n_in[-1], stride, stride)
 
 
 def entropy_bits(symbols: Tensor) -> float:
