@@ -21,18 +21,17 @@ RAW, CODED = 0, 1  # the first byte of a stream
 
 
 def encode_maps(maps: np.ndarray) -> bytes:
-    """maps: integers (n, rows, columns), magnitudes up to 2^31 - 1. Never longer than the raw values and one byte.
+    """maps: integers (n, rows, columns), magnitudes up to 2^31 - 1. Never longer than the raw values and two bytes.
 
     Raises ValueError on other shapes and values.
     """
     values = _checked(maps)
-    raw = bytes([RAW, _bytes_each(values)]) + values.astype(f"<i{_bytes_each(values)}").tobytes()
     if not values.size:
         return b""
-    room = len(raw) + 64  # what is longer is not kept
-    out, length, _ = _run(_loop().ENCODE, values, np.zeros(room, np.uint8))
-    coded = bytes([CODED]) + bytes(out[: int(length)])
-    return coded if length >= 0 and len(coded) < len(raw) else raw
+    size = _bytes_each(values)
+    raw = bytes([RAW, size]) + values.astype(f"<i{size}").tobytes()
+    out, length, _ = _run(_loop().ENCODE, values, np.zeros(len(raw), np.uint8))  # what is longer is not kept
+    return bytes([CODED]) + out[:length].tobytes() if 0 <= length < len(raw) - 1 else raw
 
 
 def decode_maps(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:

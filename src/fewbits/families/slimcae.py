@@ -107,7 +107,7 @@ class SlimNetwork(nn.Module):
         return cast(list[tuple[SlimConv, SlimGdn]], list(zip(self.convolutions, self.gdn, strict=True)))
 
     def inputs(self, which: int) -> dict[str, Tensor]:
-        """w, b of the convolutions, g, e, m of the GDN layers (see gdn.normalized) at a width, as views of the parameters."""
+        """w, b of the convolutions, g, e, m of the GDN layers (see gdn.normalized) at a width; load() takes them back."""
         found: dict[str, Tensor] = {}
         for k, (convolution, gdn) in enumerate(self.layers()):
             weight, bias = convolution.slices(which)
