@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
+import typer.core
 
 from fewbits import __version__, files
 from fewbits.codec import DEFAULT_MODEL, DEFAULT_QUALITY, inspect, installed_models, latent_width, load_model, model_of
-from fewbits.container import MAX_SECTIONS
+from fewbits.container import FAMILY_IDS, MAX_SECTIONS
 from fewbits.errors import FewbitsError, FormatError, ImageError
 from fewbits.image import read_image, write_image
 from fewbits.runtime.bundle import manifest_id
@@ -138,9 +139,26 @@ def models() -> None:
         typer.echo(f"{name:12} {manifest_id(manifest).hex()}  family {manifest['family']}, {steps} steps, {path}")
 
 
-@app.command()
+class _TrainCommand(typer.core.TyperCommand):
+    """`fewbits train FAMILY --help` also lists the settings of that family."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta["named"] = [name for name in args if name in FAMILY_IDS]
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        for family in ctx.meta["named"][:1]:
+            for heading, rows in _extra("train").described_settings(family).items():
+                with formatter.section(f"{heading}, for --set"):
+                    formatter.write_dl(rows, col_max=28)
+
+
+@app.command(cls=_TrainCommand)
 def train(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="The family of models; `few` is the flagship.")],
+    family: Annotated[
+        str, typer.Argument(metavar="FAMILY", help="The family of models: few (the flagship), slimcae, klt or cae-pca.")
+    ],
     data: Annotated[list[Path], typer.Option("--data", help="A folder of pictures, or a tar of them; may be given again.")],
     out: Annotated[Path, typer.Option("--out", help="The run's folder; a run that is there goes on.")],
     minutes: Annotated[float | None, typer.Option("--minutes", help="Train for so long, in this call.")] = None,
@@ -192,7 +210,10 @@ def train(
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Train a model, or go on training it. Needs the extra `train`."""
+    """Train a model, or go on training it. Needs the extra `train`.
+
+    `fewbits train FAMILY --help` lists that family's settings with their defaults.
+    """
     named = {"loss": loss, "penalty": penalty, "widths": widths, "lambdas": lambdas}
     _extra("train").run_train(
         family, data, out, minutes=minutes, steps=steps, anneal=anneal, init=init,

@@ -17,7 +17,7 @@ MAX_SECTIONS: Final = 1 << 16
 QUALITY_STEPS: Final = 10_000  # a quality of 0-100 is stored in hundredths
 
 # Numbers on the wire: released ones are never reused.
-FAMILY_IDS: Final = {"few": 1, "slimcae": 2, "klt": 3}
+FAMILY_IDS: Final = {"few": 1, "slimcae": 2, "klt": 3, "cae-pca": 4}
 COLOUR_IDS: Final = {"grey": 0, "rgb": 1}
 SECTION_HYPER: Final = 1
 SECTION_LATENT: Final = 2

@@ -1,12 +1,88 @@
 # SPDX-License-Identifier: MIT
-"""Every family in the one table offers what training and export ask for, and has a number on the wire."""
+"""The contract of every family in the one table: trained for 20 steps and exported, it makes real files that hold up."""
 
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
 import pytest
+from PIL import Image
 
 torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
 
-from fewbits.container import FAMILY_IDS  # noqa: E402
+from fewbits.codec import Model  # noqa: E402
+from fewbits.container import FAMILY_IDS, parse  # noqa: E402
+from fewbits.errors import FewbitsError  # noqa: E402
 from fewbits.families import FAMILIES, Family  # noqa: E402
+from fewbits.runtime.engines import onnxruntime_engine  # noqa: E402
+from fewbits.training import checkpoint  # noqa: E402
+from fewbits.training.export import load_model, parse_bundle, run_files  # noqa: E402
+from fewbits.training.loop import Budget, TrainConfig, train  # noqa: E402
+
+STEPS = 20
+SIZES = [
+    (1, 1),
+    (37, 53, 3),
+    (37, 53),
+    (300, 24, 3),
+]  # grey where there are no planes; the last is higher than a strip of 32 rows
+SMALLER: dict[str, dict[str, Any]] = {  # than its defaults, where these take long
+    "few": {
+        "latent": 12,
+        "hyper": 4,
+        "width_8": 8,
+        "depth_8": 1,
+        "width_16": 8,
+        "hyper_width": 8,
+        "lambdas": (0.0018, 0.02, 0.2),
+    },
+    "slimcae": {"widths": (6, 9, 12), "lambdas": (0.003, 0.01, 0.03), "levels": 9},
+    "klt": {"levels": 9},
+    "cae-pca": {"filters": (4, 4, 8, 8, 16, 12), "start": "klt", "objective": "rate"},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, photo: np.ndarray) -> dict[str, bytes]:
+    """The files of a bundle of each family, after STEPS steps on a photograph."""
+    return trained(request.param, tmp_path_factory, photo)
+
+
+_kept: dict[str, dict[str, bytes]] = {}
+
+
+def trained(name: str, tmp_path_factory: pytest.TempPathFactory, photo: np.ndarray) -> dict[str, bytes]:
+    if name not in _kept:
+        root = tmp_path_factory.mktemp(name)
+        (root / "data").mkdir()
+        Image.fromarray(photo[:300, 100:420]).save(root / "data" / "photo.png")
+        config_class, model_class = FAMILIES[name]
+        config = TrainConfig(batch=2, crop=64, warmup_steps=2, cache_mb=8)
+        initialize = model_class.initialize
+        with pytest.MonkeyPatch.context() as patch:  # as many batches as a real run takes are not needed
+            patch.setattr(model_class, "initialize", lambda self, x, distortion: initialize(self, islice(x, 1), distortion))
+            train(
+                name,
+                [root / "data"],
+                root / "run",
+                Budget(steps=STEPS),
+                model_config=config_class(**SMALLER.get(name, {})),
+                config=config,
+            )
+        _kept[name] = run_files(root / "run", {})
+    return _kept[name]
+
+
+def pictures(photo: np.ndarray) -> list[np.ndarray]:
+    found = [photo[40 : 40 + size[0], 120 : 120 + size[1]] for size in SIZES]
+    return [pixels if len(size) == 3 else pixels[..., 1] for pixels, size in zip(found, SIZES, strict=True)]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -15,3 +91,79 @@ def test_a_family_offers_everything(name: str) -> None:
     assert isinstance(model(config()), Family)
     assert not isinstance(torch.nn.Linear(1, 1), Family)  # the check can fail
     assert name in FAMILY_IDS
+
+
+def test_pictures_come_back_in_their_size_and_colour_and_better_at_a_higher_quality(
+    files: dict[str, bytes], photo: np.ndarray
+) -> None:
+    model = Model(files, "made here", onnxruntime_engine(1))
+    for pixels in pictures(photo):
+        errors = []
+        for quality in (0, 100):
+            decoded = model.decode(model.encode(pixels, quality))
+            assert np.asarray(decoded).shape == pixels.shape and decoded.mode == ("L" if pixels.ndim == 2 else "RGB")
+            errors.append(np.square(np.asarray(decoded, float) - pixels).mean())
+        assert errors[1] < errors[0] or pixels.size < 9
+        assert errors[1] < np.var(pixels.astype(float)) or pixels.size < 9  # it is this picture
+
+
+def test_symbols_are_the_same_with_any_number_of_threads(files: dict[str, bytes], photo: np.ndarray) -> None:
+    models = [Model(files, "made here", onnxruntime_engine(n)) for n in (1, 2, 4)]
+    for pixels in pictures(photo):
+        for writer in models[:2]:
+            data = writer.encode(pixels, 70)
+            expected = writer.symbols(data)
+            for reader in models:
+                found = reader.symbols(data)
+                assert all(np.array_equal(*pair) for pair in zip(expected, found, strict=True))
+                both = [np.asarray(each.decode(data), int) for each in (writer, reader)]
+                assert np.abs(both[0] - both[1]).max() <= 1
+
+
+def test_damaged_files_give_one_of_our_errors_or_the_same_symbols(files: dict[str, bytes], photo: np.ndarray) -> None:
+    model = Model(files, "made here", onnxruntime_engine(1))
+    data = model.encode(pictures(photo)[1], 50)
+    expected = model.symbols(data)
+    begin = len(data) - sum(len(stream) for _, stream in parse(data)[1])
+    for end in [*range(0, len(data), max(1, len(data) // 40)), len(data) - 1]:
+        with pytest.raises(FewbitsError):
+            model.decode(data[:end])
+    with pytest.raises(FewbitsError):
+        model.decode(data + b"\0")
+    rng = np.random.default_rng(0)
+    refused = 0
+    for place in rng.integers(0, len(data), 150):
+        mutated = bytearray(data)
+        mutated[place] ^= 1 << int(rng.integers(8))
+        try:
+            found = model.symbols(bytes(mutated))
+        except FewbitsError:
+            refused += 1
+        else:
+            assert place >= begin and all(np.array_equal(*pair) for pair in zip(expected, found, strict=True))
+    assert refused > 100
+
+
+def test_a_bundle_brings_its_networks_back(files: dict[str, bytes], photo: np.ndarray) -> None:
+    """As fine-tuning needs them: exported again, the analysis gives the same latent."""
+    from fewbits.training.export import bundle_files
+
+    bundle = parse_bundle(files, "made here")
+    model = load_model(bundle)
+    twin = Model(bundle_files(bundle.family, model, {}), "made again", onnxruntime_engine(1))
+    first = Model(files, "made here", onnxruntime_engine(1))
+    pixels = pictures(photo)[1]
+    latents = [each.pipeline.analyse(pixels, each.pipeline.level(10000), lambda _: None) for each in (first, twin)]
+    assert latents[0].shape == latents[1].shape
+    assert np.abs(latents[0] - latents[1]).max() <= 1e-3 * np.abs(latents[0]).max()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_run_says_what_it_was_trained_with(name: str) -> None:
+    """A config goes through JSON and back, whatever its fields are."""
+    config_class = FAMILIES[name][0]
+    config = replace(config_class(), **SMALLER.get(name, {}))
+    from dataclasses import asdict
+    from json import dumps, loads
+
+    assert config_class(**checkpoint.plain_settings(loads(dumps(asdict(config))))) == config

@@ -15,9 +15,10 @@ from fewbits import cli  # noqa: E402
 from fewbits.codec import Model  # noqa: E402
 from fewbits.container import parse  # noqa: E402
 from fewbits.errors import FormatError, TrainingError  # noqa: E402
+from fewbits.families.components import nested_components  # noqa: E402
 from fewbits.families.gdn import VARIANTS  # noqa: E402
 from fewbits.families.losses import Distortion, Penalty  # noqa: E402
-from fewbits.families.slimcae import SlimCae, SlimCaeConfig, SlimConv, nested_components  # noqa: E402
+from fewbits.families.slimcae import SlimCae, SlimCaeConfig, SlimConv  # noqa: E402
 from fewbits.runtime import factorized  # noqa: E402
 from fewbits.training.export import bundle_files, load_model, parse_bundle, write_folder  # noqa: E402
 

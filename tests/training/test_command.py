@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +19,9 @@ pytest.importorskip("onnx")
 from fewbits import cli  # noqa: E402
 from fewbits.codec import load_model  # noqa: E402
 from fewbits.errors import TrainingError  # noqa: E402
+from fewbits.families import FAMILIES  # noqa: E402
 from fewbits.families.few import Few, FewConfig  # noqa: E402
+from fewbits.families.settings import override  # noqa: E402
 from fewbits.runtime.bundle import MANIFEST  # noqa: E402
 from fewbits.training import checkpoint, command, export  # noqa: E402
 from fewbits.training.loop import TrainConfig  # noqa: E402
@@ -52,6 +54,30 @@ def fewbits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return call
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_help_of_a_family_lists_every_setting_with_its_default(
+    family: str, fewbits: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, out, _ = fewbits("train", family, "--help")
+    assert code == 0 and f"Settings of {family}" in out and "--anneal" in out
+    words = out.split()
+    config = FAMILIES[family][0]()
+    for field in fields(config):
+        value = getattr(config, field.name)
+        shown = ",".join(f"{part:.6g}" if isinstance(part, float) else str(part) for part in value) if isinstance(
+            value, tuple
+        ) else f"{value:.6g}" if isinstance(value, float) else str(value)  # fmt: skip
+        assert f"{field.name}={shown}" in words
+        assert override(config, [f"{field.name}={shown}"]) == config or isinstance(value, float)
+    others = [name for name in FAMILIES if name != family]
+    assert not any(f"Settings of {other}" in out for other in others)
+
+
+def test_the_help_without_a_family_lists_no_settings(fewbits: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = fewbits("train", "--help")
+    assert code == 0 and "Settings of" not in out
+
+
 def settings(values: list[str]) -> list[str]:
     return [part for value in values for part in ("--set", value)]
 
@@ -73,10 +99,10 @@ def quick_export(tiny_run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settings_take_the_type_of_the_field() -> None:
-    config = command.override(TrainConfig(), ["lr=1e-4", "batch=3", "optimizer=adamw"])
+    config = override(TrainConfig(), ["lr=1e-4", "batch=3", "optimizer=adamw"])
     assert config == replace(TrainConfig(), lr=1e-4, batch=3, optimizer="adamw")
-    assert command.override(FewConfig(), ["lambdas=0.1,0.2"]).lambdas == (0.1, 0.2)
-    assert command.override(TrainConfig(), []) == TrainConfig()
+    assert override(FewConfig(), ["lambdas=0.1,0.2"]).lambdas == (0.1, 0.2)
+    assert override(TrainConfig(), []) == TrainConfig()
 
 
 @pytest.mark.parametrize(
@@ -85,7 +111,7 @@ def test_settings_take_the_type_of_the_field() -> None:
 def test_wrong_settings_are_named(setting: str) -> None:
     config = FewConfig() if setting.startswith("lambdas") else TrainConfig()
     with pytest.raises(TrainingError, match="--set "):
-        command.override(config, [setting])
+        override(config, [setting])
 
 
 # train

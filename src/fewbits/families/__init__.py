@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor, nn
 
+from fewbits.families.cae_pca import CaePca, CaePcaConfig
 from fewbits.families.few import Estimate, Few, FewConfig
 from fewbits.families.klt import Klt, KltConfig
 from fewbits.families.losses import Distortion, Penalty
@@ -50,4 +51,5 @@ FAMILIES: Final[dict[str, tuple[type[Any], type[Any]]]] = {
     "few": (FewConfig, Few),
     "slimcae": (SlimCaeConfig, SlimCae),
     "klt": (KltConfig, Klt),
+    "cae-pca": (CaePcaConfig, CaePca),
 }

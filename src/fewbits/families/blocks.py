@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Network parts that several families share. Tensors are (batch, channels, height, width)."""
 
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+YCBCR: Final = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))  # ITU-R BT.601, full range
 
 
 class Pointwise(nn.Module):
@@ -28,6 +32,43 @@ class Pointwise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         kernel = self.weight.view(len(self.weight), -1, self.patch, self.patch)
         return F.conv2d(x, kernel, self.bias, stride=self.patch)
+
+
+class MatrixConv(nn.Module):
+    """3x3 convolution of stride 1 or 2, or the transpose of a 4x4 one of stride 2 (up=True); zero padded by 1.
+
+    The weight is stored as a matrix, as matrix optimizers want it: (out, 9 in), or (in, 16 out).
+    """
+
+    matrix_weight = True
+
+    def __init__(self, n_in: int, n_out: int, *, stride: int = 1, up: bool = False) -> None:
+        super().__init__()
+        self.stride, self.up = stride, up
+        self.shape = (n_in, n_out, 4, 4) if up else (n_out, n_in, 3, 3)
+        self.weight = nn.Parameter(torch.empty(self.shape[0], self.shape[1] * self.shape[2] ** 2))
+        self.bias = nn.Parameter(torch.zeros(n_out))
+        taps = n_in * (4 if up else 9)  # that reach an output
+        nn.init.normal_(self.weight, std=taps**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.weight.view(self.shape)
+        if self.up:
+            return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
+        return F.conv2d(x, kernel, self.bias, stride=self.stride, padding=1)
+
+    @torch.no_grad()
+    def start(self, block: Tensor) -> None:
+        """Become a linear map on the leading channels: `block` (out, in, 1, 1) at each place, or (out, in, 2, 2) of each 2x2
+        block, or, with up, its transpose. Channels beyond it keep their random weights and are read with weights of 0."""
+        rows, inner, size = block.shape[:3]
+        kernel = self.weight.view(self.shape)
+        if self.up:
+            kernel[rows:] = 0
+        else:
+            kernel[:, inner:] = 0
+        kernel[:rows, :inner] = 0
+        kernel[:rows, :inner, 1 : 1 + size, 1 : 1 + size] = block
 
 
 class Depthwise(nn.Conv2d):

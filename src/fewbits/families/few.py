@@ -25,22 +25,26 @@ from fewbits.families.blocks import DepthToSpace, Depthwise, DepthwiseBlock, Poi
 from fewbits.families.likelihood import LOG_STEP, N_SCALES, SCALE_MIN, logistic_bits, logistic_frequencies, table_bits
 from fewbits.families.losses import Distortion, Penalty, mse
 from fewbits.families.quantize import IntegerConv, freeze_integers, integer_bias, integer_relu, round_through, uniform_noise
+from fewbits.families.settings import setting
 
 
 @dataclass(frozen=True)
 class FewConfig:
-    """Architecture of `few`. Widths are in channels, depths in blocks."""
+    """Architecture of `few`."""
 
-    latent: int = 320  # the shortcut alone reconstructs Kodak at 45 dB with 320, 37 with 192
-    hyper: int = 64
-    width_8: int = 128  # at 1/8 of the picture's size
-    depth_8: int = 3
-    width_16: int = 256
-    depth_16: int = 1
-    hyper_width: int = 128
-    hyper_limit: int = 8  # hyper symbols are in -8..8
-    # weight of 255^2 MSE against bits per pixel; about 0.1 to 2.5 bpp
-    lambdas: tuple[float, ...] = (0.0009, 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.09, 0.17, 0.32)
+    # the shortcut alone reconstructs Kodak at 45 dB with 320 channels, 37 with 192
+    latent: int = setting(320, "channels of the latent, at 1/16 of the picture's size")
+    hyper: int = setting(64, "channels of the hyper latent, at 1/64")
+    width_8: int = setting(128, "channels of the blocks at 1/8")
+    depth_8: int = setting(3, "blocks at 1/8, in analysis and synthesis each")
+    width_16: int = setting(256, "channels of the blocks at 1/16")
+    depth_16: int = setting(1, "blocks at 1/16, in analysis and synthesis each")
+    hyper_width: int = setting(128, "channels of the hyper networks")
+    hyper_limit: int = setting(8, "largest magnitude of a hyper symbol")
+    lambdas: tuple[float, ...] = setting(
+        (0.0009, 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.09, 0.17, 0.32),
+        "weights of the distortion against bits per pixel, one a level; these, of 255^2 MSE, give about 0.1 to 2.5 bpp",
+    )
 
 
 class Estimate(NamedTuple):

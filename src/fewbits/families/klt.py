@@ -18,30 +18,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewbits.errors import TrainingError
+from fewbits.families.blocks import YCBCR
+from fewbits.families.components import components
 from fewbits.families.few import Estimate
 from fewbits.families.likelihood import MIN_PROBABILITY, check_coder, signed_frequencies
 from fewbits.families.losses import Distortion, Penalty, mse
+from fewbits.families.settings import setting
 
 N_QUANTILES = 2049
 MOST_BATCHES = 16  # of 16 crops of 256x256 each, as training gives them: enough for both, and little memory
 _MOST = 1024  # no coefficient of the widest block reaches so far at a step of 4
-YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))  # ITU-R BT.601, full range
 
 
 @dataclass(frozen=True)
 class KltConfig:
-    """block: side in pixels, 8 or 16. colour: `rgb`, components over all three planes together, or `ycbcr`, each plane by itself.
+    """The transform, and its levels of quality."""
 
-    Levels of quality are `levels` quantizer steps from `coarsest` to `finest`, in units of 0-255. coder: `adaptive` (fewer bytes)
-    or `tables` (a frozen one for each component).
-    """
-
-    block: int = 8
-    colour: str = "rgb"
-    coarsest: float = 320.0
-    finest: float = 5.0
-    levels: int = 31
-    coder: str = "adaptive"
+    block: int = setting(8, "side of a block in pixels, 8 or 16")
+    colour: str = setting("rgb", "rgb: components over all three planes together; ycbcr: of each plane by itself")
+    coarsest: float = setting(320.0, "quantizer step at quality 0, in units of 0-255")
+    finest: float = setting(5.0, "quantizer step at quality 100")
+    levels: int = setting(31, "steps of quality, from the coarsest to the finest in equal ratios")
+    coder: str = setting("adaptive", "adaptive (fewer bytes), or tables: a frozen one for each component")
 
 
 class Klt(nn.Module):
@@ -75,9 +73,9 @@ class Klt(nn.Module):
         colour = torch.tensor(YCBCR if self.config.colour == "ycbcr" else np.eye(3)).double()
         planes = torch.einsum("ij,njp->nip", colour, samples.view(-1, 3, block**2))
         if self.config.colour == "rgb":
-            basis = _components(planes.flatten(1))
+            basis = components(planes.flatten(1))
         else:
-            basis = torch.block_diag(*[_components(plane) for plane in planes.unbind(1)])  # type: ignore[no-untyped-call]
+            basis = torch.block_diag(*[components(plane) for plane in planes.unbind(1)])  # type: ignore[no-untyped-call]
         y = planes.flatten(1) @ basis.T
         order = y.square().mean(0).argsort(descending=True)
         basis, y = basis[order], y[:, order]
@@ -183,10 +181,3 @@ class BlockTransform(nn.Module):
             return F.conv_transpose2d(y_hat, self.kernel, stride=stride)
         assert x is not None
         return F.conv2d(x, self.kernel, stride=stride)
-
-
-def _components(samples: Tensor) -> Tensor:
-    """Principal components (p, p) of samples (n, p) float64, as rows, of falling variance."""
-    mean = samples.mean(0)
-    covariance = samples.T @ samples / len(samples) - torch.outer(mean, mean)
-    return torch.linalg.eigh(covariance).eigenvectors.flip(1).T

@@ -79,6 +79,14 @@ def table_bits(values: Tensor, logits: Tensor) -> Tensor:
     return (low + fraction * (high - low)).view_as(values)
 
 
+def entropy_bits(symbols: Tensor) -> float:
+    """Order-0 entropy of integers, in bits for all of them."""
+    flat = symbols.flatten().long()
+    counts = torch.bincount(flat - flat.min()).double()
+    counts = counts[counts > 0]
+    return float((counts * (symbols.numel() / counts).log2()).sum())
+
+
 def logistic_frequencies(tail: float = 2.0**-20) -> tuple[np.ndarray, np.ndarray]:
     """Frozen tables of the 64 logistics: limits int32 (64,) and all frequencies uint32 in one row.
 

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewbits.errors import TrainingError
+from fewbits.families.components import nested_components
 from fewbits.families.factorized import FactorizedDensity
 from fewbits.families.few import Estimate
 from fewbits.families.gdn import SlimGdn, normalized
-from fewbits.families.likelihood import check_coder
+from fewbits.families.likelihood import check_coder, entropy_bits
 from fewbits.families.losses import Distortion, Penalty, mse
 from fewbits.families.quantize import round_through, uniform_noise
+from fewbits.families.settings import setting
 
 PIXEL_GAIN = 4.0  # what the networks see is about 1 in magnitude, so that GDN has something to divide by
 LEVEL_GAINS = 2.0 ** np.arange(-4, 1.51, 0.25)  # where rates are looked up
@@ -37,14 +39,17 @@ START_GAINS = tuple(2.0 ** (k / 2) for k in range(-4, 11))
 
 @dataclass(frozen=True)
 class SlimCaeConfig:
-    """widths in channels, rising; lambdas: the weight of the distortion against bits per pixel, one a width."""
+    """Widths and their lambdas, and what all of them share."""
 
-    widths: tuple[int, ...] = (48, 72, 96, 144, 192)
-    lambdas: tuple[float, ...] = (3.0, 6.0, 12.0, 24.0, 48.0)  # for 1 - MS-SSIM; about 0.2 to 1 bpp
-    gdn: str = "modulated"  # switchable | slimmable | modulated
-    start: str = "klt"  # klt | random
-    levels: int = 33  # of quality, in a bundle
-    coder: str = "adaptive"  # adaptive, with fewer bytes | tables, those of the priors
+    widths: tuple[int, ...] = setting((48, 72, 96, 144, 192), "channels, rising; as in the paper")
+    lambdas: tuple[float, ...] = setting(
+        (3.0, 6.0, 12.0, 24.0, 48.0),
+        "weights of the distortion against bits per pixel, one a width; these, of 1 - MS-SSIM, give about 0.2 to 1 bpp",
+    )
+    gdn: str = setting("modulated", "how widths share GDN: switchable, slimmable, or modulated (the paper's choice)")
+    start: str = setting("klt", "klt: from principal components; random: as in the paper")
+    levels: int = setting(33, "steps of quality, in a bundle")
+    coder: str = setting("adaptive", "adaptive (fewer bytes), or tables: those of the priors")
 
     training: ClassVar[dict[str, float]] = {"lr": 5e-4, "matrix_lr": 3e-4}  # kernels of 4800 taps a channel want small steps
 
@@ -384,29 +389,3 @@ class SynthesisGraph(nn.Module):
         x = F.conv_transpose2d(normalized(y_hat, g0, e0, m0, inverse=True), w0, b0, 2, 2, output_padding=1)
         x = F.conv_transpose2d(normalized(x, g1, e1, m1, inverse=True), w1, b1, 2, 2, output_padding=1)
         return F.conv_transpose2d(normalized(x, g2, e2, m2, inverse=True), w2, b2, 4, 4, output_padding=3) / PIXEL_GAIN
-
-
-def nested_components(x: Tensor, n_in: Sequence[int], n_out: Sequence[int], stride: int) -> Tensor:
-    """Principal components of blocks of x (b, c, h, w), as rows (n, n_in[-1], stride, stride), orthonormal, n <= n_out[-1].
-
-    Nested: the leading n_out[k] rows read the leading n_in[k] channels alone, so that each width has its own transform.
-    """
-    patches = F.unfold(x[:, : n_in[-1]], stride, stride=stride).movedim(1, -1).flatten(0, 1).double().cpu()
-    patches = patches - patches.mean(0)
-    covariance = patches.T @ patches / len(patches)
-    basis = covariance.new_zeros(0, len(covariance))
-    for inner, outer in zip(n_in, n_out, strict=True):
-        size = inner * stride**2
-        rest = torch.eye(size, dtype=torch.float64) - basis[:, :size].T @ basis[:, :size]
-        n_more = min(outer, size) - len(basis)
-        vectors = torch.linalg.eigh(rest @ covariance[:size, :size] @ rest).eigenvectors.flip(1)[:, :n_more]
-        basis = torch.cat([basis, F.pad(vectors.T, (0, len(covariance) - size))])
-    return basis.to(x).view(-1, n_in[-1], stride, stride)
-
-
-def entropy_bits(symbols: Tensor) -> float:
-    """Order-0 entropy of integers, in bits for all of them."""
-    flat = symbols.flatten().long()
-    counts = torch.bincount(flat - flat.min()).double()
-    counts = counts[counts > 0]
-    return float((counts * (symbols.numel() / counts).log2()).sum())

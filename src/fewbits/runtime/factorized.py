@@ -21,9 +21,10 @@ from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.engines import Engine
 from fewbits.runtime.pipeline import NetworkLoader, Progress, Section, extended, latent_strips, levels_of, strips_of
-from fewbits.runtime.tiling import scaled, tiles
+from fewbits.runtime.tiling import Tile, scaled, tiles
 
 MAX_CHANNELS = 1024
+MAX_BLOCK = 1024  # latent positions a side
 TILE_ROWS, TILE_COLUMNS = 32, 48  # latent positions; change time and memory, never the result
 
 
@@ -101,6 +102,9 @@ class FactorizedCodec:
         coding, tables = bundle.coding, bundle.tables
         try:
             self._halo, self._stride = int(coding["halo"]), int(coding["stride"])
+            self._block = int(coding.get("block", 0))
+            if not 0 <= self._block <= MAX_BLOCK:
+                raise ValueError(f"block {self._block}")
             self._inputs: Mapping[str, Mapping[str, Sequence[int]]] = coding["inputs"]
             if coding["coder"] not in ("tables", "adaptive"):
                 raise ValueError(f"coder {coding['coder']!r}")
@@ -128,7 +132,7 @@ class FactorizedCodec:
         """uint8 (height, width, 3) -> y float32 (width, rows, columns), before the gain."""
         rows, columns = (-(-side // self._stride) for side in pixels.shape[:2])
         y = np.empty((level.width, rows, columns), np.float32)
-        parts = list(tiles(rows, columns, tile_rows=TILE_ROWS, tile_columns=TILE_COLUMNS, halo=self._halo))
+        parts = self._tiles(rows, columns)
         for k, tile in enumerate(parts):
             part = extended(pixels, scaled(tile.outer_rows, self._stride), scaled(tile.outer_columns, self._stride))
             x = np.ascontiguousarray(part.transpose(2, 0, 1)[None]) * np.float32(1 / 255) - np.float32(0.5)
@@ -161,7 +165,7 @@ class FactorizedCodec:
     def synthesise(self, y_hat: np.ndarray, height: int, width: int, level: WidthLevel, progress: Progress) -> np.ndarray:
         """y_hat -> uint8 (height, width, 3)."""
         pixels = np.empty((height, width, 3), np.uint8)
-        parts = list(tiles(*y_hat.shape[1:], tile_rows=TILE_ROWS, tile_columns=TILE_COLUMNS, halo=self._halo))
+        parts = self._tiles(*y_hat.shape[1:])
         for k, tile in enumerate(parts):
             part = np.ascontiguousarray(y_hat[None, :, tile.outer_rows, tile.outer_columns])
             cut = tuple(scaled(s, self._stride) for s in tile.cut)
@@ -174,6 +178,12 @@ class FactorizedCodec:
     def ideal_bits(self, symbols: LatentSymbols, level: WidthLevel) -> float:
         """The model's own estimate of the bits of `symbols`: their ideal code length."""
         return level.coder.bits(symbols.latent)
+
+    def _tiles(self, rows: int, columns: int) -> list[Tile]:
+        """Tiles with halos, whose result is that of the whole; or the model's blocks, each by itself."""
+        if self._block:
+            return list(tiles(rows, columns, tile_rows=self._block, tile_columns=self._block, halo=0))
+        return list(tiles(rows, columns, tile_rows=TILE_ROWS, tile_columns=TILE_COLUMNS, halo=self._halo))
 
     def _run(self, name: str, level: WidthLevel, **inputs: np.ndarray) -> np.ndarray:
         """The network's output (channels, rows, columns) for one picture."""

@@ -14,6 +14,7 @@ from fewbits.bench.metrics import psnr
 from fewbits.codec import Model
 from fewbits.errors import TrainingError
 from fewbits.families import FAMILIES
+from fewbits.families.settings import described, override
 from fewbits.training import checkpoint, export
 from fewbits.training.data import decode_rgb, find_pictures
 from fewbits.training.loop import Budget, TrainConfig, train
@@ -21,21 +22,11 @@ from fewbits.training.loop import Budget, TrainConfig, train
 CURVE_QUALITIES = (0, 20, 40, 60, 80, 100)
 
 
-def override(config: Any, settings: list[str]) -> Any:
-    """A copy of a frozen config with `name=value` settings applied, each converted to the type of the field's default."""
-    changes: dict[str, Any] = {}
-    fields = {field.name: field for field in dataclasses.fields(config)}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals or name not in fields:
-            raise TrainingError(f"--set {setting}: it must be NAME=VALUE with NAME one of {', '.join(fields)}")
-        old = getattr(config, name)
-        try:
-            kind = type(old[0]) if isinstance(old, tuple) else type(old)
-            changes[name] = tuple(kind(part) for part in text.split(",")) if isinstance(old, tuple) else kind(text)
-        except ValueError:
-            raise TrainingError(f"--set {setting}: {text!r} is not a {type(old).__name__}") from None
-    return dataclasses.replace(config, **changes)
+def described_settings(family: str) -> dict[str, list[tuple[str, str]]]:
+    """For the help of `fewbits train FAMILY`: headings with the settings under them, each as NAME=DEFAULT and what it is."""
+    config_class = FAMILIES[family][0]
+    training = TrainConfig(**getattr(config_class, "training", {}))
+    return {f"Settings of {family}": described(config_class()), "Settings of its training": described(training)}
 
 
 def _restored(config: Any, saved: dict[str, Any]) -> Any:

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from fewbits.errors import TrainingError
 from fewbits.families import FAMILIES
 from fewbits.families.losses import Distortion, Penalty
+from fewbits.families.settings import setting
 from fewbits.training import checkpoint
 from fewbits.training.data import PicturePool, batches, decode_rgb, find_pictures, to_tensor
 
@@ -38,22 +39,22 @@ GRID_PX = 64  # pictures are extended to a multiple of this for validation
 class TrainConfig:
     """What a run trains with; saved in RUN/config.json."""
 
-    batch: int = 8
-    crop: int = 256
-    lr: float = 3e-3
-    optimizer: str = "muon"  # muon | adamw
-    matrix_lr: float = 3e-3  # Muon's own
-    shortcut_lr: float = 0.2  # times lr, for linear shortcuts, which start at a good place
-    warmup_steps: int = 300
-    ema: float = 0.999
-    loss: str = "mse"  # NAME=WEIGHT,... of families.losses.DISTORTIONS
-    penalty: str = ""  # NAME=WEIGHT,... of families.losses.PENALTIES
-    clip: float = 1.0
-    seed: int = 0
-    cache_mb: int = 4096
-    validate_minutes: float = 15.0
-    save_minutes: float = 3.0
-    schedule_steps: int = 0  # of a family that can: steps between two steps of its lambda scheduling; 0 is none
+    batch: int = setting(8, "crops a step")
+    crop: int = setting(256, "their side in pixels")
+    lr: float = setting(3e-3, "AdamW's learning rate")
+    optimizer: str = setting("muon", "muon: for weights that are matrices, AdamW for the rest; adamw: for all")
+    matrix_lr: float = setting(3e-3, "Muon's learning rate")
+    shortcut_lr: float = setting(0.2, "times lr, for linear shortcuts, which start at a good place")
+    warmup_steps: int = setting(300, "steps in which the learning rate rises from 0")
+    ema: float = setting(0.999, "decay of the average of weights, which is what is exported")
+    loss: str = setting("mse", "distortions, NAME=WEIGHT,...; the option --loss")
+    penalty: str = setting("", "on the latent, NAME=WEIGHT,...; the option --penalty")
+    clip: float = setting(1.0, "largest norm of the gradient")
+    seed: int = setting(0, "of weights, crops and noise")
+    cache_mb: int = setting(4096, "memory for decoded pictures")
+    validate_minutes: float = setting(15.0, "between two validations")
+    save_minutes: float = setting(3.0, "between two checkpoints")
+    schedule_steps: int = setting(0, "slimcae: steps between two steps of lambda scheduling; 0: none")
 
 
 @dataclass(frozen=True)
@@ -178,10 +179,10 @@ class Run:
         self.model.load_state_dict(self.averaged)
         self.model.eval()
         rows = []
-        for setting in self.model.settings:
-            scores = [self._score(to_tensor(picture[None], self.device), setting) for picture in pictures]
+        for knob in self.model.settings:
+            scores = [self._score(to_tensor(picture[None], self.device), knob) for picture in pictures]
             bpp, psnr = np.mean(scores, axis=0)
-            rows.append({"setting": setting, "bpp": float(bpp), "psnr": float(psnr)})
+            rows.append({"setting": knob, "bpp": float(bpp), "psnr": float(psnr)})
         self.model.train()
         self.model.load_state_dict(kept)
         return rows
@@ -191,11 +192,11 @@ class Run:
         """One step of the model's lambda scheduling, at the rates and distortions of `pictures` now. False once it is done."""
         self.model.eval()
         points = []
-        for setting in self.model.settings:
+        for knob in self.model.settings:
             sums = np.zeros(2)
             for picture in pictures:
                 x = to_tensor(picture[None], self.device)
-                out = self.model.estimate(extended(x), setting)
+                out = self.model.estimate(extended(x), knob)
                 x_hat = out.x_hat[..., : x.shape[2], : x.shape[3]].clamp(0, 1)
                 sums += (out.y_bits + out.z_bits).item() / x[0, 0].numel(), self.distortion(x, x_hat).item()
             bpp, distortion = sums / len(pictures)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: MIT
+"""Settings of families and of training: frozen dataclasses whose fields say what they are (`fewbits train FAMILY --help`)."""
+
+import dataclasses
+from typing import Any, TypeVar
+
+from fewbits.errors import TrainingError
+
+T = TypeVar("T")
+
+
+def setting(default: T, text: str) -> T:
+    """A dataclass field with a default and what it is, for people."""
+    return dataclasses.field(default=default, metadata={"text": text})
+
+
+def described(config: Any) -> list[tuple[str, str]]:
+    """Of a config's fields: NAME=DEFAULT as --set takes it, and what it is."""
+    found = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        shown = ",".join(map(_shown, value)) if isinstance(value, tuple) else _shown(value)
+        found.append((f"{field.name}={shown}", field.metadata["text"]))
+    return found
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def override(config: Any, settings: list[str]) -> Any:
+    """A copy of a frozen config with `name=value` settings applied, each converted to the type of the field's default."""
+    changes: dict[str, Any] = {}
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    for entry in settings:
+        name, equals, text = entry.partition("=")
+        if not equals or name not in fields:
+            raise TrainingError(f"--set {entry}: it must be NAME=VALUE with NAME one of {', '.join(fields)}")
+        old = getattr(config, name)
+        try:
+            kind = type(old[0]) if isinstance(old, tuple) else type(old)
+            changes[name] = tuple(kind(part) for part in text.split(",")) if isinstance(old, tuple) else kind(text)
+        except ValueError:
+            raise TrainingError(f"--set {entry}: {text!r} is not a {type(old).__name__}") from None
+    return dataclasses.replace(config, **changes)
