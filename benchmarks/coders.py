@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, help="a folder of pictures")
-    parser.add_argument("--models", default="slimcae,klt", help="names or folders of bundles (default %(default)s)")
+    parser.add_argument("--models", default="slimcae,klt,cae-pca", help="names or folders of bundles (default %(default)s)")
     parser.add_argument("--limit", type=int, help="take only the first N pictures")
     try:
         run(parser.parse_args())

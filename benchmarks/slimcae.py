@@ -28,6 +28,7 @@ from fewbits.bench.pool import in_processes
 from fewbits.bench.record import usable_cores
 from fewbits.bench.structure import decibels, ms_ssim
 from fewbits.bench.summary import comparisons, mean_curves
+from fewbits.bench.text import table
 from fewbits.codec import Model
 from fewbits.families.slimcae import SlimCae, SlimCaeConfig
 from fewbits.training.data import decode_rgb
@@ -112,12 +113,6 @@ def training_pictures(tars: Sequence[Path], exclude: Sequence[str]) -> Iterator[
         if pixels is not None:
             top, left = ((side - min(side, TRAINING_PX)) // 2 for side in pixels.shape[:2])
             yield f"training {k}", np.ascontiguousarray(pixels[top : top + TRAINING_PX, left : left + TRAINING_PX])
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown, first column left, the others right."""
-    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def means(rows: Sequence[Mapping[str, float]], width: int) -> dict[str, float]:
