@@ -256,7 +256,8 @@ def test_fine_tuning_takes_everything_back(files: dict[str, bytes], started: Cae
     "change",
     [
         {"filters": (32, 32)}, {"filters": (32, 32, 64, 64, 64, 0)}, {"objective": "both"}, {"start": "dct"}, {"block": 12},
-        {"block": -128}, {"lowest": 9.0}, {"levels": 1}, {"noise": -1.0},
+        {"block": -128}, {"lowest": 9.0}, {"filters": (2, 4, 8, 8, 8, 8), "start": "klt"},
+        {"levels": 1}, {"noise": -1.0},
     ],
 )  # fmt: skip
 def test_what_it_cannot_be_is_refused(change: dict[str, object]) -> None:

@@ -122,6 +122,13 @@ class CaePca(nn.Module):
         if not config.lowest < config.highest or config.levels < 2 or not config.noise >= 0:
             bounds = f"lowest {config.lowest}, highest {config.highest}, levels {config.levels}, noise {config.noise}"
             raise TrainingError(f"{bounds}: precisions must rise, with at least 2 levels, and noise must not be negative")
+        carried = 1  # channels that the transform takes through a KLT start
+        for wide, narrow in zip(config.filters[::2], config.filters[1::2], strict=True):
+            before, carried = carried, min(narrow, 4 * carried)
+            if config.start == "klt" and wide < max(before, carried):
+                raise TrainingError(
+                    f"filters are {config.filters}: for start klt the {wide} must be at least {max(before, carried)}"
+                )
         self.config = config
         self.encoder, self.decoder = encoder(config.filters), decoder(config.filters)
         n_maps = config.filters[-1]
