@@ -22,7 +22,7 @@ from fewbits.errors import TrainingError  # noqa: E402
 from fewbits.families.few import Few, FewConfig  # noqa: E402
 from fewbits.families.slimcae import SlimCae, SlimCaeConfig  # noqa: E402
 from fewbits.training import checkpoint  # noqa: E402
-from fewbits.training.loop import Budget, Run, TrainConfig, make_optimizers, pick_device, train  # noqa: E402
+from fewbits.training.loop import Budget, Run, TrainConfig, grown, make_optimizers, pick_device, train  # noqa: E402
 
 Picture = Callable[..., np.ndarray]
 MODEL = FewConfig(latent=12, hyper=4, width_8=8, depth_8=1, width_16=8, depth_16=1, hyper_width=8, lambdas=(0.0018, 0.0175, 0.17))
@@ -55,6 +55,24 @@ def go(data: Path, out: Path, steps: int, **options: object) -> list[str]:
 
 def weights(path: Path) -> torch.Tensor:
     return torch.cat([part.flatten().double() for part in checkpoint.load(path)["model"].values()])
+
+
+def test_a_trained_model_grows_by_blocks_and_keeps_what_it_computes() -> None:
+    torch.manual_seed(0)
+    small, large = Few(MODEL).eval(), Few(replace(MODEL, depth_8=2, analysis_extra_8=1, depth_16=2)).eval()
+    with torch.no_grad():
+        for parameter in small.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    large.load_state_dict(grown(small.state_dict(), large))
+    x = torch.rand(1, 3, 64, 128)
+    assert len(large.state_dict()) > len(small.state_dict())
+    assert torch.allclose(large.estimate(x, 1.0).x_hat, small.estimate(x, 1.0).x_hat, atol=1e-5)
+
+
+@pytest.mark.parametrize(("change", "named"), [({"latent": 16}, "analysis.head.weight"), ({"depth_8": 0}, "blocks_8")])
+def test_a_model_cannot_grow_wider_nor_lose_blocks(change: dict[str, int], named: str) -> None:
+    with pytest.raises(TrainingError, match=f"--init cannot fill .*({named}).*whole blocks"):
+        grown(Few(MODEL).state_dict(), Few(replace(MODEL, **change)))
 
 
 @pytest.fixture

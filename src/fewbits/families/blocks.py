@@ -85,6 +85,8 @@ class DepthwiseBlock(nn.Module):
     It starts as the identity: the last layer of either branch is zero. 6 C^2 + 9 C multiplications a position.
     """
 
+    starts_as_identity = True  # so a trained model may grow by it, see training.loop.grown
+
     def __init__(self, n_channels: int) -> None:
         super().__init__()
         self.mix_in = Pointwise(n_channels, n_channels)

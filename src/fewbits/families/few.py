@@ -37,6 +37,7 @@ class FewConfig:
     hyper: int = setting(64, "channels of the hyper latent, at 1/64")
     width_8: int = setting(128, "channels of the blocks at 1/8")
     depth_8: int = setting(3, "blocks at 1/8, in analysis and synthesis each")
+    analysis_extra_8: int = setting(0, "further blocks at 1/8 in analysis alone, which may be slower than synthesis")
     width_16: int = setting(256, "channels of the blocks at 1/16")
     depth_16: int = setting(1, "blocks at 1/16, in analysis and synthesis each")
     hyper_width: int = setting(128, "channels of the hyper networks")
@@ -76,7 +77,7 @@ class Analysis(nn.Module):
         super().__init__()
         self.shortcut = Pointwise(192, config.latent, patch=2)
         self.stem = Pointwise(192, config.width_8)
-        self.blocks_8 = nn.Sequential(*[DepthwiseBlock(config.width_8) for _ in range(config.depth_8)])
+        self.blocks_8 = nn.Sequential(*[DepthwiseBlock(config.width_8) for _ in range(config.depth_8 + config.analysis_extra_8)])
         self.down = Pointwise(config.width_8, config.width_16, patch=2)
         self.blocks_16 = nn.Sequential(*[DepthwiseBlock(config.width_16) for _ in range(config.depth_16)])
         self.head = Pointwise(config.width_16, config.latent, bias=False, zero=True)
@@ -334,7 +335,7 @@ class Few(nn.Module):
         return {
             "kind": "hyperprior",
             "hyper_limit": self.config.hyper_limit,
-            "halo": -(-self.config.depth_8 // 2) + self.config.depth_16,
+            "halo": -(-(self.config.depth_8 + self.config.analysis_extra_8) // 2) + self.config.depth_16,
             "hyper_halo": 2,
             "first_coded_index": 1,
         }

@@ -219,6 +219,25 @@ def extended(x: Tensor) -> Tensor:
     return padded.contiguous(memory_format=torch.channels_last)
 
 
+def grown(start: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """`start` as a state of `model`, which may have more blocks than `start` knows: those that begin as the identity.
+
+    Raises TrainingError where `model` differs in any other way.
+    """
+    state = model.state_dict()
+    new = {
+        f"{name}.{key}"
+        for name, part in model.named_modules()
+        if getattr(part, "starts_as_identity", False)
+        for key in part.state_dict()
+    } - set(start)
+    for name in sorted((set(start) | set(state)) - new):
+        have, want = (tuple(tensors[name].shape) if name in tensors else "missing" for tensors in (start, state))
+        if have != want:
+            raise TrainingError(f"--init cannot fill {name}: {have} there, {want} here; a model can grow by whole blocks only")
+    return state | start
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """`auto` is CUDA where there is one, else the CPU. Raises TrainingError on a device that is not there."""
     if name == "auto":
@@ -273,7 +292,7 @@ def train(
     elif trunk.exists():
         run.restore(checkpoint.load(trunk))
     elif start is not None:
-        run.model.load_state_dict(start)
+        run.model.load_state_dict(grown(start, run.model))
         run.reset_average()
     else:
         crops = np.random.default_rng(config.seed)
