@@ -55,7 +55,16 @@ def forged(
 
 
 def test_released_numbers_are_never_reused() -> None:
-    assert container.FAMILY_IDS == {"few": 1, "slimcae": 2, "klt": 3, "cae-pca": 4}
+    assert container.FAMILY_IDS == {
+        "few": 1,
+        "slimcae": 2,
+        "klt": 3,
+        "cae-pca": 4,
+        "content-weighted": 5,
+        "resnet-ae": 6,
+        "cae3": 7,
+        "resnet101": 8,
+    }
     assert container.COLOUR_IDS == {"grey": 0, "rgb": 1}
     assert (container.SECTION_HYPER, container.SECTION_LATENT) == (1, 2)
     assert (container.MAGIC, container.VERSION) == (b"\x8fFEW", 1)

@@ -157,7 +157,7 @@ class _TrainCommand(typer.core.TyperCommand):
 @app.command(cls=_TrainCommand)
 def train(
     family: Annotated[
-        str, typer.Argument(metavar="FAMILY", help="The family of models: few (the flagship), slimcae, klt or cae-pca.")
+        str, typer.Argument(metavar="FAMILY", help="The family of models: few (the flagship), or another of docs/families.md.")
     ],
     data: Annotated[list[Path], typer.Option("--data", help="A folder of pictures, or a tar of them; may be given again.")],
     out: Annotated[Path, typer.Option("--out", help="The run's folder; a run that is there goes on.")],

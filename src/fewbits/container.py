@@ -17,7 +17,9 @@ MAX_SECTIONS: Final = 1 << 16
 QUALITY_STEPS: Final = 10_000  # a quality of 0-100 is stored in hundredths
 
 # Numbers on the wire: released ones are never reused.
-FAMILY_IDS: Final = {"few": 1, "slimcae": 2, "klt": 3, "cae-pca": 4}
+FAMILY_IDS: Final = {
+    "few": 1, "slimcae": 2, "klt": 3, "cae-pca": 4, "content-weighted": 5, "resnet-ae": 6, "cae3": 7, "resnet101": 8,
+}  # fmt: skip
 COLOUR_IDS: Final = {"grey": 0, "rgb": 1}
 SECTION_HYPER: Final = 1
 SECTION_LATENT: Final = 2
