@@ -64,7 +64,8 @@ def trained(name: str, tmp_path_factory: pytest.TempPathFactory, photo: np.ndarr
         (root / "data").mkdir()
         Image.fromarray(photo[:300, 100:420]).save(root / "data" / "photo.png")
         config_class, model_class = FAMILIES[name]
-        config = TrainConfig(batch=2, crop=64, warmup_steps=2, cache_mb=8)
+        own = getattr(config_class, "training", {})
+        config = TrainConfig(**(own | {"batch": 4, "crop": 64, "warmup_steps": 2, "cache_mb": 8}))
         initialize = model_class.initialize
         with pytest.MonkeyPatch.context() as patch:  # as many batches as a real run takes are not needed
             patch.setattr(model_class, "initialize", lambda self, x, distortion: initialize(self, islice(x, 1), distortion))

@@ -21,7 +21,7 @@ CHANNELS = "of the latent, at 1/8 of the picture's size, 6 bits a value"
 WIDTH = "channels of the hidden layers"
 QUANTIZER = "whose slope training takes: straight (through), soft (assignment to the levels), none (not quantized in training)"
 CODER = "huffman, with code tables in the file, or adaptive: the binary arithmetic coder"
-TRAINING = {"crop": 128, "batch": 16}
+TRAINING = {"crop": 128, "batch": 16, "lr": 1e-2, "matrix_lr": 1e-2}
 
 
 class ResidualBlock(nn.Module):
