@@ -3,6 +3,8 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
+from fewbits import cli  # noqa: E402
 from fewbits.codec import Model  # noqa: E402
 from fewbits.errors import ImageError, ModelError, TrainingError  # noqa: E402
 from fewbits.families import FAMILIES  # noqa: E402
@@ -19,7 +22,7 @@ from fewbits.families.losses import Distortion, Penalty  # noqa: E402
 from fewbits.families.masked import HALO, MaskedAutoencoder, leading_bits, masked, soft, straight  # noqa: E402
 from fewbits.runtime import masked as runtime  # noqa: E402
 from fewbits.runtime.engines import onnxruntime_engine  # noqa: E402
-from fewbits.training.export import bundle_files  # noqa: E402
+from fewbits.training.export import bundle_files, write_folder  # noqa: E402
 
 Picture = Callable[..., np.ndarray]
 SMALL = {"width": 8, "channels": 3}
@@ -30,15 +33,19 @@ CONFIGS = {
 }
 
 
-def made(family: str, **changes: object) -> Model:
-    """A model with random weights that are large enough to tell places from each other."""
+def made_files(family: str, **changes: object) -> dict[str, bytes]:
+    """A bundle with random weights that are large enough to tell places from each other."""
     torch.manual_seed(0)
     model = MaskedAutoencoder(replace(CONFIGS[family], **changes))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("weight"):
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    return Model(bundle_files(family, model, {}), "made here", onnxruntime_engine(1))
+    return bundle_files(family, model, {})
+
+
+def made(family: str, **changes: object) -> Model:
+    return Model(made_files(family, **changes), "made here", onnxruntime_engine(1))
 
 
 def test_kept_bits_stand_for_the_middle_of_what_they_begin() -> None:
@@ -132,6 +139,25 @@ def test_a_region_of_interest_gets_all_bits_and_nothing_else_changes(picture: Pi
     inside[:, 2:5, 6:9] = True
     assert (with_roi[inside] == 3).all() and np.array_equal(with_roi[~inside], without[~inside])
     assert without[inside].min() < 3
+
+
+def test_the_command_line_takes_a_mask(picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    write_folder(tmp_path / "model", made_files("content-weighted"))
+    Image.fromarray(picture(80, 120)).save(tmp_path / "in.png")
+    Image.new("L", (120, 80), 255).save(tmp_path / "mask.png")
+    Image.new("L", (80, 120), 255).save(tmp_path / "turned.png")
+
+    def encode(mask: str, out: str) -> object:
+        options = ["--model", tmp_path / "model", "--roi", tmp_path / mask, "-q", 0]
+        monkeypatch.setattr("sys.argv", ["fewbits", "encode", *map(str, [tmp_path / "in.png", tmp_path / out, *options])])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        return exit_.value.code
+
+    assert not encode("mask.png", "out.few")
+    assert (made("content-weighted").symbols((tmp_path / "out.few").read_bytes()).importance == 3).all()
+    assert encode("turned.png", "other.few") == 1 and not (tmp_path / "other.few").exists()
+    assert "in.png: roi: the mask is uint8 of shape (120, 80)" in capsys.readouterr().err
 
 
 def test_masks_of_another_kind_are_refused(picture: Picture) -> None:

@@ -163,7 +163,8 @@ class MaskedCodec:
         if self.takes_roi:
             r = y[:, -1] + level.shift
             if roi is not None:
-                r = r + HIGHEST * _block_maxima(roi, self._stride)
+                wanted = _block_maxima(roi, self._stride)
+                r = r + wanted * (HIGHEST - r)
             importance = np.clip(np.rint(r), 0, HIGHEST).astype(np.uint8)
             sections.append((SECTION_IMPORTANCE, self._coder.encode([importance.ravel()], [HIGHEST + 1])))
         kept = self._kept(importance, level, y.shape[2:])
