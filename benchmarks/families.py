@@ -9,6 +9,7 @@ page does not know yet gets a section at its end. Needs the extras `train` and `
 
 import argparse
 import math
+import os
 import re
 import shlex
 import shutil
@@ -212,6 +213,9 @@ def main_block(
     n_pictures = len({row["image"] for row in rows})
     reasons = [f"- {test}, {METRICS[metric].label}: {entry.reason}" for (test, metric), entry in rates.items() if entry.reason]
     command = shlex.join(["python", "benchmarks/families.py", *sys.argv[1:]])
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    alone = load <= 1.2 * max(options.threads, options.jobs)  # this run itself makes some
+    busy = "" if alone else f", **beside other work** (load {load:.1f}): compare them with each other only"
     return "\n\n".join(
         [
             f"![PSNR over bits per pixel, all families]({FOLDER}/psnr.svg)",
@@ -220,7 +224,7 @@ def main_block(
             table(head, lines),
             *(["\n".join(reasons)] if reasons else []),
             f"Speeds are medians over {min(n_pictures, N_TIMED)} pictures at the setting nearest to {options.bpp:g} bpp, "
-            f"{options.threads} thread{'s' if options.threads > 1 else ''} of {cpu_name()}, codecs taking turns in one run.",
+            f"{options.threads} thread{'s' * (options.threads > 1)} of {cpu_name()}, codecs taking turns in one run{busy}.",
         ]
     )  # fmt: skip
 
