@@ -80,12 +80,22 @@ def chosen(options: argparse.Namespace) -> list[BundleCodec]:
 
 
 def at_own_levels(codec: BundleCodec) -> BundleCodec:
-    """At each level that the model has, where these are fewer than the usual settings."""
-    n_levels = len(load_model(codec.model).bundle.coding.get("levels", codec.settings))
+    """At each level that the model has, where its levels are all that it can do and fewer than the usual settings."""
+    coding = load_model(codec.model).bundle.coding
+    n_levels = len(coding["levels"]) if coding["kind"] == "factorized" else len(codec.settings)
     if n_levels >= len(codec.settings):
         return codec
     steps = max(1, n_levels - 1)  # a single level is measured twice: a point that can be drawn
     return replace(codec, settings=tuple(100 * k / steps for k in range(steps + 1)))
+
+
+def rising(curve: CurveData) -> CurveData:
+    """Without the points that repeat the one before: two settings of a coarse knob may give the same files."""
+    kept = curve.points[:1]
+    for point in curve.points[1:]:
+        if point[1:] != kept[-1][1:]:
+            kept += (point,)
+    return replace(curve, points=kept)
 
 
 def kmacs(name: str) -> tuple[float, float]:
@@ -264,7 +274,7 @@ def run(options: argparse.Namespace) -> None:
     rows = measured(codecs, options)
     names = [codec.name for codec in codecs]
     curves = mean_curves(rows, names, SCORED)
-    rates = {(entry.test, entry.metric): entry for entry in comparisons(curves, [JPEG.name], BPP_RANGE)}
+    rates = {(entry.test, entry.metric): entry for entry in comparisons([*map(rising, curves)], [JPEG.name], BPP_RANGE)}
     costs = {codec.name: kmacs(codec.model) for codec in ours}
     blocks = {MAIN: main_block(rows, codecs, timed(codecs, curves, options), costs, rates, options)}
 
