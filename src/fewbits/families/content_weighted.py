@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewbits.families.blocks import MatrixConv
+from fewbits.families.components import nested_components
 from fewbits.families.masked import Parts
 from fewbits.families.settings import setting
 
@@ -21,6 +22,7 @@ CHANNELS = "of the latent, at 1/8 of the picture's size, 6 bits a value"
 WIDTH = "channels of the hidden layers"
 QUANTIZER = "whose slope training takes: straight (through), soft (assignment to the levels), none (not quantized in training)"
 CODER = "huffman, with code tables in the file, or adaptive: the binary arithmetic coder"
+SPREAD = 0.7  # deviation of the largest component before the sigmoid
 TRAINING = {"crop": 128, "batch": 16, "lr": 1e-2, "matrix_lr": 1e-2}
 
 
@@ -55,6 +57,43 @@ def resnet_decoder(channels: int, width: int, colours: int) -> nn.Module:
     return nn.Sequential(*blocks, MatrixConv(width, width, up=True), nn.ReLU(), MatrixConv(width, colours, up=True))
 
 
+@torch.no_grad()
+def klt_start(parts: Parts, planes: Tensor) -> None:
+    """Make a residual autoencoder one of 8x8 principal components of planes (b, colours, h, w) about 0.
+
+    Biases lift what passes a ReLU above 0; in the decoder a last channel of ones takes that away again, which a bias could not do
+    for each place of a block. The sigmoid is taken for a line, SPREAD deviations of a component wide.
+    """
+    down = [part for part in parts.trunk.modules() if isinstance(part, MatrixConv) and part.stride == 2]
+    up = [part for part in parts.decoder.modules() if isinstance(part, MatrixConv) and part.up]
+    features, bases, lifts = planes, list[Tensor](), list[Tensor]()
+    for layer in down:
+        bases.append(nested_components(features, [features.shape[1]], [layer.shape[0] - 1], 2))
+        layer.start(bases[-1])
+        carried = F.conv2d(features, bases[-1], stride=2)
+        lifts.append(-carried.amin((0, 2, 3)))
+        layer.bias[: len(lifts[-1])] = lifts[-1]
+        features = carried + lifts[-1][:, None, None]
+    encoder = parts.encoder
+    assert isinstance(encoder, MatrixConv)
+    basis = nested_components(features, [features.shape[1]], [encoder.shape[0]], 2)
+    values = F.conv2d(features, basis, stride=2)
+    deviation = values.std((0, 2, 3)).clamp(min=1e-6)
+    scale = SPREAD / (deviation * deviation.max()).sqrt()  # finer for small ones than an orthonormal transform would have them
+    encoder.start(basis * scale[:, None, None, None])
+    encoder.bias[: len(scale)] = -values.mean((0, 2, 3)) * scale
+    bases.append(basis * 4 / scale[:, None, None, None])  # a quarter is the sigmoid's slope
+    up[0].bias[: features.shape[1]] = features.mean((0, 2, 3))  # components are about their means
+    for layer, block, lift in zip(up, bases[::-1], [None, *lifts[::-1]], strict=True):
+        layer.start(block)
+        kernel = layer.weight.view(layer.shape)
+        if lift is not None:
+            kernel[-1, : block.shape[1], 1:3, 1:3] = -torch.einsum("i,iojk->ojk", lift, block)
+            layer.bias.zero_()
+        if layer is not up[-1]:
+            kernel[:, -1], layer.bias[-1] = 0, 1
+
+
 def importance_network(width: int) -> nn.Module:
     """Features (b, width, h/4, w/4) -> one value a latent position: a residual group."""
     return nn.Sequential(MatrixConv(width, width // 2, stride=2), ResidualBlock(width // 2), nn.ReLU(), MatrixConv(width // 2, 1))
@@ -77,6 +116,9 @@ class ContentWeightedConfig:
         trunk, decoder = resnet_trunk(self.colours, self.width), resnet_decoder(self.channels, self.width, self.colours)
         return Parts(trunk, MatrixConv(self.width, self.channels, stride=2), importance_network(self.width), decoder)
 
+    def start(self, parts: Parts, planes: Tensor) -> None:
+        klt_start(parts, planes)
+
 
 @dataclass(frozen=True)
 class ResnetAeConfig:
@@ -93,6 +135,9 @@ class ResnetAeConfig:
     def parts(self) -> Parts:
         trunk, decoder = resnet_trunk(self.colours, self.width), resnet_decoder(self.channels, self.width, self.colours)
         return Parts(trunk, MatrixConv(self.width, self.channels, stride=2), None, decoder)
+
+    def start(self, parts: Parts, planes: Tensor) -> None:
+        klt_start(parts, planes)
 
 
 @dataclass(frozen=True)
@@ -121,3 +166,6 @@ class Cae3Config:
         with torch.no_grad():
             last.weight.mul_(0.3)  # what batch norm gives it is large: nearer to grey it has less noise to unlearn
         return Parts(trunk, MatrixConv(2 * width, self.channels), None, decoder)
+
+    def start(self, parts: Parts, planes: Tensor) -> None:
+        """Random weights, as they are: max-pooling and batch norm carry no linear transform."""

@@ -10,6 +10,7 @@ Shapes: x (b, 3, h, w) in 0..1, h and w multiples of 8. With `colours` 1 each of
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ BITS, STEP_BITS = 6, 2  # of a latent value; that one step of importance keeps
 HIGHEST = BITS // STEP_BITS
 HALO = 10  # latent positions; the widest receptive field reaches 9
 DEFAULT_QUALITY = 60  # at which a file is what the model was trained for
+START_BATCHES = 4
 MARGIN = 0.25  # of importance that training shakes, so that it does not come to lie where rounding could go either way
 SOFTNESS = 2.0  # of the soft quantization: distances are in steps
 
@@ -96,7 +98,9 @@ class MaskedAutoencoder(nn.Module):
         self.trunk, self.encoder, self.importance, self.decoder = config.parts()
 
     def initialize(self, pictures: Iterable[Tensor], distortion: Distortion) -> None:
-        """Random weights, as they are."""
+        """What the config makes of the first pictures."""
+        x = torch.cat(list(islice(pictures, START_BATCHES)))
+        self.config.start(Parts(self.trunk, self.encoder, self.importance, self.decoder), self._planes(x))
 
     def _planes(self, x: Tensor) -> Tensor:
         """x -> (b * planes, colours, h, w) about 0."""
