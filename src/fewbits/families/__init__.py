@@ -11,6 +11,7 @@ from fewbits.families.cae_pca import CaePca, CaePcaConfig
 from fewbits.families.few import Estimate, Few, FewConfig
 from fewbits.families.klt import Klt, KltConfig
 from fewbits.families.losses import Distortion, Penalty
+from fewbits.families.resnet101 import Resnet101, Resnet101Config
 from fewbits.families.slimcae import SlimCae, SlimCaeConfig
 
 
@@ -52,4 +53,5 @@ FAMILIES: Final[dict[str, tuple[type[Any], type[Any]]]] = {
     "slimcae": (SlimCaeConfig, SlimCae),
     "klt": (KltConfig, Klt),
     "cae-pca": (CaePcaConfig, CaePca),
+    "resnet101": (Resnet101Config, Resnet101),
 }
