@@ -184,7 +184,7 @@ def maps_plot(model_name: str, pictures: Sequence[np.ndarray], target: Path) -> 
     from matplotlib.figure import Figure
 
     model = load_model(model_name)
-    level = model.pipeline.level(round(SEAM_QUALITY * 100))
+    level = model.pipeline.level(round(SEAM_QUALITY * 100), "rgb")
     n_all = level.width
     energy, coded, silent, silent_bytes, total = np.zeros(n_all), np.zeros(n_all), 0, 0, 0
     for pixels in pictures:

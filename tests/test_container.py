@@ -66,7 +66,7 @@ def test_released_numbers_are_never_reused() -> None:
         "resnet101": 8,
     }
     assert container.COLOUR_IDS == {"grey": 0, "rgb": 1}
-    assert (container.SECTION_HYPER, container.SECTION_LATENT) == (1, 2)
+    assert (container.SECTION_HYPER, container.SECTION_LATENT, container.SECTION_IMPORTANCE) == (1, 2, 3)
     assert (container.MAGIC, container.VERSION) == (b"\x8fFEW", 1)
     assert (container.MAX_SIDE, container.MAX_PIXELS, container.MAX_SECTIONS) == (2**20, 2**28, 2**16)
 
@@ -135,7 +135,7 @@ def test_a_part_of_the_magic_is_a_truncated_file(length: int) -> None:
         (forged(colour=2), UnsupportedVersionError, "colour is 2"),
         (forged(reserved=1), UnsupportedVersionError, "reserved byte 1"),
         (forged(sections=((0, 0),)), UnsupportedVersionError, "section type is 0"),
-        (forged(sections=((1, 0), (3, 0))), UnsupportedVersionError, "section type is 3"),
+        (forged(sections=((1, 0), (4, 0))), UnsupportedVersionError, "section type is 4"),
         (forged(sections=((127, 0),)), UnsupportedVersionError, "section type is 127"),
         (forged(n_sections=2**16 + 1), LimitError, "section count is 65537, at most 65536"),
         (forged(n_sections=2**32 - 1), LimitError, "section count is 4294967295"),

@@ -185,7 +185,7 @@ def test_the_scale_net_is_integer_arithmetic(model: Model, steps: int | None) ->
         biases = {"bias_in": ends[: tables["bias_in"].shape[1]], "bias_out": ends}
         biases = {name: vector.astype(np.float32)[None, :, None, None] for name, vector in biases.items()}
     else:
-        biases = model.pipeline.level(steps).scales
+        biases = model.pipeline.level(steps, "rgb").scales
     engines = {name: make(model.bundle)(model.bundle.networks["scales"]) for name, make in ENGINES.items()}
     for what, z in extreme_inputs(tables["z_frequencies"].shape[1], limit).items():
         expected = reference_scales(network, z, biases["bias_in"].ravel(), biases["bias_out"].ravel())
@@ -198,7 +198,7 @@ def test_a_file_of_another_scale_net_is_never_a_picture(model: Model, photo: np.
     """Biases that differ by a part of one scale index are enough for the checksum to refuse."""
     data = model.encode(photo[:64, 200:264], 60)
     other = with_engine(model, onnxruntime_engine(1))
-    level = other.pipeline.level(6000)
+    level = other.pipeline.level(6000, "rgb")
     level.scales["bias_out"] += np.float32(1 << 10)
     other.pipeline.level = lambda _: level  # type: ignore[method-assign]
     with pytest.raises(FormatError):

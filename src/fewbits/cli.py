@@ -59,6 +59,12 @@ def encode(
     quality: Annotated[
         float, typer.Option("-q", "--quality", help="0 to 100, continuous; higher is better and larger.")
     ] = DEFAULT_QUALITY,
+    roi: Annotated[
+        Path | None,
+        typer.Option(
+            "--roi", metavar="MASK", help="A picture of IN's size, white where detail is wanted; for models with a map."
+        ),
+    ] = None,
     model: ModelOption = None,
     force: Force = False,
     threads: Threads = None,
@@ -68,8 +74,9 @@ def encode(
         raise typer.BadParameter(f"{quality} is not in the range 0 to 100", param_hint="'-q' / '--quality'")
     out = files.output_name(source, target, ".few", force)
     picture = read_image(files.read(source), source)
+    mask = read_image(files.read(str(roi)), str(roi)) if roi else None
     with _about(source), _progress("encoding") as show:
-        data = load_model(model or DEFAULT_MODEL, threads=threads).encode(picture, quality, progress=show)
+        data = load_model(model or DEFAULT_MODEL, threads=threads).encode(picture, quality, roi=mask, progress=show)
     files.write(out, data, force)
 
 

@@ -15,14 +15,19 @@ from PIL import Image
 from fewbits import container
 from fewbits.container import Header
 from fewbits.errors import CorruptError, ImageError, ModelError
-from fewbits.image import from_planes, to_planes
+from fewbits.image import from_planes, to_mask, to_planes
 from fewbits.runtime.bundle import MANIFEST, Bundle, manifest_id, parse_bundle, parse_manifest
 from fewbits.runtime.engines import Engine, onnxruntime_engine
 from fewbits.runtime.factorized import FactorizedCodec, nearest_level
 from fewbits.runtime.hyperprior import HyperpriorCodec, IndexedSymbols
+from fewbits.runtime.masked import MaskedCodec
 from fewbits.runtime.pipeline import Pipeline, Progress
 
-PIPELINES: dict[str, Callable[[Bundle, Engine], Pipeline]] = {"hyperprior": HyperpriorCodec, "factorized": FactorizedCodec}
+PIPELINES: dict[str, Callable[[Bundle, Engine], Pipeline]] = {
+    "hyperprior": HyperpriorCodec,
+    "factorized": FactorizedCodec,
+    "masked": MaskedCodec,
+}
 DEFAULT_MODEL = "few"
 DEFAULT_QUALITY = 60.0
 MODEL_PATH_VARIABLE = "FEWBITS_MODELS"
@@ -53,13 +58,16 @@ class Model:
         self.bundle = bundle
         self.pipeline: Pipeline = PIPELINES[kind](bundle, engine or onnxruntime_engine())
 
-    def encode(self, image: Any, quality: float = DEFAULT_QUALITY, *, progress: Progress = _silent) -> bytes:
+    def encode(self, image: Any, quality: float = DEFAULT_QUALITY, *, roi: Any = None, progress: Progress = _silent) -> bytes:
         """See fewbits.encode. progress is called with the fraction done, 0..1."""
         steps = quality_steps(quality)
         pixels, colour = to_planes(image)
-        level = self.pipeline.level(steps)
+        if roi is not None and not self.pipeline.takes_roi:
+            raise ImageError(f"roi: a model of family {self.bundle.family} cannot favour a region; content-weighted can")
+        mask = None if roi is None else to_mask(roi, pixels.shape[1], pixels.shape[0])
+        level = self.pipeline.level(steps, colour)
         with _enough_memory(pixels.shape[1], pixels.shape[0]):
-            symbols, sections = self.pipeline.quantize(self.pipeline.analyse(pixels, level, progress), level)
+            symbols, sections = self.pipeline.quantize(self.pipeline.analyse(pixels, level, progress), level, mask)
         header = Header(
             family=self.bundle.family,
             colour=colour,
@@ -75,7 +83,7 @@ class Model:
     def decode(self, data: bytes, *, progress: Progress = _silent) -> Image.Image:
         """See fewbits.decode."""
         header, _, y_hat = self._decode_latent(data)
-        level = self.pipeline.level(header.quality_steps)
+        level = self.pipeline.level(header.quality_steps, header.colour)
         with _enough_memory(header.width, header.height):
             pixels = self.pipeline.synthesise(y_hat, header.height, header.width, level, progress)
             return from_planes(pixels, header.colour)
@@ -87,21 +95,21 @@ class Model:
     def estimated_bits(self, data: bytes) -> float:
         """The model's own estimate of the bits in a file's symbols: their ideal code length."""
         header, symbols, _ = self._decode_latent(data)
-        return self.pipeline.ideal_bits(symbols, self.pipeline.level(header.quality_steps))
+        return self.pipeline.ideal_bits(symbols, self.pipeline.level(header.quality_steps, header.colour))
 
     def indexed_symbols(self, data: bytes) -> IndexedSymbols:
         """The coded latent symbols of a file, with the scale index that chose the table of each, where a hyperprior did."""
         if not isinstance(self.pipeline, HyperpriorCodec):
             raise ModelError(f"model {self.bundle.model_id.hex()}: its tables are chosen by no index")
         header, symbols, _ = self._decode_latent(data)
-        return self.pipeline.indexed(symbols, self.pipeline.level(header.quality_steps))
+        return self.pipeline.indexed(symbols, self.pipeline.level(header.quality_steps, header.colour))
 
     def _decode_latent(self, data: bytes) -> tuple[Header, Any, np.ndarray]:
         header, sections = container.parse(data)
         if header.model_id != self.bundle.model_id:
             raise ModelError(f"made with model {header.model_id.hex()}, not with this one, {self.bundle.model_id.hex()}")
-        streams = [(kind, bytes(payload)) for kind, payload in sections]
-        level = self.pipeline.level(header.quality_steps)
+        streams = [(kind, bytes(payload)) for kind, payload in sections if kind in container.CRITICAL]
+        level = self.pipeline.level(header.quality_steps, header.colour)
         with _enough_memory(header.width, header.height):
             symbols, y_hat = self.pipeline.decode_symbols(streams, header.height, header.width, level)
         if symbols.crc() != header.symbols_crc:
@@ -116,13 +124,15 @@ def quality_steps(quality: float) -> int:
     return round(quality * 100)
 
 
-def encode(image: Any, quality: float = DEFAULT_QUALITY, *, model: Model | None = None) -> bytes:
+def encode(image: Any, quality: float = DEFAULT_QUALITY, *, roi: Any = None, model: Model | None = None) -> bytes:
     """A picture -> the bytes of a .few file.
 
     image: Pillow image, or uint8 array (h, w) or (h, w, 1 or 3). quality: 0-100, continuous; higher is better and larger.
-    model: from load_model; the default model where None. Raises ImageError on unsuitable pictures or options.
+    roi: a mask of the upright picture's size, Pillow image or uint8 array (h, w): white where detail is wanted; only models with
+    an importance map take one. model: from load_model; the default model where None. Raises ImageError on unsuitable pictures
+    or options.
     """
-    return (model or load_model()).encode(image, quality)
+    return (model or load_model()).encode(image, quality, roi=roi)
 
 
 def decode(data: bytes, *, model: Model | None = None) -> Image.Image:

@@ -23,7 +23,9 @@ FAMILY_IDS: Final = {
 COLOUR_IDS: Final = {"grey": 0, "rgb": 1}
 SECTION_HYPER: Final = 1
 SECTION_LATENT: Final = 2
-_CRITICAL: Final = range(0, 128)  # a decoder must reject unknown sections of these types and skip the others
+SECTION_IMPORTANCE: Final = 3
+_SECTIONS: Final = (SECTION_HYPER, SECTION_LATENT, SECTION_IMPORTANCE)
+CRITICAL: Final = range(0, 128)  # a decoder must reject unknown sections of these types and skip the others
 
 _LAYOUT: Final = struct.Struct("<4sBBBB8sIIHII")  # docs/format.md, "Header"
 _SECTION: Final = struct.Struct("<BI")
@@ -107,7 +109,7 @@ def parse_header(data: bytes) -> Header:
     if quality > QUALITY_STEPS:
         raise CorruptError(f"quality is {quality} hundredths, at most {QUALITY_STEPS} is allowed")
     sections = tuple(_SECTION.iter_unpack(data[_LAYOUT.size : end]))
-    unknown = [kind for kind, _ in sections if kind in _CRITICAL and kind not in (SECTION_HYPER, SECTION_LATENT)]
+    unknown = [kind for kind, _ in sections if kind in CRITICAL and kind not in _SECTIONS]
     if unknown:
         raise UnsupportedVersionError(f"section type is {unknown[0]}, which this release does not know: update fewbits")
     names = {number: name for name, number in FAMILY_IDS.items()}

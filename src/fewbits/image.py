@@ -101,6 +101,15 @@ def to_planes(image: Any) -> tuple[np.ndarray, str]:
     return array, "rgb"
 
 
+def to_mask(mask: Any, width: int, height: int) -> np.ndarray:
+    """Pillow image or uint8 array (h, w) -> float32 (height, width) in 0..1. Raises ImageError on another size or type."""
+    array = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask)
+    if array.dtype != np.uint8 or array.shape != (height, width):
+        what = f"{array.dtype} of shape {array.shape}"
+        raise ImageError(f"roi: the mask is {what}, it must be uint8 of the upright picture's {height} rows and {width} columns")
+    return array.astype(np.float32) / 255
+
+
 def _from_pillow(image: Image.Image) -> tuple[np.ndarray, str]:
     if "transparency" in image.info or image.mode.lower() in ("rgba", "la", "pa"):
         image = _without_alpha(image)

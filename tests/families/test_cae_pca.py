@@ -54,7 +54,7 @@ def test_a_block_becomes_16x16x32_a_plane_as_in_the_source() -> None:
 
 
 def test_costs_are_those_of_what_is_computed() -> None:
-    model = CaePca(replace(KLT, filters=(2, 3, 4, 5, 6, 7)))
+    model = CaePca(replace(KLT, start="random", filters=(2, 3, 4, 5, 6, 7)))
     counted = []
     for network, first in ((model.encoder, torch.zeros(3, 1, 64, 64)), (model.decoder, torch.zeros(3, 7, 8, 8))):
         total, before = 0.0, first

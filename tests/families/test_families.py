@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from fewbits.codec import Model  # noqa: E402
-from fewbits.container import FAMILY_IDS, parse  # noqa: E402
+from fewbits.container import FAMILY_IDS, SECTION_HYPER, SECTION_IMPORTANCE, SECTION_LATENT, pack, parse  # noqa: E402
 from fewbits.errors import FewbitsError  # noqa: E402
 from fewbits.families import FAMILIES, Family  # noqa: E402
 from fewbits.runtime.engines import onnxruntime_engine  # noqa: E402
@@ -22,7 +22,7 @@ from fewbits.training.export import load_model, parse_bundle, run_files  # noqa:
 from fewbits.training.loop import Budget, TrainConfig, train  # noqa: E402
 
 STEPS = 20
-LONGER = {"resnet101": {"steps": 300, "batch": 4}}  # what starts from random weights, not from a transform
+LONGER = {"resnet101": 300}  # steps
 SIZES = [
     (1, 1),
     (37, 53, 3),
@@ -66,8 +66,9 @@ def trained(name: str, tmp_path_factory: pytest.TempPathFactory, photo: np.ndarr
         (root / "data").mkdir()
         Image.fromarray(photo[:300, 100:420]).save(root / "data" / "photo.png")
         config_class, model_class = FAMILIES[name]
-        budget = {"steps": STEPS, "batch": 2} | LONGER.get(name, {})
-        config = TrainConfig(batch=budget["batch"], crop=64, warmup_steps=2, cache_mb=8)
+        own = getattr(config_class, "training", {})
+        quick = {"batch": 4, "crop": 64, "warmup_steps": 2, "cache_mb": 8, "keep_epochs": 0}
+        config = TrainConfig(**(own | quick))
         initialize = model_class.initialize
         with pytest.MonkeyPatch.context() as patch:  # as many batches as a real run takes are not needed
             patch.setattr(model_class, "initialize", lambda self, x, distortion: initialize(self, islice(x, 1), distortion))
@@ -75,7 +76,7 @@ def trained(name: str, tmp_path_factory: pytest.TempPathFactory, photo: np.ndarr
                 name,
                 [root / "data"],
                 root / "run",
-                Budget(steps=budget["steps"]),
+                Budget(steps=LONGER.get(name, STEPS)),
                 model_config=config_class(**SMALLER.get(name, {})),
                 config=config,
             )
@@ -147,6 +148,20 @@ def test_damaged_files_give_one_of_our_errors_or_the_same_symbols(files: dict[st
     assert refused > 100
 
 
+def test_sections_that_may_be_skipped_are_and_others_are_not(files: dict[str, bytes], photo: np.ndarray) -> None:
+    model = Model(files, "made here", onnxruntime_engine(1))
+    data = model.encode(pictures(photo)[1], 50)
+    header, sections = parse(data)
+    streams = [bytes(stream) for _, stream in sections]
+    for kind, allowed in ((200, True), (SECTION_LATENT, False), (SECTION_HYPER, False), (SECTION_IMPORTANCE, False)):
+        more = pack(replace(header, sections=(*header.sections, (kind, 4))), [*streams, bytes(4)])
+        if allowed:
+            assert all(np.array_equal(*pair) for pair in zip(model.symbols(data), model.symbols(more), strict=True))
+        else:
+            with pytest.raises(FewbitsError):
+                model.symbols(more)
+
+
 def test_a_bundle_brings_its_networks_back(files: dict[str, bytes], photo: np.ndarray) -> None:
     """As fine-tuning needs them: exported again, the analysis gives the same latent."""
     from fewbits.training.export import bundle_files
@@ -156,7 +171,7 @@ def test_a_bundle_brings_its_networks_back(files: dict[str, bytes], photo: np.nd
     twin = Model(bundle_files(bundle.family, model, {}), "made again", onnxruntime_engine(1))
     first = Model(files, "made here", onnxruntime_engine(1))
     pixels = pictures(photo)[1]
-    latents = [each.pipeline.analyse(pixels, each.pipeline.level(10000), lambda _: None) for each in (first, twin)]
+    latents = [each.pipeline.analyse(pixels, each.pipeline.level(10000, "rgb"), lambda _: None) for each in (first, twin)]
     assert latents[0].shape == latents[1].shape
     assert np.abs(latents[0] - latents[1]).max() <= 1e-3 * np.abs(latents[0]).max()
 

@@ -192,7 +192,7 @@ def test_a_bundle_codes_as_torch_does(
     codec = Model(files, "made here")
     pixels = picture(*size)
     data = codec.encode(pixels, quality)
-    level = codec.pipeline.level(100 * quality)
+    level = codec.pipeline.level(100 * quality, "rgb")
     which, gain = TINY.widths.index(level.width), float(level.gain)
     missing = [-side % 16 for side in size]
     padded = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
@@ -213,7 +213,7 @@ def test_tiles_change_nothing_and_a_narrower_halo_would(
     trained: tuple[SlimCae, dict[str, bytes]], picture: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codec = Model(trained[1], "made here")
-    pixels, level = picture(200, 230), codec.pipeline.level(10000)
+    pixels, level = picture(200, 230), codec.pipeline.level(10000, "rgb")
     whole = codec.pipeline.analyse(pixels, level, lambda _: None)
     decoded = codec.pipeline.synthesise(whole, 200, 230, level, lambda _: None)
     monkeypatch.setattr(factorized, "TILE_ROWS", 3)

@@ -94,12 +94,12 @@ def test_tiles_change_time_and_memory_but_not_the_result(
     model: Model, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crop = photo[30:231, 140:299]  # 13 x 10 latent positions
-    whole_y = model.pipeline.analyse(crop, model.pipeline.level(6000), lambda _: None)
+    whole_y = model.pipeline.analyse(crop, model.pipeline.level(6000, "rgb"), lambda _: None)
     data = model.encode(crop, 70)
     whole, whole_symbols = model.decode(data), model.symbols(data)
     small_tiles(monkeypatch)
     done: list[float] = []
-    tiled_y = model.pipeline.analyse(crop, model.pipeline.level(6000), done.append)
+    tiled_y = model.pipeline.analyse(crop, model.pipeline.level(6000, "rgb"), done.append)
     assert len(done) == 8 and done[-1] == 1 and sorted(done) == done
     assert np.abs(tiled_y - whole_y).max() < 2e-5 * np.abs(whole_y).max()
     tiled_data = model.encode(crop, 70)
@@ -116,11 +116,11 @@ def test_tiles_change_time_and_memory_but_not_the_result(
 def test_a_halo_that_is_too_narrow_would_show(model: Model, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin of the test above."""
     crop = photo[30:231, 140:299]
-    whole_y = model.pipeline.analyse(crop, model.pipeline.level(6000), lambda _: None)
+    whole_y = model.pipeline.analyse(crop, model.pipeline.level(6000, "rgb"), lambda _: None)
     small_tiles(monkeypatch)
     monkeypatch.setattr(model.pipeline, "_halo", 0)
     assert (
-        np.abs(model.pipeline.analyse(crop, model.pipeline.level(6000), lambda _: None) - whole_y).max()
+        np.abs(model.pipeline.analyse(crop, model.pipeline.level(6000, "rgb"), lambda _: None) - whole_y).max()
         > 2e-5 * np.abs(whole_y).max()
     )
 
@@ -162,7 +162,7 @@ def test_strips_are_coded_by_themselves(model: Model, picture: Picture) -> None:
     pixels = picture(1100, 40)
     header, sections = parse(model.encode(pixels, 60))
     streams = [(kind, bytes(payload)) for kind, payload in sections]
-    level = model.pipeline.level(header.quality_steps)
+    level = model.pipeline.level(header.quality_steps, "rgb")
     good, _ = model.pipeline.decode_symbols(streams, 1100, 40, level)
     bad = None
     kind, stream = streams[2]
@@ -206,4 +206,4 @@ def test_extreme_pictures_come_back(model: Model, what: str, quality: int) -> No
     assert decoded.shape == pixels.shape
     if what not in ("noise", "stripes"):
         assert np.abs(decoded - pixels).mean() < 16, "a flat picture stays flat"
-    assert model.pipeline.ideal_bits(model.symbols(data), model.pipeline.level(100 * quality)) <= 8 * len(data)
+    assert model.pipeline.ideal_bits(model.symbols(data), model.pipeline.level(100 * quality, "rgb")) <= 8 * len(data)

@@ -148,7 +148,7 @@ def test_the_levels_of_quality_are_those_of_training(tiny_run) -> None:
     pipeline = load_model(tiny_run.bundle, threads=1).pipeline
     model = export.load_model(export.load_bundle(tiny_run.bundle))
     for level in range(3):
-        found = pipeline.level(level * QUALITY_STEPS // 2)
+        found = pipeline.level(level * QUALITY_STEPS // 2, "rgb")
         with torch.no_grad():
             gain, inverse_gain = model.gains(torch.tensor([float(level)]))
             first, last = model.scale_biases(torch.tensor([float(level)]))

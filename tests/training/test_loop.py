@@ -327,8 +327,8 @@ def test_a_nan_stops_the_run_and_keeps_the_last_checkpoint(
 
 
 def test_wrong_options_are_training_errors(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="optimizer is 'sgd', it must be adamw or muon"):
-        go(data, tmp_path / "run", 1, config=replace(CONFIG, optimizer="sgd"))
+    with pytest.raises(TrainingError, match="optimizer is 'lion', it must be muon, adamw or sgd"):
+        go(data, tmp_path / "run", 1, config=replace(CONFIG, optimizer="lion"))
     for name in ("nosuch", "cuda:77", "tpu"):
         with pytest.raises(TrainingError, match=f"device is '{name}'"):
             pick_device(name)
@@ -358,16 +358,16 @@ def test_a_budget_has_an_end(options: dict[str, float]) -> None:
 # Optimizers, averages, validation
 
 
-@pytest.mark.parametrize("name", ["muon", "adamw"])
-def test_every_parameter_has_one_optimizer(name: str) -> None:
+@pytest.mark.parametrize(("name", "types"), [("muon", ["AdamW", "Muon"]), ("adamw", ["AdamW"]), ("sgd", ["SGD"])])
+def test_every_parameter_has_one_optimizer(name: str, types: list[str]) -> None:
     model = Few(MODEL)
     optimizers = make_optimizers(model, replace(CONFIG, optimizer=name))
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     held = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(held) == sorted(id(parameter) for parameter in model.parameters())
-    assert [type(optimizer).__name__ for optimizer in optimizers] == (["AdamW", "Muon"] if name == "muon" else ["AdamW"])
+    assert [type(optimizer).__name__ for optimizer in optimizers] == types
     by_id = {id(parameter): group["base_lr"] for group in groups for parameter in group["params"]}
-    assert by_id[id(model.analysis.shortcut.weight)] == CONFIG.lr * CONFIG.shortcut_lr
+    assert by_id[id(model.analysis.shortcut.weight)] == CONFIG.lr * (1 if name == "sgd" else CONFIG.shortcut_lr)
     assert by_id[id(model.log_gain)] == CONFIG.lr
 
 

@@ -8,9 +8,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from fewbits.families.cae_pca import CaePca, CaePcaConfig
+from fewbits.families.content_weighted import Cae3Config, ContentWeightedConfig, ResnetAeConfig
 from fewbits.families.few import Estimate, Few, FewConfig
 from fewbits.families.klt import Klt, KltConfig
 from fewbits.families.losses import Distortion, Penalty
+from fewbits.families.masked import MaskedAutoencoder
 from fewbits.families.resnet101 import Resnet101, Resnet101Config
 from fewbits.families.slimcae import SlimCae, SlimCaeConfig
 
@@ -53,5 +55,8 @@ FAMILIES: Final[dict[str, tuple[type[Any], type[Any]]]] = {
     "slimcae": (SlimCaeConfig, SlimCae),
     "klt": (KltConfig, Klt),
     "cae-pca": (CaePcaConfig, CaePca),
+    "content-weighted": (ContentWeightedConfig, MaskedAutoencoder),
+    "resnet-ae": (ResnetAeConfig, MaskedAutoencoder),
+    "cae3": (Cae3Config, MaskedAutoencoder),
     "resnet101": (Resnet101Config, Resnet101),
 }

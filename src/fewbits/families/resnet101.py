@@ -56,7 +56,7 @@ class Resnet101Config:
         "", "the encoder's at first: hub (torchvision's, ImageNet, from torch's hub cache), a file of them, or none: random"
     )
 
-    training: ClassVar[dict[str, Any]] = {"batch": 8, "crop": 128, "lr": 1e-3, "optimizer": "adamw", "keep_epochs": 5}
+    training: ClassVar[dict[str, Any]] = {"batch": 8, "crop": 128, "optimizer": "adamw", "keep_epochs": 5}
 
 
 class BatchNorm(nn.BatchNorm2d):

@@ -97,6 +97,8 @@ class AdaptiveCoder:
 class FactorizedCodec:
     """A bundle of this kind with an engine to run its networks. Networks are loaded when first used."""
 
+    takes_roi = False
+
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle, self._network = bundle, NetworkLoader(bundle, engine)
         coding, tables = bundle.coding, bundle.tables
@@ -124,7 +126,7 @@ class FactorizedCodec:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
         self._weights: dict[tuple[str, int], dict[str, np.ndarray]] = {}
 
-    def level(self, quality_steps: int) -> WidthLevel:
+    def level(self, quality_steps: int, colour: str) -> WidthLevel:
         """The nearest level of a quality in hundredths, 0..10000."""
         return self._levels[nearest_level(quality_steps, len(self._levels))]
 
@@ -140,7 +142,7 @@ class FactorizedCodec:
             progress((k + 1) / len(parts))
         return y
 
-    def quantize(self, y: np.ndarray, level: WidthLevel) -> tuple[LatentSymbols, list[Section]]:
+    def quantize(self, y: np.ndarray, level: WidthLevel, roi: np.ndarray | None = None) -> tuple[LatentSymbols, list[Section]]:
         """y -> symbols and one section for each strip of latent rows."""
         limit = np.iinfo(np.int16).max
         latent = np.clip(np.rint(y * level.gain), -limit, limit).astype(np.int16)

@@ -82,6 +82,8 @@ def floats_at(table: np.ndarray, quality_steps: int) -> np.ndarray:
 class HyperpriorCodec:
     """A bundle of this kind with an engine to run its networks. Networks are loaded when first used."""
 
+    takes_roi = False
+
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle, self._network = bundle, NetworkLoader(bundle, engine)
         coding, tables = bundle.coding, bundle.tables
@@ -108,7 +110,7 @@ class HyperpriorCodec:
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
 
-    def level(self, quality_steps: int) -> Level:
+    def level(self, quality_steps: int, colour: str) -> Level:
         """The level of a quality in hundredths, 0..10000."""
         tables = self.bundle.tables
 
@@ -155,7 +157,7 @@ class HyperpriorCodec:
             progress(done)
         return y
 
-    def quantize(self, y: np.ndarray, level: Level) -> tuple[Symbols, list[Section]]:
+    def quantize(self, y: np.ndarray, level: Level, roi: np.ndarray | None = None) -> tuple[Symbols, list[Section]]:
         """y -> symbols and their sections: the hyper stream, then one stream for each strip of latent rows."""
         z = self._hyper_symbols(y, level)
         hyper_stream = encode_planes(z.reshape(len(z), -1).astype(np.int32) + self._hyper_limit, level.z_tables)
@@ -229,6 +231,8 @@ class HyperpriorCodec:
         hyper = [stream for kind, stream in sections if kind == SECTION_HYPER]
         if len(hyper) != 1:
             raise CorruptError(f"{len(hyper)} hyper sections, there must be 1")
+        if any(kind not in (SECTION_HYPER, SECTION_LATENT) for kind, _ in sections):
+            raise CorruptError("a section of a type that this model does not have")
         planes = decode_planes(hyper[0], z_rows * z_columns, level.z_tables)
         z = (planes - self._hyper_limit).astype(np.int8).reshape(-1, z_rows, z_columns)
         latent = np.zeros((self.latent_channels, rows, columns), np.int16)

@@ -28,14 +28,16 @@ class HeldSymbols(Protocol):
 class Pipeline(Protocol):
     """A bundle with an engine: pixels <-> latent <-> symbols and sections. What `level` gives goes into all the others."""
 
-    def level(self, quality_steps: int) -> Any:
-        """Everything that a quality in hundredths, 0..10000, sets."""
+    takes_roi: bool  # whether quantize takes a region of interest
+
+    def level(self, quality_steps: int, colour: str) -> Any:
+        """Everything that a quality in hundredths, 0..10000, and a colour, "grey" or "rgb", set."""
 
     def analyse(self, pixels: np.ndarray, level: Any, progress: Progress) -> np.ndarray:
-        """uint8 (height, width, 3) -> y float32 (channels, rows, columns)."""
+        """uint8 (height, width, 3) -> y float32 (..., rows, columns)."""
 
-    def quantize(self, y: np.ndarray, level: Any) -> tuple[Any, list[Section]]:
-        """y -> its symbols (HeldSymbols), and the sections that code them."""
+    def quantize(self, y: np.ndarray, level: Any, roi: np.ndarray | None = None) -> tuple[Any, list[Section]]:
+        """y -> its symbols (HeldSymbols), and their sections. roi: float (height, width), 1 where bits are wanted."""
 
     def decode_symbols(self, sections: Sequence[Section], height: int, width: int, level: Any) -> tuple[Any, np.ndarray]:
         """Sections -> the same symbols, and y_hat. Raises CorruptError."""

@@ -79,7 +79,8 @@ def run_train(
     own = {field.name for field in dataclasses.fields(config_class)}
     model_config = override(model_config, [s for s in settings if s.partition("=")[0] in own])
     config = override(config, [s for s in settings if s.partition("=")[0] not in own])
-    torch.set_num_threads(min(os.cpu_count() or 1, 16))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # taskset leaves fewer
+    torch.set_num_threads(min(cores, 16))
     train(
         family,
         data,

@@ -43,7 +43,7 @@ class TrainConfig:
     batch: int = setting(8, "crops a step")
     crop: int = setting(256, "their side in pixels")
     lr: float = setting(3e-3, "AdamW's learning rate")
-    optimizer: str = setting("muon", "muon: for weights that are matrices, AdamW for the rest; adamw: for all")
+    optimizer: str = setting("muon", "muon: for weights that are matrices, AdamW for the rest; adamw or sgd: for all")
     matrix_lr: float = setting(3e-3, "Muon's learning rate")
     shortcut_lr: float = setting(0.2, "times lr, for linear shortcuts, which start at a good place")
     warmup_steps: int = setting(300, "steps in which the learning rate rises from 0")
@@ -86,7 +86,7 @@ class Budget:
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """AdamW for all, or Muon (Jordan 2024) for the parts that store their weight as a matrix and AdamW for the rest.
+    """SGD or AdamW for all, or Muon (Jordan 2024) for the parts that store their weight as a matrix and AdamW for the rest.
 
     Linear shortcuts always take AdamW, at a fraction of the rate: Muon moves all directions alike, and theirs are sorted.
     """
@@ -101,6 +101,9 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
             rest.append(parameter)
     if not (shortcuts or matrices or rest):
         return []  # a family that is fitted when it is initialized
+    if config.optimizer == "sgd":
+        everything = {"params": [*shortcuts, *matrices, *rest], "base_lr": config.lr}
+        return [torch.optim.SGD([everything], lr=config.lr)]
     groups = [{"params": rest, "base_lr": config.lr}]
     if shortcuts:
         groups.append({"params": shortcuts, "base_lr": config.lr * config.shortcut_lr})
@@ -109,7 +112,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
         group = {"params": matrices, "base_lr": config.matrix_lr}
         optimizers.append(torch.optim.Muon([group], lr=config.matrix_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
     elif config.optimizer not in ("adamw", "muon"):
-        raise TrainingError(f"optimizer is {config.optimizer!r}, it must be adamw or muon")
+        raise TrainingError(f"optimizer is {config.optimizer!r}, it must be muon, adamw or sgd")
     return optimizers
 
 
