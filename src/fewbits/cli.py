@@ -16,7 +16,7 @@ import typer.core
 
 from fewbits import __version__, files
 from fewbits.codec import DEFAULT_MODEL, DEFAULT_QUALITY, inspect, installed_models, latent_width, load_model, model_of
-from fewbits.container import FAMILY_IDS, MAX_SECTIONS
+from fewbits.container import MAX_SECTIONS
 from fewbits.errors import FewbitsError, FormatError, ImageError
 from fewbits.image import read_image, write_image
 from fewbits.runtime.bundle import manifest_id
@@ -147,18 +147,46 @@ def models() -> None:
 
 
 class _TrainCommand(typer.core.TyperCommand):
-    """`fewbits train FAMILY --help` also lists the settings of that family."""
+    """`fewbits train FAMILY` takes every setting of that family and of its training as an option; --help lists them."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        ctx.meta["named"] = [name for name in args if name in FAMILY_IDS]
-        return super().parse_args(ctx, args)
+        ctx.meta["family"] = _first_argument(ctx, args)
+        known = {option for parameter in self.get_params(ctx) for option in parameter.opts}
+        unknown = [part for part in args if part.startswith("--") and part.partition("=")[0] not in known]
+        names = _extra("train").setting_names(ctx.meta["family"]) if unknown and ctx.meta["family"] else ()
+        return super().parse_args(ctx, list(_as_set(ctx, args, {f"--{name.replace('_', '-')}": name for name in names})))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)
-        for family in ctx.meta["named"][:1]:
-            for heading, rows in _extra("train").described_settings(family).items():
-                with formatter.section(f"{heading}, for --set"):
+        if ctx.meta["family"]:
+            for heading, rows in _extra("train").described_settings(ctx.meta["family"]).items():
+                with formatter.section(f"{heading}, each an option of its own, or for --set"):
                     formatter.write_dl(rows, col_max=28)
+
+
+def _as_set(ctx: Any, args: list[str], names: dict[str, str]) -> Iterator[str]:
+    """The arguments with `--some-name VALUE` and `--some-name=VALUE` as `--set some_name=VALUE`. names: setting by option."""
+    rest = iter(args)
+    for part in rest:
+        option, equals, value = part.partition("=")
+        if option not in names:
+            yield part
+            continue
+        given = value if equals else next(rest, None)
+        if given is None:
+            ctx.fail(f"Option '{option}' requires an argument.")
+        yield from ("--set", f"{names[option]}={given}")
+
+
+def _first_argument(ctx: Any, args: list[str]) -> str:
+    """The first that is no option and no option's value; all options but --help have one."""
+    rest = iter(args)
+    for part in rest:
+        if not part.startswith("-"):
+            return part
+        if "=" not in part and part not in ctx.help_option_names:
+            next(rest, None)
+    return ""
 
 
 @app.command(cls=_TrainCommand)
@@ -193,39 +221,21 @@ def train(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="Change a setting of the training or of the family; may be given again."
+            "--set",
+            metavar="NAME=VALUE",
+            help="Change a setting of the training or of the family; may be given again. --NAME VALUE is the same.",
         ),
-    ] = None,
-    loss: Annotated[
-        str | None,
-        typer.Option(
-            "--loss",
-            metavar="NAME=WEIGHT,...",
-            help="Distortions instead of mse alone: mse, l1, ssim, ms-ssim, chroma, vgg (needs its weights).",
-        ),
-    ] = None,
-    widths: Annotated[
-        str | None, typer.Option("--widths", metavar="N,N,...", help="Of a slimmable family, in channels, rising.")
-    ] = None,
-    lambdas: Annotated[
-        str | None,
-        typer.Option("--lambdas", metavar="X,X,...", help="Weights of the distortion against bits per pixel, by rising quality."),
-    ] = None,
-    penalty: Annotated[
-        str | None,
-        typer.Option("--penalty", metavar="NAME=WEIGHT,...", help="On the latent: sparse, contractive, contractive-exact."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Train a model, or go on training it. Needs the extra `train`.
 
-    `fewbits train FAMILY --help` lists that family's settings with their defaults.
+    `fewbits train FAMILY --help` lists that family's settings with their defaults. Each is an option too, such as
+    --loss ms-ssim=1 (mse, l1, ssim, ms-ssim, chroma, vgg), --penalty sparse=1e-4 (sparse, contractive) or --lr 1e-3.
     """
-    named = {"loss": loss, "penalty": penalty, "widths": widths, "lambdas": lambdas}
     _extra("train").run_train(
         family, data, out, minutes=minutes, steps=steps, anneal=anneal, init=init,
-        exclude=exclude or [], validation=validation or [], device=device,
-        settings=[*(settings or []), *(f"{name}={text}" for name, text in named.items() if text is not None)],
+        exclude=exclude or [], validation=validation or [], settings=settings or [], device=device,
     )  # fmt: skip
 
 

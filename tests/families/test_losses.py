@@ -168,5 +168,23 @@ def test_vgg_features_are_those_of_torchvision(tmp_path: Path, photo: np.ndarray
     with pytest.raises(ModelError, match="no weights of VGG-19"):
         losses.installed_vgg()
     monkeypatch.setenv(losses.VGG_VARIABLE, str(tmp_path / "nowhere"))
-    with pytest.raises(ModelError, match=f"the loss vgg needs {losses.VGG_FILE}: not found in"):
+    with pytest.raises(ModelError, match=f"the loss vgg needs {losses.VGG_FILE}: not found in .*--vgg random"):
         losses.installed_vgg()
+    with pytest.raises(ModelError, match="needs"):  # at once, not at the first step
+        Distortion("mse,vgg")
+
+
+def test_random_features_are_the_same_ones_each_time_and_only_for_those_who_ask(photo: np.ndarray) -> None:
+    x, y = tensor(photo[:48, :64]), tensor(photo[:48, :64] // 64 * 64)
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        losses.random_vgg.cache_clear()
+        found.append(Distortion("vgg=2", "random")(x, y).item())
+    assert found[0] == found[1] == pytest.approx(2 * losses.vgg(x, y, "random").item())
+    assert 0.05 < found[0] < 5  # features keep the magnitude of what they are made of
+    assert Distortion("vgg", "random")(x, x).item() == 0
+    weights = dict(losses.random_vgg().named_parameters())
+    assert len(weights) == 32 and weights["features.34.weight"].shape == (512, 512, 3, 3)
+    with pytest.raises(TrainingError, match="vgg is 'trained', it must be one of imagenet, random"):
+        Distortion("mse", "trained")

@@ -114,6 +114,48 @@ def test_wrong_settings_are_named(setting: str) -> None:
         override(config, [setting])
 
 
+# Settings as options
+
+
+def test_every_setting_is_an_option_of_its_own(
+    fewbits: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dashes for underscores, before or after the family, beside --set."""
+    given: list[list[str]] = []
+    monkeypatch.setattr(command, "run_train", lambda *_, settings, **options: given.append([*settings, *options["exclude"]]))
+    common = ["--data", "pictures", "--out", "run", "--steps", 1]
+    options = ["--depth", 18, "--keep-epochs=5", "--set", "bits=2", "--vgg", "random", "--penalty", "", "--loss=mse=1e-5,vgg=0.1"]
+    wanted = ["depth=18", "keep_epochs=5", "bits=2", "vgg=random", "penalty=", "loss=mse=1e-5,vgg=0.1"]
+    assert fewbits("train", "resnet101", *common, *options) == (0, "", "")
+    assert fewbits("train", *options, *common, "resnet101") == (0, "", "")
+    assert fewbits("train", "slimcae", *common, "--widths", "2,4", "--lambdas", "1,2", "--exclude", "few") == (0, "", "")
+    assert given == [wanted, wanted, ["widths=2,4", "lambdas=1,2", "few"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["klt", "--depth", 18], "No such option: --depth"),  # another family's
+        (["resnet101", "--nosuch", 1], "No such option: --nosuch"),
+        (["resnet101", "--keep_epochs", 1], "No such option: --keep_epochs"),
+        (["resnet101", "--depth"], "Option '--depth' requires an argument"),
+        (["--depth", 18], "No such option: --depth"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_unknown_options_are_wrong_usage(fewbits: Callable[..., tuple[int, str, str]], options: list[object], said: str) -> None:
+    code, _, err = fewbits("train", "--data", "pictures", "--out", "run", "--steps", 1, *options)
+    assert code == 2 and said in err
+
+
+def test_the_help_is_that_of_the_family_that_is_named(fewbits: Callable[..., tuple[int, str, str]]) -> None:
+    """A folder may be named like a family."""
+    code, out, _ = fewbits("train", "--out", "few", "klt", "--help")
+    assert code == 0 and "Settings of klt" in out and "Settings of few" not in out
+    code, _, err = fewbits("train", "nosuch", "--depth", 18)
+    assert code == 1 and "family is 'nosuch', known are few" in err
+
+
 # train
 
 

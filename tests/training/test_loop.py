@@ -181,6 +181,33 @@ def test_a_run_with_other_settings_is_refused(data: Path, run: Path) -> None:
     assert (run / "trunk.pt").read_bytes() == before
 
 
+# Copies of the trunk
+
+
+def test_copies_of_the_trunk_are_kept_every_so_many_epochs(data: Path, tmp_path: Path) -> None:
+    """Two pictures are one step of two crops; every copy can be gone on from."""
+    config = replace(CONFIG, save_minutes=99.0, keep_epochs=2)
+    go(data, tmp_path / "run", 3, config=config)
+    go(data, tmp_path / "run", 2, config=config)
+    kept = sorted(path.name for path in (tmp_path / "run").glob("trunk-*.pt"))
+    assert kept == ["trunk-2.pt", "trunk-4.pt"]
+    assert [checkpoint.load(tmp_path / "run" / name)["step"] for name in kept] == [2, 4]
+    (tmp_path / "run" / kept[0]).replace(tmp_path / "run" / checkpoint.TRUNK)
+    assert go(data, tmp_path / "run", 1, config=config)[1].startswith("train from step 2")
+    go(data, tmp_path / "run", 4, config=config, anneal=True)
+    assert sorted(path.name for path in (tmp_path / "run").glob("trunk-*.pt")) == ["trunk-4.pt"]
+
+
+def test_what_cannot_begin_does_not_bind_the_next_try(data: Path, tmp_path: Path) -> None:
+    def broken(*_: object) -> None:
+        raise TrainingError("no weights")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TrainingError, match="no weights"):
+        patch.setattr(Few, "initialize", broken)
+        go(data, tmp_path / "run", 1, config=replace(CONFIG, lr=0.5))
+    go(data, tmp_path / "run", 1)
+
+
 # Lambda scheduling
 
 
@@ -373,6 +400,7 @@ def test_validation_measures_the_average_and_changes_nothing(picture: Picture) -
     assert all(row["bpp"] > 0 and np.isfinite(row["psnr"]) for row in rows)
     assert run.model.training
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+    assert all(0 < row["ssim"] < 1 for row in rows)
     run.averaged["log_gain"] += 1  # a finer quantizer, in the average only
     finer = run.validate([picture(64, 64), picture(33, 70)])
     assert all(fine["bpp"] > row["bpp"] for fine, row in zip(finer, rows, strict=True))
@@ -384,8 +412,30 @@ def test_the_log_has_a_row_for_each_quantity(data: Path, tmp_path: Path, monkeyp
     rows = [line.split(",") for line in (tmp_path / "run" / "log.csv").read_text().splitlines()]
     assert rows[0] == ["phase", "step", "seconds", "quantity", "value"]
     assert rows[1][:2] == ["train", "50"] and rows[1][3:] == ["loss", "25.5"]
-    assert {row[3] for row in rows[2:]} == {f"validation_{name}@{k / 2:.2f}" for k in range(5) for name in ("bpp", "psnr")}
+    assert {row[3] for row in rows[2:]} == {
+        f"validation_{name}@{k / 2:.2f}" for k in range(5) for name in ("bpp", "psnr", "ssim")
+    }
     assert any((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_validation_scores_what_a_viewer_sees(picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PSNR and SSIM are those of the bench for the decoded pixels, cut to the picture."""
+    pytest.importorskip("scipy")
+    from fewbits.bench.metrics import psnr, ssim
+
+    run, pixels = Run("few", MODEL, CONFIG, torch.device("cpu")), picture(33, 70)
+    estimate, seen = Few.estimate, []
+
+    def watched(self: Few, x: torch.Tensor, level: float) -> object:
+        seen.append(estimate(self, x, level))
+        return seen[-1]
+
+    monkeypatch.setattr(Few, "estimate", watched)
+    rows = run.validate([pixels])
+    for row, out in zip(rows, seen, strict=True):
+        decoded = out.x_hat[0, :, :33, :70].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+        assert row["psnr"] == pytest.approx(psnr(pixels, decoded), abs=1e-3)
+        assert row["ssim"] == pytest.approx(ssim(pixels, decoded), abs=1e-4)
 
 
 def fake_step(self: Run, pixels: np.ndarray, rate: float) -> dict[str, float]:

@@ -59,8 +59,8 @@ def weight_files() -> tuple[Path, Path]:
     """Where AlexNet's and the linear weights are. Raises ModelError that says where they were looked for."""
     package = importlib.util.find_spec("lpips")
     inside = [Path(place, "weights", "v0.1") for place in (package.submodule_search_locations or [])] if package else []
-    alexnet = find_weights(ALEXNET, "LPIPS", FOLDER_VARIABLE, [hub_checkpoints()])
-    return alexnet, find_weights(LINEAR, "LPIPS", FOLDER_VARIABLE, inside)
+    alexnet = find_weights([ALEXNET], "LPIPS", FOLDER_VARIABLE, [hub_checkpoints()])
+    return alexnet, find_weights([LINEAR], "LPIPS", FOLDER_VARIABLE, inside)
 
 
 @lru_cache(maxsize=1)

@@ -13,6 +13,7 @@ from fewbits.families.few import Estimate, Few, FewConfig
 from fewbits.families.klt import Klt, KltConfig
 from fewbits.families.losses import Distortion, Penalty
 from fewbits.families.masked import MaskedAutoencoder
+from fewbits.families.resnet101 import Resnet101, Resnet101Config
 from fewbits.families.slimcae import SlimCae, SlimCaeConfig
 
 
@@ -57,4 +58,5 @@ FAMILIES: Final[dict[str, tuple[type[Any], type[Any]]]] = {
     "content-weighted": (ContentWeightedConfig, MaskedAutoencoder),
     "resnet-ae": (ResnetAeConfig, MaskedAutoencoder),
     "cae3": (Cae3Config, MaskedAutoencoder),
+    "resnet101": (Resnet101Config, Resnet101),
 }

@@ -7,7 +7,7 @@ those of the features.
 """
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import torch
@@ -18,6 +18,7 @@ from fewbits.errors import ModelError, TrainingError
 from fewbits.pretrained import find_weights, hub_checkpoints
 
 MS_SSIM_SMALLEST_PX: Final = 161
+VGG_SEED: Final = 19
 VGG_VARIABLE, VGG_FILE = "FEWBITS_VGG", "vgg19-dcbb9e9d.pth"
 VGG_CHANNELS: Final = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512, 512, 512, 512)  # 0: max pooling
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -74,9 +75,9 @@ def chroma(x: Tensor, x_hat: Tensor) -> Tensor:
     return (saturation(x_hat) - saturation(x)).abs().mean((1, 2))
 
 
-def vgg(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Mean absolute difference of VGG-19's features after its 36th layer (ImageNet weights). Raises ModelError without them."""
-    network = installed_vgg().to(x.device)
+def vgg(x: Tensor, x_hat: Tensor, weights: str = "imagenet") -> Tensor:
+    """Mean absolute difference of VGG-19's features after its 36th layer. weights: a name in VGG_WEIGHTS. Raises ModelError."""
+    network = VGG_WEIGHTS[weights]().to(x.device)
     return (network(x_hat) - network(x)).abs().mean((1, 2, 3))
 
 
@@ -107,12 +108,32 @@ class VggFeatures(nn.Module):
 @lru_cache(maxsize=1)
 def installed_vgg() -> VggFeatures:
     """VGG-19 from torch's hub cache or the folder $FEWBITS_VGG. Raises ModelError."""
-    path = find_weights(VGG_FILE, "the loss vgg", VGG_VARIABLE, [hub_checkpoints()])
+    try:
+        path = find_weights([VGG_FILE], "the loss vgg", VGG_VARIABLE, [hub_checkpoints()])
+    except ModelError as error:
+        raise ModelError(f"{error}; or take features of random weights: --vgg random") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its unpickler meets
         raise ModelError(f"{path}: these are no weights: {error}") from error
     return VggFeatures(state)
+
+
+@lru_cache(maxsize=1)
+def random_vgg() -> VggFeatures:
+    """VGG-19 with random weights that keep the magnitude of features (He et al., ICCV 2015), the same ones each time."""
+    generator, state = torch.Generator().manual_seed(VGG_SEED), dict[str, Tensor]()
+    index, inner = 0, 3
+    for width in VGG_CHANNELS:
+        if width:
+            weight = torch.randn(width, inner, 3, 3, generator=generator) * (2 / (9 * inner)) ** 0.5
+            state |= {f"features.{index}.weight": weight, f"features.{index}.bias": torch.zeros(width)}
+            inner = width
+        index += 2 if width else 1  # a ReLU follows a convolution
+    return VggFeatures(state)
+
+
+VGG_WEIGHTS: Final[dict[str, Callable[[], VggFeatures]]] = {"imagenet": installed_vgg, "random": random_vgg}
 
 
 def sparse(latent: Tensor, x: Tensor) -> Tensor:
@@ -169,15 +190,21 @@ def parse_terms(option: str, text: str, known: Mapping[str, object]) -> dict[str
 class Distortion:
     """A weighted sum of distortions; called with x and x_hat it gives (b,)."""
 
-    def __init__(self, text: str) -> None:
-        """text: "NAME=WEIGHT,..."; a weight that is not given is 1. Raises TrainingError."""
+    def __init__(self, text: str, vgg_weights: str = "imagenet") -> None:
+        """text: "NAME=WEIGHT,..."; a weight that is not given is 1. vgg_weights: a name in VGG_WEIGHTS, loaded here where `vgg`
+        is in the sum. Raises TrainingError, and ModelError without those weights."""
         self.terms = parse_terms("loss", text, DISTORTIONS)
         if not self.terms:
             raise TrainingError(f"loss is {text!r}, it must name at least one of {', '.join(DISTORTIONS)}")
+        if vgg_weights not in VGG_WEIGHTS:
+            raise TrainingError(f"vgg is {vgg_weights!r}, it must be one of {', '.join(VGG_WEIGHTS)}")
+        if "vgg" in self.terms:
+            VGG_WEIGHTS[vgg_weights]()
+        self._measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = DISTORTIONS | {"vgg": partial(vgg, weights=vgg_weights)}
 
     def __call__(self, x: Tensor, x_hat: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):  # in bfloat16 a variance is a difference of two rounded numbers
-            return torch.stack([weight * DISTORTIONS[name](x, x_hat) for name, weight in self.terms.items()]).sum(0)
+            return torch.stack([weight * self._measures[name](x, x_hat) for name, weight in self.terms.items()]).sum(0)
 
 
 class Penalty:

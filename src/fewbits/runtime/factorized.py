@@ -23,7 +23,7 @@ from fewbits.runtime.engines import Engine
 from fewbits.runtime.pipeline import NetworkLoader, Progress, Section, extended, latent_strips, levels_of, strips_of
 from fewbits.runtime.tiling import Tile, scaled, tiles
 
-MAX_CHANNELS = 1024
+MAX_CHANNELS = 2048  # of a ResNet-101
 MAX_BLOCK = 1024  # latent positions a side
 TILE_ROWS, TILE_COLUMNS = 32, 48  # latent positions; change time and memory, never the result
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """A training run on disk: RUN/config.json, RUN/trunk.pt (flat learning rate), RUN/annealing.pt (on its way to
-learning rate zero), RUN/annealed.pt (there), RUN/log.csv.
+learning rate zero), RUN/annealed.pt (there), RUN/trunk-STEP.pt (copies of the trunk, where asked for), RUN/log.csv.
 
 Every file but the log is written beside its place and renamed, so a kill at any moment leaves the last good one.
 """
@@ -15,6 +15,7 @@ from fewbits.errors import TrainingError
 from fewbits.files import replacing
 
 TRUNK, ANNEALING, ANNEALED, CONFIG = "trunk.pt", "annealing.pt", "annealed.pt", "config.json"
+KEPT = "trunk-{}.pt"  # copies of the trunk, by their steps
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

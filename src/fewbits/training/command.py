@@ -24,9 +24,20 @@ CURVE_QUALITIES = (0, 20, 40, 60, 80, 100)
 
 def described_settings(family: str) -> dict[str, list[tuple[str, str]]]:
     """For the help of `fewbits train FAMILY`: headings with the settings under them, each as NAME=DEFAULT and what it is."""
-    config_class = FAMILIES[family][0]
+    config_class = _config_class(family)
     training = TrainConfig(**getattr(config_class, "training", {}))
     return {f"Settings of {family}": described(config_class()), "Settings of its training": described(training)}
+
+
+def setting_names(family: str) -> list[str]:
+    """Names of all settings of a family and of its training."""
+    return [field.name for config in (_config_class(family), TrainConfig) for field in dataclasses.fields(config)]
+
+
+def _config_class(family: str) -> type[Any]:
+    if family not in FAMILIES:
+        raise TrainingError(f"family is {family!r}, known are {', '.join(FAMILIES)}")
+    return FAMILIES[family][0]
 
 
 def _restored(config: Any, saved: dict[str, Any]) -> Any:
@@ -51,11 +62,9 @@ def run_train(
     device: str,
 ) -> None:
     """Everything behind `fewbits train`; see its help."""
-    if family not in FAMILIES:
-        raise TrainingError(f"family is {family!r}, known are {', '.join(FAMILIES)}")
+    config_class = _config_class(family)
     if anneal is not None and minutes is not None:
         raise TrainingError("--anneal brings its own minutes: leave --minutes out")
-    config_class = FAMILIES[family][0]
     bundle = export.load_bundle(init) if init else None
     if bundle and bundle.family != family:
         raise TrainingError(f"--init {init} is of family {bundle.family}, not {family}")

@@ -26,12 +26,13 @@ from tqdm import tqdm
 
 from fewbits.errors import TrainingError
 from fewbits.families import FAMILIES
-from fewbits.families.losses import Distortion, Penalty
+from fewbits.families.losses import Distortion, Penalty, ssim
 from fewbits.families.settings import setting
 from fewbits.training import checkpoint
 from fewbits.training.data import PicturePool, batches, decode_rgb, find_pictures, to_tensor
 
 SCHEDULE_PICTURES = 8  # whose rates and distortions steer lambda scheduling
+SCORES = ("bpp", "psnr", "ssim")
 GRID_PX = 64  # pictures are extended to a multiple of this for validation
 
 
@@ -47,13 +48,15 @@ class TrainConfig:
     shortcut_lr: float = setting(0.2, "times lr, for linear shortcuts, which start at a good place")
     warmup_steps: int = setting(300, "steps in which the learning rate rises from 0")
     ema: float = setting(0.999, "decay of the average of weights, which is what is exported")
-    loss: str = setting("mse", "distortions, NAME=WEIGHT,...; the option --loss")
-    penalty: str = setting("", "on the latent, NAME=WEIGHT,...; the option --penalty")
+    loss: str = setting("mse", "distortions, NAME=WEIGHT,...: of mse, l1, ssim, ms-ssim, chroma, vgg")
+    vgg: str = setting("imagenet", "weights of VGG-19 for the loss vgg: imagenet (a file, see docs/training.md), or random")
+    penalty: str = setting("", "on the latent, NAME=WEIGHT,...: of sparse, contractive, contractive-exact")
     clip: float = setting(1.0, "largest norm of the gradient")
     seed: int = setting(0, "of weights, crops and noise")
     cache_mb: int = setting(4096, "memory for decoded pictures")
     validate_minutes: float = setting(15.0, "between two validations")
     save_minutes: float = setting(3.0, "between two checkpoints")
+    keep_epochs: int = setting(0, "a copy of the trunk is kept every so many epochs, of as many crops as pictures; 0: none")
     schedule_steps: int = setting(0, "slimcae: steps between two steps of lambda scheduling; 0: none")
 
 
@@ -121,7 +124,7 @@ class Run:
             raise TrainingError(f"family is {family!r}, known are {', '.join(FAMILIES)}")
         torch.manual_seed(config.seed)
         self.family, self.config, self.device = family, config, device
-        self.distortion, self.penalty = Distortion(config.loss), Penalty(config.penalty)
+        self.distortion, self.penalty = Distortion(config.loss, config.vgg), Penalty(config.penalty)
         self.model = FAMILIES[family][1](model_config).to(device, memory_format=torch.channels_last)
         self.optimizers = make_optimizers(self.model, config)
         self.reset_average()
@@ -177,15 +180,14 @@ class Run:
 
     @torch.no_grad()
     def validate(self, pictures: list[np.ndarray]) -> list[dict[str, float]]:
-        """Mean bpp (estimated) and PSNR of the averaged weights at each of the model's settings."""
+        """Mean bpp (estimated), PSNR and SSIM of the averaged weights at each of the model's settings."""
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.averaged)
         self.model.eval()
         rows = []
         for knob in self.model.settings:
             scores = [self._score(to_tensor(picture[None], self.device), knob) for picture in pictures]
-            bpp, psnr = np.mean(scores, axis=0)
-            rows.append({"setting": knob, "bpp": float(bpp), "psnr": float(psnr)})
+            rows.append({"setting": knob, **dict(zip(SCORES, np.mean(scores, axis=0).tolist(), strict=True))})
         self.model.train()
         self.model.load_state_dict(kept)
         return rows
@@ -207,13 +209,15 @@ class Run:
         self.model.train()
         return bool(self.model.reschedule(points))
 
-    def _score(self, x: Tensor, setting: float) -> tuple[float, float]:
+    def _score(self, x: Tensor, setting: float) -> tuple[float, float, float]:
+        """SCORES of a picture at a setting."""
         height, width = x.shape[-2:]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu"):
             out = self.model.estimate(extended(x), setting)
         pixels = out.x_hat[..., :height, :width].clamp(0, 1).mul(255).round()
         mse = F.mse_loss(pixels, x * 255).item()
-        return (out.y_bits + out.z_bits).item() / (height * width), 10 * np.log10(255**2 / max(mse, 1e-6))
+        bpp, psnr = (out.y_bits + out.z_bits).item() / (height * width), 10 * math.log10(255**2 / max(mse, 1e-6))
+        return bpp, psnr, 1 - ssim(x, pixels / 255).item()
 
 
 def extended(x: Tensor) -> Tensor:
@@ -280,9 +284,11 @@ def train(
     if anneal and not trunk.exists():
         raise TrainingError(f"no checkpoint {trunk} to anneal")
     pool = PicturePool(find_pictures(data, exclude), config.cache_mb << 20, config.seed)
-    checkpoint.save_config(out, settings)
     held_out = [p for p in map(decode_rgb, find_pictures(validation)) if p is not None] if validation else []
     report(f"{len(pool)} pictures{'' if pool.complete else ' in the cache'}, {len(held_out)} for validation, on {run.device}")
+    if not trunk.exists():
+        _begin(run, pool, start)
+    checkpoint.save_config(out, settings)  # only now: what cannot begin must not bind the next try to its settings
     spent_seconds, spent_steps = 0.0, 0  # of this anneal; a trunk's budget counts this call only
     if anneal:
         state = checkpoint.load(trunk)
@@ -294,13 +300,6 @@ def train(
         trunk_step = state.get("trunk_step", run.step)
     elif trunk.exists():
         run.restore(checkpoint.load(trunk))
-    elif start is not None:
-        run.model.load_state_dict(grown(start, run.model))
-        run.reset_average()
-    else:
-        crops = np.random.default_rng(config.seed)
-        run.model.initialize((to_tensor(pool.crops(16, 256, crops), run.device) for _ in range(64)), run.distortion)
-        run.reset_average()
     torch.manual_seed(config.seed + run.step)  # a resumed run draws other levels and noise than its beginning did
     report(f"{'anneal' if anneal else 'train'} from step {run.step}, {run.seconds / 60:.1f} minutes so far")
 
@@ -315,6 +314,7 @@ def train(
         save()
         report(f"{target} holds what was fitted: the family {family} has nothing to train")
         return
+    kept_steps = 0 if anneal else config.keep_epochs * max(1, round(len(pool) / config.batch))
     source = batches(pool, config.batch, config.crop, config.seed + run.step)
     saved = validated = time.monotonic()
     sums: list[dict[str, float]] = []
@@ -336,6 +336,8 @@ def train(
                 scheduled = run.reschedule(held_out[:SCHEDULE_PICTURES])
                 lambdas = {f"lambda_{k}": float(value) for k, value in enumerate(run.model.lambdas)}
                 log.write(phase, run, lambdas)
+            if kept_steps and run.step % kept_steps == 0:
+                checkpoint.save(out / checkpoint.KEPT.format(run.step), run.state())
             now = time.monotonic()
             if now - saved > 60 * config.save_minutes:
                 save()
@@ -350,8 +352,19 @@ def train(
             rows = run.validate(held_out)
             log.write_validation(phase, run, rows)
             for row in rows:
-                report(f"validation: level {row['setting']:.2f}: {row['bpp']:.4f} bpp, {row['psnr']:.3f} dB")
+                scores = f"{row['bpp']:.4f} bpp, {row['psnr']:.3f} dB, SSIM {row['ssim']:.4f}"
+                report(f"validation: level {row['setting']:.2f}: {scores}")
     report(f"{target} holds step {run.step}, {run.seconds / 60:.1f} minutes")
+
+
+def _begin(run: Run, pool: PicturePool, start: dict[str, Tensor] | None) -> None:
+    """A new run's weights: those of `start`, or what the model makes of the data."""
+    if start is not None:
+        run.model.load_state_dict(grown(start, run.model))
+    else:
+        crops = np.random.default_rng(run.config.seed)
+        run.model.initialize((to_tensor(pool.crops(16, 256, crops), run.device) for _ in range(64)), run.distortion)
+    run.reset_average()
 
 
 class _StopRequest:
@@ -396,7 +409,7 @@ class _Log:
     def write_validation(self, phase: str, run: Run, rows: list[dict[str, float]]) -> None:
         for row in rows:
             level = f"{row['setting']:.2f}"
-            self.write(phase, run, {f"validation_{name}@{level}": row[name] for name in ("bpp", "psnr")})
+            self.write(phase, run, {f"validation_{name}@{level}": row[name] for name in SCORES})
 
     def __enter__(self) -> "_Log":
         return self
