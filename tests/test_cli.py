@@ -165,6 +165,8 @@ def test_version_and_help(run: Callable[..., Result]) -> None:
         ["encode", "in.png", "-q", "much"],
         ["encode", "in.png", "--threads", "0"],
         ["encode", "in.png", "--nosuch"],
+        ["encode", "in.png", "--tune", "speed"],
+        ["encode", "in.png", "--tune", "psnr", "--model", "few"],
         ["train", "few"],
         ["export"],
     ],

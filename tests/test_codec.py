@@ -282,6 +282,16 @@ def test_the_shipped_model_is_found_by_name_path_and_header(model: Model, small:
     assert load_model().bundle.model_id == model.bundle.model_id == model_of(inspect(small)).bundle.model_id
 
 
+def test_a_tuning_is_one_of_the_flagship_s_models(picture: Picture) -> None:
+    ids = {tune: inspect(encode(picture(20, 30), 40, tune=tune)).model_id for tune in (None, "visual", "psnr")}
+    assert ids[None] == ids["visual"] == load_model("few").bundle.model_id
+    assert ids["psnr"] == load_model("few-psnr").bundle.model_id != ids["visual"]
+    with pytest.raises(ImageError, match="tune is 'speed', it must be one of visual, psnr"):
+        encode(picture(20, 30), tune="speed")
+    with pytest.raises(ImageError, match="tune is 'psnr' beside a model: give one of them"):
+        encode(picture(20, 30), tune="psnr", model=load_model())
+
+
 def test_models_in_the_folders_of_the_variable_are_found(small: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Either a bundle itself or a folder of bundles."""
     shipped = Path(codec.__file__).parent / "weights"

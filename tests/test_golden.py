@@ -86,7 +86,7 @@ def test_the_tool_makes_golden_files(made: Path, tool: ModuleType, monkeypatch: 
 
 
 def test_other_symbols_and_other_pixels_would_be_noticed(made: Path, tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other, grey, last = tool.CASES
+    one, other, grey, last = list(tool.CASES)[:4]
     (made / f"{one}.json").write_bytes(
         (made / f"{one}.json").read_bytes().replace(b'"symbols_sha256": "', b'"symbols_sha256": "0')
     )

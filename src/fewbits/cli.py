@@ -15,7 +15,16 @@ import typer
 import typer.core
 
 from fewbits import __version__, files
-from fewbits.codec import DEFAULT_MODEL, DEFAULT_QUALITY, inspect, installed_models, latent_width, load_model, model_of
+from fewbits.codec import (
+    DEFAULT_QUALITY,
+    TUNINGS,
+    inspect,
+    installed_models,
+    latent_width,
+    load_model,
+    model_of,
+    tuned_model,
+)
 from fewbits.container import MAX_SECTIONS
 from fewbits.errors import FewbitsError, FormatError, ImageError
 from fewbits.image import read_image, write_image
@@ -59,6 +68,10 @@ def encode(
     quality: Annotated[
         float, typer.Option("-q", "--quality", help="0 to 100, continuous; higher is better and larger.")
     ] = DEFAULT_QUALITY,
+    tune: Annotated[
+        str | None,
+        typer.Option("--tune", help="visual (the default): for structure as people see it; psnr: for squared error."),
+    ] = None,
     roi: Annotated[
         Path | None,
         typer.Option(
@@ -72,11 +85,15 @@ def encode(
     """Make a .few file of a picture."""
     if not 0 <= quality <= 100:
         raise typer.BadParameter(f"{quality} is not in the range 0 to 100", param_hint="'-q' / '--quality'")
+    if tune is not None and model is not None:
+        raise typer.BadParameter("it chooses among the flagship's models: leave --model out", param_hint="'--tune'")
+    if tune is not None and tune not in TUNINGS:
+        raise typer.BadParameter(f"{tune!r} is not one of {', '.join(TUNINGS)}", param_hint="'--tune'")
     out = files.output_name(source, target, ".few", force)
     picture = read_image(files.read(source), source)
     mask = read_image(files.read(str(roi)), str(roi)) if roi else None
     with _about(source), _progress("encoding") as show:
-        data = load_model(model or DEFAULT_MODEL, threads=threads).encode(picture, quality, roi=mask, progress=show)
+        data = load_model(model or tuned_model(tune), threads=threads).encode(picture, quality, roi=mask, progress=show)
     files.write(out, data, force)
 
 

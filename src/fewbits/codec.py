@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image
@@ -28,7 +28,9 @@ PIPELINES: dict[str, Callable[[Bundle, Engine], Pipeline]] = {
     "factorized": FactorizedCodec,
     "masked": MaskedCodec,
 }
-DEFAULT_MODEL = "few"
+TUNINGS: Final = {"visual": "few", "psnr": "few-psnr"}  # of the flagship: the models that ship for each
+DEFAULT_TUNING: Final = "visual"
+DEFAULT_MODEL: Final = TUNINGS[DEFAULT_TUNING]
 DEFAULT_QUALITY = 60.0
 MODEL_PATH_VARIABLE = "FEWBITS_MODELS"
 _SHIPPED = Path(__file__).parent / "weights"
@@ -124,15 +126,27 @@ def quality_steps(quality: float) -> int:
     return round(quality * 100)
 
 
-def encode(image: Any, quality: float = DEFAULT_QUALITY, *, roi: Any = None, model: Model | None = None) -> bytes:
+def encode(
+    image: Any, quality: float = DEFAULT_QUALITY, *, tune: str | None = None, roi: Any = None, model: Model | None = None
+) -> bytes:
     """A picture -> the bytes of a .few file.
 
     image: Pillow image, or uint8 array (h, w) or (h, w, 1 or 3). quality: 0-100, continuous; higher is better and larger.
     roi: a mask of the upright picture's size, Pillow image or uint8 array (h, w): white where detail is wanted; only models with
-    an importance map take one. model: from load_model; the default model where None. Raises ImageError on unsuitable pictures
-    or options.
+    an importance map take one. tune: "visual", the default, for structure as people see it, or "psnr"; or in its place model,
+    from load_model. Raises ImageError on unsuitable pictures or options.
     """
-    return (model or load_model()).encode(image, quality, roi=roi)
+    if tune is not None and model is not None:
+        raise ImageError(f"tune is {tune!r} beside a model: give one of them")
+    return (model or load_model(tuned_model(tune))).encode(image, quality, roi=roi)
+
+
+def tuned_model(tune: str | None) -> str:
+    """The name of the shipped model for a tuning, the default one where None. Raises ImageError."""
+    name = TUNINGS.get(tune or DEFAULT_TUNING)
+    if name is None:
+        raise ImageError(f"tune is {tune!r}, it must be one of {', '.join(TUNINGS)}")
+    return name
 
 
 def decode(data: bytes, *, model: Model | None = None) -> Image.Image:

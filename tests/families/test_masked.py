@@ -203,5 +203,22 @@ def test_damaged_bundles_give_a_model_error(change: dict[str, object]) -> None:
         Model(bundle_files("resnet-ae", Changed(CONFIGS["resnet-ae"]), {}), "made here")
 
 
+@pytest.mark.parametrize("colours", [1, 3])
+def test_residual_autoencoders_start_as_principal_components(colours: int, picture: Picture) -> None:
+    """What they make of pictures is near to what as many components of 8x8 blocks make of them."""
+    torch.manual_seed(0)
+    x = torch.from_numpy(np.stack([picture(64, 64, seed) for seed in range(8)])).movedim(3, 1).float() / 255
+    channels = 8 * colours
+    model = MaskedAutoencoder(ResnetAeConfig(colours=colours, channels=channels, width=16 * colours + 1))
+    model.initialize(iter(x.split(2)), Distortion("mse"))
+    planes = x.reshape(-1, colours, 64, 64) - 0.5
+    blocks = torch.nn.functional.unfold(planes, 8, stride=8).movedim(1, -1).flatten(0, 1)
+    centred = (blocks - blocks.mean(0)).double()
+    left_out = torch.linalg.svdvals(centred)[channels:].square().sum() / centred.numel()
+    with torch.no_grad():
+        error = (model.synthesis(model.analysis(x)[0] - 0.5, x) - x).square().mean()
+    assert left_out < error < left_out + 0.05 * centred.square().mean()  # the sigmoid is no line, and levels nest
+
+
 def test_the_table_of_families_has_them() -> None:
     assert all(FAMILIES[name] == (type(config), MaskedAutoencoder) for name, config in CONFIGS.items())

@@ -20,16 +20,20 @@ import numpy as np
 from PIL import Image
 
 from fewbits import __version__
-from fewbits.codec import Model, load_model
+from fewbits.codec import load_model
 from fewbits.container import parse_header
 from fewbits.runtime.hyperprior import Symbols
 
-# name: picture of scikit-image, (top, left, height, width), quality
+# name: model, picture of scikit-image, (top, left, height, width), quality
 CASES = {
-    "rgb-100x70-q25": ("astronaut.png", (20, 190, 100, 70), 25),
-    "rgb-100x70-q80": ("astronaut.png", (20, 190, 100, 70), 80),
-    "grey-61x47-q25": ("camera.png", (60, 200, 61, 47), 25),
-    "grey-61x47-q80": ("camera.png", (60, 200, 61, 47), 80),
+    "rgb-100x70-q25": ("few-psnr", "astronaut.png", (20, 190, 100, 70), 25),
+    "rgb-100x70-q80": ("few-psnr", "astronaut.png", (20, 190, 100, 70), 80),
+    "grey-61x47-q25": ("few-psnr", "camera.png", (60, 200, 61, 47), 25),
+    "grey-61x47-q80": ("few-psnr", "camera.png", (60, 200, 61, 47), 80),
+    "visual-rgb-100x70-q25": ("few", "astronaut.png", (20, 190, 100, 70), 25),
+    "visual-rgb-100x70-q80": ("few", "astronaut.png", (20, 190, 100, 70), 80),
+    "visual-grey-61x47-q25": ("few", "camera.png", (60, 200, 61, 47), 25),
+    "visual-grey-61x47-q80": ("few", "camera.png", (60, 200, 61, 47), 80),
 }
 
 
@@ -48,9 +52,10 @@ def crop(name: str, place: tuple[int, int, int, int]) -> np.ndarray:
         return np.asarray(picture)[top : top + height, left : left + width]
 
 
-def make(model: Model, name: str) -> dict[str, bytes]:
+def make(name: str) -> dict[str, bytes]:
     """The three files of a case by extension."""
-    source, place, quality = CASES[name]
+    model_name, source, place, quality = CASES[name]
+    model = load_model(model_name, threads=1)
     data = model.encode(crop(source, place), quality)
     png = io.BytesIO()
     model.decode(data).save(png, "PNG", optimize=True)
@@ -87,8 +92,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--force", action="store_true", help="change golden files that exist")
     options = parser.parse_args(arguments)
-    model = load_model(threads=1)
-    files = {f"{name}.{extension}": data for name in CASES for extension, data in make(model, name).items()}
+    files = {f"{name}.{extension}": data for name in CASES for extension, data in make(name).items()}
     changed = []
     for name, data in files.items():
         path = options.out / name
