@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from fewbits import FewbitsError, load_model
-from fewbits.bench.gallery import draw_sheet, middle
+from fewbits.bench.gallery import draw_sheet
 from fewbits.bench.metrics import METRICS, psnr
 from fewbits.bench.text import table
 from fewbits.codec import Model, read_bundle
@@ -41,7 +41,7 @@ SAVED_BAR, LOST_BAR = 30.0, 1.0  # percent of resnet-ae's bits, dB
 CODERS: Final = ("huffman", "adaptive")
 QUALITIES: Final = (40.0, 50.0, 60.0, 65.0, 70.0, 80.0)
 SHEET_QUALITY: Final = 60.0
-ROI_QUALITY: Final = 25.0
+ROI_QUALITY: Final = 60.0
 ENLARGED_PX: Final = 384
 
 
@@ -154,9 +154,11 @@ def rgb(pixels: np.ndarray) -> np.ndarray:
 
 
 def enlarged(pixels: np.ndarray) -> np.ndarray:
-    """Small pictures by a whole factor, large ones as their middle."""
+    """Small pictures by a whole factor, of large ones the middle: all of one size."""
     factor = max(1, ENLARGED_PX // max(pixels.shape[:2]))
-    return np.ascontiguousarray(middle(np.repeat(np.repeat(rgb(pixels), factor, 0), factor, 1)))
+    large = np.repeat(np.repeat(rgb(pixels), factor, 0), factor, 1)
+    top, left = (max(0, (side - ENLARGED_PX) // 2) for side in large.shape[:2])
+    return np.ascontiguousarray(large[top : top + ENLARGED_PX, left : left + ENLARGED_PX])
 
 
 def map_sheet(entries: Sequence[tuple[str, Model, np.ndarray]], target: Path) -> None:

@@ -57,7 +57,15 @@ def main() -> None:
     parser.add_argument("--published", required=True, help="the file of published curves")
     options = parser.parse_args()
 
-    bench = ["fewbits", "bench", options.pictures, "--codecs", "few,few-psnr,jpeg,jpeg2000,webp,avif,jxl", "--metrics", ",".join(METRICS)]
+    bench = [
+        "fewbits",
+        "bench",
+        options.pictures,
+        "--codecs",
+        "few,few-psnr,jpeg,jpeg2000,webp,avif,jxl",
+        "--metrics",
+        ",".join(METRICS),
+    ]
     bench += ["--published", options.published, *(word for name in NAMED for word in ("--published-curve", name))]
     bench += ["--range", "0.12:1.6", "--out", str(WORK / "kodak")]
     summary = run(bench)
