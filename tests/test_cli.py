@@ -285,7 +285,7 @@ def test_damaged_files(run: Callable[..., Result], few: Path, name: str) -> None
 
 
 def test_wrong_models(run: Callable[..., Result], png: Path, few: Path, tmp_path: Path) -> None:
-    assert failed(run("encode", png, "--model", "nosuch"), "model nosuch is neither", "(installed: ", "few, klt")
+    assert failed(run("encode", png, "--model", "nosuch"), "model nosuch is neither", "(installed: ", "few, few-psnr, klt")
     assert failed(run("decode", few, "--model", tmp_path), "no manifest.json")
     assert sorted(tmp_path.iterdir()) == [png, few]
 

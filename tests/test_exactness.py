@@ -200,6 +200,6 @@ def test_a_file_of_another_scale_net_is_never_a_picture(model: Model, photo: np.
     other = with_engine(model, onnxruntime_engine(1))
     level = other.pipeline.level(6000, "rgb")
     level.scales["bias_out"] += np.float32(1 << 10)
-    other.pipeline.level = lambda _: level  # type: ignore[method-assign]
+    other.pipeline.level = lambda *_: level  # type: ignore[method-assign]
     with pytest.raises(FormatError):
         other.decode(data)
