@@ -18,6 +18,7 @@ from fewbits.families.losses import Distortion, Penalty  # noqa: E402
 Picture = Callable[..., np.ndarray]
 TINY = FewConfig(latent=12, hyper=4, width_8=8, depth_8=3, width_16=8, depth_16=1, hyper_width=8, lambdas=(0.0018, 0.0175, 0.17))
 MAC_LIMIT = 12_000  # a pixel, each way
+ENCODING_LIMIT = 13_000  # since the analysis grew: docs/adr/0014-two-tunings.md
 
 
 @pytest.fixture(autouse=True)
@@ -253,7 +254,7 @@ def full_size(request: pytest.FixtureRequest, model: Model) -> Iterator[Few]:
     yield export.load_model(model.bundle) if request.param == "shipped" else Few(FewConfig())
 
 
-def test_a_pixel_costs_at_most_twelve_thousand_multiplications(full_size: Few, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pixel_costs_no_more_multiplications_than_decided(full_size: Few, capsys: pytest.CaptureFixture[str]) -> None:
     pixels = 256 * 384  # what the example inputs of networks() stand for
     each = {name: multiplications(*pair) / pixels for name, pair in full_size.networks().items()}
     encode = sum(each[name] for name in ("analysis", "hyper_analysis", "means", "scales"))
@@ -262,4 +263,4 @@ def test_a_pixel_costs_at_most_twelve_thousand_multiplications(full_size: Few, c
         parts = ", ".join(f"{name} {count:.0f}" for name, count in each.items())
         print(f"\nMAC a pixel: encode {encode:.0f}, decode {decode:.0f} ({parts})")
     assert all(count > 100 for count in each.values())
-    assert encode <= MAC_LIMIT and decode <= MAC_LIMIT
+    assert encode <= ENCODING_LIMIT and decode <= MAC_LIMIT
