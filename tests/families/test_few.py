@@ -17,7 +17,7 @@ from fewbits.families.losses import Distortion, Penalty  # noqa: E402
 
 Picture = Callable[..., np.ndarray]
 TINY = FewConfig(latent=12, hyper=4, width_8=8, depth_8=3, width_16=8, depth_16=1, hyper_width=8, lambdas=(0.0018, 0.0175, 0.17))
-MAC_LIMIT = 12_000  # a pixel, each way
+MAC_LIMIT = 12_000  # a pixel
 ENCODING_LIMIT = 13_000  # since the analysis grew: docs/adr/0014-two-tunings.md
 
 
