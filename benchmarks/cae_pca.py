@@ -31,6 +31,7 @@ from fewbits.bench.seams import border_excess
 from fewbits.bench.summary import comparisons, mean_curves
 from fewbits.bench.text import table
 from fewbits.coding.adaptive import encode_maps
+from fewbits.coding.huffman import ideal_bits
 from fewbits.families.cae_pca import N_PLANES, CaePca
 from fewbits.training import export
 from fewbits.training.data import decode_rgb
@@ -64,8 +65,7 @@ class Sizes:
 
 def entropy_bytes(values: np.ndarray) -> float:
     """Order-0 entropy of all values together, times their number."""
-    counts = np.unique(values, return_counts=True)[1]
-    return -float((counts * np.log2(counts / values.size)).sum()) / 8
+    return ideal_bits([values]) / 8
 
 
 def sizes_of(model_name: str, pixels: np.ndarray, quality: float) -> Sizes:

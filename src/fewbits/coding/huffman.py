@@ -14,7 +14,6 @@ from constriction import symbol
 from fewbits.errors import CorruptError
 
 LONGEST: Final = 15  # bits of a code, so that a length fits 4 bits
-MAX_ALPHABET: Final = 256
 _WORD: Final = np.dtype("<u4")
 
 
@@ -57,17 +56,14 @@ def encode_huffman(groups: Sequence[np.ndarray], alphabets: Sequence[int]) -> by
 
 def decode_huffman(stream: bytes, sizes: Sequence[int], alphabets: Sequence[int]) -> list[np.ndarray]:
     """Inverse of encode_huffman for groups of known sizes: int32 arrays (size,). Raises CorruptError."""
-    place, readers = 0, []
+    place, tables = 0, []
     for size, alphabet in zip(sizes, alphabets, strict=True):
-        if size:
-            lengths, place = _unpacked(stream, place, alphabet)
-            readers.append(lengths)
-        else:
-            readers.append(np.zeros(0, np.uint8))
+        lengths, place = _unpacked(stream, place, alphabet) if size else (np.zeros(0, np.uint8), place)
+        tables.append(lengths)
     body = stream[place:]
     decoder, n_bits = symbol.QueueDecoder(np.frombuffer(body + bytes(-len(body) % 4), _WORD).astype(np.uint32)), 0
     groups = []
-    for size, lengths in zip(sizes, readers, strict=True):
+    for size, lengths in zip(sizes, tables, strict=True):
         used = np.flatnonzero(lengths)
         if len(used) < 2:  # a lone symbol takes no bits
             groups.append(np.full(size, used[0] if size else 0, np.int32))

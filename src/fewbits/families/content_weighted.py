@@ -99,6 +99,11 @@ def importance_network(width: int) -> nn.Module:
     return nn.Sequential(MatrixConv(width, width // 2, stride=2), ResidualBlock(width // 2), nn.ReLU(), MatrixConv(width // 2, 1))
 
 
+def resnet_parts(colours: int, channels: int, width: int, importance: nn.Module | None) -> Parts:
+    trunk, decoder = resnet_trunk(colours, width), resnet_decoder(channels, width, colours)
+    return Parts(trunk, MatrixConv(width, channels, stride=2), importance, decoder)
+
+
 @dataclass(frozen=True)
 class ContentWeightedConfig:
     """A residual autoencoder, whose importance map says how many bits of each latent value are kept."""
@@ -113,8 +118,7 @@ class ContentWeightedConfig:
     distortion_weight: float = setting(0.01, "of the distortion against the bits that are kept, a pixel")
 
     def parts(self) -> Parts:
-        trunk, decoder = resnet_trunk(self.colours, self.width), resnet_decoder(self.channels, self.width, self.colours)
-        return Parts(trunk, MatrixConv(self.width, self.channels, stride=2), importance_network(self.width), decoder)
+        return resnet_parts(self.colours, self.channels, self.width, importance_network(self.width))
 
     def start(self, parts: Parts, planes: Tensor) -> None:
         klt_start(parts, planes)
@@ -133,8 +137,7 @@ class ResnetAeConfig:
     coder: str = setting("huffman", CODER)
 
     def parts(self) -> Parts:
-        trunk, decoder = resnet_trunk(self.colours, self.width), resnet_decoder(self.channels, self.width, self.colours)
-        return Parts(trunk, MatrixConv(self.width, self.channels, stride=2), None, decoder)
+        return resnet_parts(self.colours, self.channels, self.width, None)
 
     def start(self, parts: Parts, planes: Tensor) -> None:
         klt_start(parts, planes)

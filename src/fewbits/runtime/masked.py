@@ -25,6 +25,7 @@ from fewbits.runtime.tiling import scaled, tiles
 BITS = 6  # of a latent value, of which the leading ones are kept
 STEP_BITS = 2  # that one step of importance is worth
 HIGHEST = BITS // STEP_BITS
+ALPHABETS = [1 << bits for bits in range(1, BITS + 1)]  # of values of which 1, 2, ... bits are kept
 TILE_ROWS, TILE_COLUMNS = 48, 64  # latent positions; change time and memory, never the result
 
 
@@ -63,7 +64,7 @@ class HuffmanCoder:
     """A Huffman code for each group, its table in the stream."""
 
     def encode(self, groups: Sequence[np.ndarray], alphabets: Sequence[int]) -> bytes:
-        return huffman.encode_huffman([group.ravel() for group in groups], alphabets)
+        return huffman.encode_huffman(groups, alphabets)
 
     def decode(self, stream: bytes, sizes: Sequence[int], alphabets: Sequence[int]) -> list[np.ndarray]:
         return huffman.decode_huffman(stream, sizes, alphabets)
@@ -171,8 +172,7 @@ class MaskedCodec:
         whole = np.clip(np.floor(y[:, : self._channels] * (1 << BITS)), 0, (1 << BITS) - 1).astype(np.uint8)
         latent = whole >> (BITS - kept[:, None])
         for strip in strips_of(y.shape[2]):
-            groups = [latent[:, :, strip].swapaxes(0, 1)[:, where] for _, where in self._groups(kept[:, strip])]
-            sections.append((SECTION_LATENT, self._coder.encode(groups, self._alphabets())))
+            sections.append((SECTION_LATENT, self._coder.encode(_groups(latent[:, :, strip], kept[:, strip]), ALPHABETS)))
         return MaskedSymbols(importance, latent), sections
 
     def decode_symbols(
@@ -190,9 +190,9 @@ class MaskedCodec:
         kept = self._kept(importance, level, (rows, columns))
         latent = np.zeros((level.planes, self._channels, rows, columns), np.uint8)
         for strip, stream in latent_strips(sections, rows, height):
-            groups = self._groups(kept[:, strip])
-            sizes = [self._channels * int(where.sum()) for _, where in groups]
-            for (_, where), values in zip(groups, self._coder.decode(stream, sizes, self._alphabets()), strict=True):
+            places = _places(kept[:, strip])
+            sizes = [self._channels * int(where.sum()) for where in places]
+            for where, values in zip(places, self._coder.decode(stream, sizes, ALPHABETS), strict=True):
                 latent[:, :, strip].swapaxes(0, 1)[:, where] = values.reshape(self._channels, -1)
         y_hat = (latent + np.float32(0.5)) * np.ldexp(np.float32(1), -kept.astype(np.int32))[:, None] - np.float32(0.5)
         return MaskedSymbols(importance, latent), y_hat
@@ -215,8 +215,7 @@ class MaskedCodec:
         kept = self._kept(symbols.importance, level, symbols.latent.shape[2:])
         total = self._coder.bits([symbols.importance.ravel()], [HIGHEST + 1]) if self.takes_roi else 0.0
         for strip in strips_of(kept.shape[1]):
-            groups = [symbols.latent[:, :, strip].swapaxes(0, 1)[:, where] for _, where in self._groups(kept[:, strip])]
-            total += self._coder.bits(groups, self._alphabets())
+            total += self._coder.bits(_groups(symbols.latent[:, :, strip], kept[:, strip]), ALPHABETS)
         return total
 
     @staticmethod
@@ -226,14 +225,15 @@ class MaskedCodec:
             return importance * np.uint8(STEP_BITS)
         return np.full((level.planes, *grid), level.bits, np.uint8)
 
-    @staticmethod
-    def _groups(kept: np.ndarray) -> list[tuple[int, np.ndarray]]:
-        """For each number of kept bits from 1 to 6 the positions, bool (planes, rows, columns), whose values keep so many."""
-        return [(bits, kept == bits) for bits in range(1, BITS + 1)]
 
-    @staticmethod
-    def _alphabets() -> list[int]:
-        return [1 << bits for bits in range(1, BITS + 1)]
+def _places(kept: np.ndarray) -> list[np.ndarray]:
+    """For each number of kept bits from 1 to 6 the positions, bool (planes, rows, columns), whose values keep so many."""
+    return [kept == bits for bits in range(1, BITS + 1)]
+
+
+def _groups(latent: np.ndarray, kept: np.ndarray) -> list[np.ndarray]:
+    """The values (channels, n) at each of _places(kept). latent: (planes, channels, rows, columns)."""
+    return [latent.swapaxes(0, 1)[:, where] for where in _places(kept)]
 
 
 def _block_maxima(values: np.ndarray, size: int) -> np.ndarray:
