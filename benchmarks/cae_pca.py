@@ -7,7 +7,6 @@ what the rotation, whole pictures and more photographs give; seconds a picture. 
 """
 
 import argparse
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from fewbits.bench.plots import COLOURS, Style, plot
 from fewbits.bench.record import usable_cores
 from fewbits.bench.seams import border_excess
 from fewbits.bench.summary import comparisons, mean_curves
-from fewbits.bench.text import table
+from fewbits.bench.text import table, with_block
 from fewbits.coding.adaptive import encode_maps
 from fewbits.coding.huffman import ideal_bits
 from fewbits.families.cae_pca import N_PLANES, CaePca
@@ -322,8 +321,7 @@ def run(options: argparse.Namespace) -> None:
     ]
     text = "\n\n".join(parts)
     print(text)
-    page = PAGE.read_text()
-    PAGE.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{text}\n{END}", page, flags=re.DOTALL))
+    PAGE.write_text(with_block(PAGE.read_text(), BEGIN, END, text))
 
 
 def main() -> None:

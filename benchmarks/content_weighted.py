@@ -7,7 +7,6 @@ adaptive coder; importance maps over their pictures, and a region of interest. N
 """
 
 import argparse
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from PIL import Image
 from fewbits import FewbitsError, load_model
 from fewbits.bench.gallery import draw_sheet
 from fewbits.bench.metrics import METRICS, psnr
-from fewbits.bench.text import table
+from fewbits.bench.text import table, with_block
 from fewbits.codec import Model, read_bundle
 from fewbits.runtime.bundle import MANIFEST, pack_bundle, parse_bundle
 from fewbits.runtime.masked import HIGHEST
@@ -231,8 +230,7 @@ def run(options: argparse.Namespace) -> None:
     ]
     text = "\n\n".join(parts)
     print(text)
-    page = PAGE.read_text()
-    PAGE.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{text}\n{END}", page, flags=re.DOTALL))
+    PAGE.write_text(with_block(PAGE.read_text(), BEGIN, END, text))
 
 
 def main() -> None:

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from fewbits.bench.text import with_block
+
 ROOT: Final = Path(__file__).resolve().parents[1]
 WORK: Final = Path("runs")  # measurements stay here, and are not done twice
 METRICS: Final = ("psnr", "ms_ssim", "ssimulacra2")
@@ -127,9 +129,8 @@ default. With these (`jpeg-default`, `webp-default`) our measurement is theirs; 
 """
     (ROOT / "docs" / "benchmarks.md").write_text(page)
     readme = (ROOT / "README.md").read_text()
-    before, rest = readme.split(BEGIN)
-    block = f"{BEGIN}\n{first.partition(chr(10) * 2)[0]}\n\n```\n{speed}\n```\n"
-    (ROOT / "README.md").write_text(before + block + END + rest.split(END)[1])
+    block = f"{first.partition(chr(10) * 2)[0]}\n\n```\n{speed}\n```"
+    (ROOT / "README.md").write_text(with_block(readme, BEGIN, END, block))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ page does not know yet gets a section at its end. Needs the extras `train` and `
 import argparse
 import math
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -29,7 +28,7 @@ from fewbits.bench.metrics import METRICS, psnr
 from fewbits.bench.plots import COLOURS, Style, plot
 from fewbits.bench.record import cpu_name, usable_cores
 from fewbits.bench.summary import Comparison, CurveData, Speed, comparisons, mean_curves, speeds
-from fewbits.bench.text import table
+from fewbits.bench.text import table, with_block
 from fewbits.codec import installed_models, read_bundle
 from fewbits.families import FAMILIES
 from fewbits.training import export
@@ -256,11 +255,10 @@ def own_block(name: str, picture: str, jpeg: Shown, own: Shown, cost: tuple[floa
 def rewritten(page: str, block: str, text: str) -> str:
     """The page with another text in a marked block; a block that it has not yet makes a section at its end."""
     begin = f"<!-- {block}: written by benchmarks/families.py -->"
-    whole = f"{begin}\n{text}\n{END}"
     if begin not in page:
         print(f"{block}: the page has no such section, it is now the last: write its text", file=sys.stderr)
-        return f"{page.rstrip()}\n\n## {block}\n\n{whole}\n"
-    return re.sub(f"{re.escape(begin)}.*?{re.escape(END)}", lambda _: whole, page, flags=re.DOTALL)
+        return f"{page.rstrip()}\n\n## {block}\n\n{begin}\n{text}\n{END}\n"
+    return with_block(page, begin, END, text)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -7,7 +7,6 @@ the extras `train` and `bench`.
 """
 
 import argparse
-import re
 import shlex
 import sys
 import time
@@ -28,7 +27,7 @@ from fewbits.bench.pool import in_processes
 from fewbits.bench.record import usable_cores
 from fewbits.bench.structure import decibels, ms_ssim
 from fewbits.bench.summary import comparisons, mean_curves
-from fewbits.bench.text import table
+from fewbits.bench.text import table, with_block
 from fewbits.codec import Model
 from fewbits.families.slimcae import SlimCae, SlimCaeConfig
 from fewbits.training.data import decode_rgb
@@ -265,8 +264,7 @@ def run(options: argparse.Namespace) -> None:
     parts.append(curves(["slimcae", "klt"], [options.kodak, options.faces], options.jobs, options.limit))
     text = "\n\n".join(parts)
     print(text)
-    page = PAGE.read_text()
-    PAGE.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{text}\n{END}", page, flags=re.DOTALL))
+    PAGE.write_text(with_block(PAGE.read_text(), BEGIN, END, text))
 
 
 def main() -> None:

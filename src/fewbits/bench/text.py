@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The summary as Markdown, for the terminal, for REPORT/summary.md and for docs/benchmarks.md."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from fewbits.bench.metrics import METRICS
@@ -19,6 +20,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for row in (head, rule, *rows)
     ]
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def with_block(page: str, begin: str, end: str, text: str) -> str:
+    """The page with another text between the lines `begin` and the next `end`."""
+    return re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n{text}\n{end}", page, flags=re.DOTALL)
 
 
 def summary(data: ReportData) -> str:

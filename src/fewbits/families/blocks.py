@@ -100,6 +100,20 @@ class DepthwiseBlock(nn.Module):
         return x + self.reduce(F.relu(self.expand(x)))
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that is a product and a sum once it is trained.
+
+    The exporter folds the usual one into the convolution before it: then no weight is a float16 any more, and nothing can be
+    read back. A runtime folds these when it loads them.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return super().forward(x)
+        slope = self.weight * torch.rsqrt(self.get_buffer("running_var") + self.eps)
+        return x * slope[:, None, None] + (self.bias - self.get_buffer("running_mean") * slope)[:, None, None]
+
+
 class SpaceToDepth(nn.Module):
     """(c, h, w) -> (c * factor**2, h / factor, w / factor)."""
 

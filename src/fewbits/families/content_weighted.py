@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewbits.families.blocks import MatrixConv
+from fewbits.families.blocks import BatchNorm, MatrixConv
 from fewbits.families.components import nested_components
 from fewbits.families.masked import Parts
 from fewbits.families.settings import setting
@@ -158,12 +158,12 @@ class Cae3Config:
     def parts(self) -> Parts:
         width = self.width
         trunk = nn.Sequential(
-            MatrixConv(self.colours, width, stride=2), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2),
-            MatrixConv(width, 2 * width), nn.BatchNorm2d(2 * width), nn.ReLU(), nn.MaxPool2d(2),
+            MatrixConv(self.colours, width, stride=2), BatchNorm(width), nn.ReLU(), nn.MaxPool2d(2),
+            MatrixConv(width, 2 * width), BatchNorm(2 * width), nn.ReLU(), nn.MaxPool2d(2),
         )  # fmt: skip
         decoder = nn.Sequential(
-            MatrixConv(self.channels, 2 * width), nn.BatchNorm2d(2 * width), nn.ReLU(), nn.Upsample(scale_factor=2),
-            MatrixConv(2 * width, width), nn.BatchNorm2d(width), nn.ReLU(), nn.Upsample(scale_factor=2),
+            MatrixConv(self.channels, 2 * width), BatchNorm(2 * width), nn.ReLU(), nn.Upsample(scale_factor=2),
+            MatrixConv(2 * width, width), BatchNorm(width), nn.ReLU(), nn.Upsample(scale_factor=2),
             last := MatrixConv(width, self.colours, up=True),
         )  # fmt: skip
         with torch.no_grad():

@@ -8,6 +8,7 @@ those of the features.
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -105,6 +106,15 @@ class VggFeatures(nn.Module):
         return out
 
 
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors by name of a file that torch wrote. Raises ModelError."""
+    try:
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises what its unpickler meets
+        raise ModelError(f"{path}: these are no weights: {' '.join(str(error).split())}") from error
+    return state
+
+
 @lru_cache(maxsize=1)
 def installed_vgg() -> VggFeatures:
     """VGG-19 from torch's hub cache or the folder $FEWBITS_VGG. Raises ModelError."""
@@ -112,11 +122,7 @@ def installed_vgg() -> VggFeatures:
         path = find_weights([VGG_FILE], "the loss vgg", VGG_VARIABLE, [hub_checkpoints()])
     except ModelError as error:
         raise ModelError(f"{error}; or take features of random weights: --vgg random") from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what its unpickler meets
-        raise ModelError(f"{path}: these are no weights: {error}") from error
-    return VggFeatures(state)
+    return VggFeatures(read_state(path))
 
 
 @lru_cache(maxsize=1)

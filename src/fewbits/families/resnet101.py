@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewbits.errors import ModelError, TrainingError
+from fewbits.families.blocks import BatchNorm
 from fewbits.families.few import Estimate
 from fewbits.families.likelihood import entropy_bits
-from fewbits.families.losses import IMAGENET_DEVIATION, IMAGENET_MEAN, Distortion, Penalty, mse
+from fewbits.families.losses import IMAGENET_DEVIATION, IMAGENET_MEAN, Distortion, Penalty, mse, read_state
 from fewbits.families.quantize import uniform_noise
 from fewbits.families.settings import setting
 from fewbits.pretrained import find_weights, hub_checkpoints
@@ -57,20 +58,6 @@ class Resnet101Config:
     )
 
     training: ClassVar[dict[str, Any]] = {"batch": 8, "crop": 128, "optimizer": "adamw", "keep_epochs": 5}
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that is a product and a sum once it is trained.
-
-    The exporter folds the usual one into the convolution before it: then no weight is a float16 any more, and nothing can be
-    read back. A runtime folds these when it loads them.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            return super().forward(x)
-        slope = self.weight * torch.rsqrt(self.get_buffer("running_var") + self.eps)
-        return x * slope[:, None, None] + (self.bias - self.get_buffer("running_mean") * slope)[:, None, None]
 
 
 class BasicBlock(nn.Module):
@@ -354,13 +341,9 @@ def load_imagenet(encoder: ResNet, config: Resnet101Config) -> None:
         path = find_weights(WEIGHTS_FILES[config.depth], "weights=hub", WEIGHTS_VARIABLE, [hub_checkpoints()])
     else:
         path = Path(config.weights)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ModelError(f"weights: there is no file {path}; give torchvision's {WEIGHTS_FILES[config.depth][0]}") from None
-    except Exception as error:  # torch raises what its unpickler meets
-        raise ModelError(f"{path}: these are no weights: {' '.join(str(error).split())[:200]}") from error
-    encoder.load(state, str(path))
+    if not path.exists():
+        raise ModelError(f"weights: there is no file {path}; give torchvision's {WEIGHTS_FILES[config.depth][0]}")
+    encoder.load(read_state(path), str(path))
 
 
 def measure_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:

@@ -119,10 +119,7 @@ def _name_initializers(model: onnx.ModelProto, network: nn.Module) -> None:
     arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
     for name, value in network.state_dict().items():
         if name in arrays:
-            if np.array_equal(arrays[name].ravel(), value.numpy().ravel()):
-                continue
-            _rename(model, name, f"{name}/folded")  # a batch norm is folded into it
-            arrays[f"{name}/folded"] = arrays.pop(name)
+            continue
         wanted = value.numpy().ravel()
         same = [key for key, array in arrays.items() if array.size == wanted.size and np.array_equal(array.ravel(), wanted)]
         free = [key for key in same if key not in network.state_dict()]
