@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Markdown of the bench: blocks of a page that a command writes."""
 
-from fewbits.bench.text import with_block
+import pytest
+
+pytest.importorskip("scipy")
+
+from fewbits.bench.text import with_block  # noqa: E402
 
 PAGE = "before\n<!-- a (1) -->\nold\nlines\n<!-- end -->\nbetween\n<!-- b -->\nother\n<!-- end -->\nafter\n"
 
