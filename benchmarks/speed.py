@@ -24,7 +24,7 @@ from fewbits import FewbitsError, load_model
 from fewbits.bench.codecs import AVIF, JPEG, WEBP, nearest_psnr
 from fewbits.bench.memory import peak_bytes
 from fewbits.bench.metrics import psnr
-from fewbits.image import read_image, write_image
+from fewbits.picturefile import read_picture, write_picture
 
 SUFFIXES: Final = frozenset({".jpeg", ".jpg", ".png"})
 ENCODE_BAR: Final = 1.5  # times AVIF's MP/s
@@ -107,15 +107,15 @@ def print_speed(samples: list[dict[str, Sample]]) -> None:
 
 def peak_of_encoding(source: Path, target: Path, model: str, threads: int, quality: float) -> int:
     """Picture file -> .few file, as the command line does it; to be run in a process of its own. Returns its peak in bytes."""
-    picture = read_image(source.read_bytes(), source.name)
+    picture = read_picture(source.read_bytes(), source.name)
     target.write_bytes(load_model(model, threads=threads).encode(picture, quality))
     return peak_bytes()
 
 
 def peak_of_decoding(source: Path, target: Path, model: str, threads: int) -> int:
     """The way back, with the picture written too."""
-    picture = load_model(model, threads=threads).decode(source.read_bytes())
-    target.write_bytes(write_image(picture, target.name))
+    picture = load_model(model, threads=threads).decode_picture(source.read_bytes())
+    target.write_bytes(write_picture(picture, target.name))
     return peak_bytes()
 
 

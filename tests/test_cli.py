@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from fewbits import __version__, cli, files
 from fewbits.codec import Model, inspect
@@ -122,7 +122,7 @@ def test_quality(run: Callable[..., Result], png: Path, quality: str) -> None:
 def test_info(run: Callable[..., Result], few: Path, model: Model) -> None:
     text = run("info", few).out.decode()
     size = few.stat().st_size
-    assert "44 x 30 pixels, rgb, quality 60" in text and f"{size} bytes" in text and "model few" in text
+    assert "44 x 30 pixels, rgb, 8 bits, quality 60" in text and f"{size} bytes" in text and "model few" in text
     values = json.loads(run("info", "--json", few).out)
     assert (values["width"], values["height"], values["bytes"], values["model"]) == (44, 30, size, "few")
     assert (
@@ -246,9 +246,42 @@ def test_truncated_pictures(run: Callable[..., Result], png: Path) -> None:
     assert failed(run("encode", png), png)
 
 
+def opened(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+        return image
+
+
 def test_transparent_pictures(run: Callable[..., Result], tmp_path: Path) -> None:
     Image.new("RGBA", (5, 5)).save(tmp_path / "clear.png")
-    assert failed(run("encode", tmp_path / "clear.png"), "transparent")
+    assert run("encode", tmp_path / "clear.png").code == 0
+    assert run("decode", tmp_path / "clear.few", tmp_path / "back.png").code == 0
+    assert opened(tmp_path / "back.png").mode == "RGBA"
+    assert failed(run("decode", tmp_path / "clear.few", tmp_path / "back.jpg"), "JPEG holds no transparency")
+    assert not (tmp_path / "back.jpg").exists()
+
+
+def test_metadata_are_kept_unless_stripped(run: Callable[..., Result], tmp_path: Path, picture: Picture) -> None:
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(picture(9, 12)).save(tmp_path / "in.png", icc_profile=icc)
+    for options, expected in ([], icc), (["--strip"], None):
+        assert run("encode", tmp_path / "in.png", tmp_path / "x.few", "-f", *options).code == 0
+        assert run("decode", tmp_path / "x.few", tmp_path / "out.png", "-f").code == 0
+        assert opened(tmp_path / "out.png").info.get("icc_profile") == expected
+
+
+def test_sixteen_bits_on_request(run: Callable[..., Result], tmp_path: Path) -> None:
+    Image.fromarray(np.linspace(0, 65535, 64 * 48).reshape(48, 64).astype(np.uint16)).save(tmp_path / "in.png")
+    assert run("encode", tmp_path / "in.png").code == 0
+    for options, mode in ([], "L"), (["--depth", "16"], "I;16"):
+        assert run("decode", tmp_path / "in.few", tmp_path / "out.png", "-f", *options).code == 0
+        assert opened(tmp_path / "out.png").mode == mode
+    assert run("decode", tmp_path / "in.few", tmp_path / "out.png", "--depth", "12").code == 2
+
+
+def test_lossless_is_refused_with_what_to_use(run: Callable[..., Result], png: Path) -> None:
+    result = run("encode", png, "--lossless")
+    assert result.code == 2 and "use PNG, lossless WebP or JPEG XL" in " ".join(result.err.split())
 
 
 def damaged(data: bytes) -> dict[str, tuple[bytes, str]]:
@@ -489,6 +522,3 @@ def test_messages_name_the_file_and_what_it_is(run: Callable[..., Result], png: 
     text.write_text("no picture")
     result = run("encode", text)
     assert failed(result, text, "not a picture in a format that Pillow reads") and "0x" not in result.err
-    clear = tmp_path / "clear.png"
-    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(clear)
-    assert failed(run("encode", clear), clear, "transparent pixels")

@@ -16,12 +16,13 @@ from PIL import Image
 
 import fewbits
 from fewbits import codec
-from fewbits.codec import Model, decode, encode, inspect, load_model, model_of, quality_steps
+from fewbits.codec import Model, decode, decode_array, encode, inspect, load_model, model_of, quality_steps
 from fewbits.container import Header, pack, parse
 from fewbits.errors import CorruptError, FewbitsError, ImageError, ModelError
-from fewbits.image import read_image, to_planes
+from fewbits.picture import Metadata, Picture
+from fewbits.picturefile import read_picture
 
-Picture = Callable[..., np.ndarray]
+Draw = Callable[..., np.ndarray]
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -70,7 +71,7 @@ def test_more_quality_means_more_bytes_and_better_pictures_whatever_the_model(na
     assert scores == sorted(set(scores))
 
 
-def test_files_are_made_the_same_twice(model: Model, picture: Picture) -> None:
+def test_files_are_made_the_same_twice(model: Model, picture: Draw) -> None:
     pixels = picture(70, 90)
     assert model.encode(pixels, 50) == model.encode(pixels.copy(), 50) == encode(pixels, 50, model=model)
 
@@ -95,7 +96,7 @@ SIZES = [
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("colour", ["rgb", "grey"])
-def test_every_size_comes_back(model: Model, picture: Picture, size: tuple[int, int], colour: str) -> None:
+def test_every_size_comes_back(model: Model, picture: Draw, size: tuple[int, int], colour: str) -> None:
     pixels = picture(*size) if colour == "rgb" else picture(*size)[:, :, 0]
     for quality in (0, 100):
         decoded = model.decode(model.encode(pixels, quality))
@@ -106,8 +107,8 @@ def test_every_size_comes_back(model: Model, picture: Picture, size: tuple[int, 
 @pytest.mark.parametrize("name", ["1x1", "1x17", "17x1", "1x1000", "1000x1", "2x3", "7x9", "63x65", "64x64", "65x63", "129x31"])
 def test_the_odd_sizes_of_the_edge_set_come_back(model: Model, shared: Path, name: str) -> None:
     path = shared / "edge" / "odd" / f"size_{name}.png"
-    pixels, _ = to_planes(read_image(path.read_bytes(), path.name))
-    decoded = np.asarray(model.decode(model.encode(read_image(path.read_bytes(), path.name), 90)))
+    picture = read_picture(path.read_bytes(), path.name)
+    pixels, decoded = picture.pixels, np.asarray(model.decode(model.encode(picture, 90)))
     assert decoded.shape[:2] == pixels.shape[:2]
     assert psnr(decoded if decoded.ndim == 3 else decoded[:, :, None], pixels) > 24
 
@@ -133,7 +134,7 @@ def test_every_strip_adds_no_more_than_its_own_overhead(model: Model, photo: np.
     assert n_strips == 3 and len(data) <= 1.01 * model.estimated_bits(data) / 8 + 64 + 16 * (n_strips - 1)
 
 
-def test_progress_rises_to_one(model: Model, picture: Picture) -> None:
+def test_progress_rises_to_one(model: Model, picture: Draw) -> None:
     encoding: list[float] = []
     decoding: list[float] = []
     model.decode(model.encode(picture(50, 1100), progress=encoding.append), progress=decoding.append)
@@ -141,7 +142,7 @@ def test_progress_rises_to_one(model: Model, picture: Picture) -> None:
         assert len(done) > 1 and done == sorted(done) and done[0] > 0 and done[-1] == 1
 
 
-def test_kinds_of_input_make_no_difference(model: Model, picture: Picture) -> None:
+def test_kinds_of_input_make_no_difference(model: Model, picture: Draw) -> None:
     pixels = picture(20, 30)
     data = model.encode(pixels)
     assert model.encode(Image.fromarray(pixels)) == data
@@ -149,7 +150,7 @@ def test_kinds_of_input_make_no_difference(model: Model, picture: Picture) -> No
         assert np.array_equal(model.decode(kind(data)), model.decode(data))
 
 
-def test_a_model_may_be_shared_between_threads(model: Model, picture: Picture) -> None:
+def test_a_model_may_be_shared_between_threads(model: Model, picture: Draw) -> None:
     fresh = Model({p.name: p.read_bytes() for p in (Path(codec.__file__).parent / "weights/few").iterdir()}, "few")
     pictures = [picture(40 + k, 50, k) for k in range(4)]
     expected = [model.encode(pixels) for pixels in pictures]
@@ -193,8 +194,76 @@ def test_other_qualities_are_refused(quality: float) -> None:
 def test_unsuitable_pictures_are_value_errors() -> None:
     with pytest.raises(ValueError, match="dtype is float64"):
         encode(np.zeros((4, 4, 3)))
-    with pytest.raises(FewbitsError, match="transparent"):
-        encode(Image.new("RGBA", (4, 4)))
+    with pytest.raises(FewbitsError, match="is no picture"):
+        encode("photo.jpg")
+
+
+# What a file keeps beside its colours
+
+
+def test_alpha_and_metadata_are_kept_exactly(model: Model, picture: Draw) -> None:
+    image = Image.fromarray(np.dstack([picture(30, 41), picture(30, 41)[:, :, 0]]))
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    image.info |= {"icc_profile": b"a profile", "exif": exif.tobytes(), "xmp": b"<xmp/>"}
+    plain = model.encode(image.convert("RGB"), 70)
+    decoded = model.decode(model.encode(image, 70))
+    assert decoded.mode == "RGBA" and decoded.getchannel("A").tobytes() == image.getchannel("A").tobytes()
+    assert decoded.info == image.info
+    opaque = Image.fromarray(np.asarray(image)[:, :, :3])
+    opaque.putalpha(255)
+    assert len(model.encode(opaque, 70)) < len(plain) and model.decode(model.encode(opaque, 70)).mode == "RGB"
+
+
+def test_colours_under_full_transparency_cost_nothing(model: Model, picture: Draw) -> None:
+    pixels, alpha = picture(96, 128), np.zeros((96, 128), np.uint8)
+    alpha[:, :64] = 255
+    noisy = pixels.copy()
+    noisy[:, 64:] = np.random.default_rng(2).integers(0, 256, (96, 64, 3))
+    opaque, hidden = model.encode(noisy, 80), model.encode(np.dstack([noisy, alpha]), 80)
+    shown = model.encode(pixels[:, :64], 80)
+    assert len(hidden) < 1.3 * len(shown) + 200 and len(hidden) < 0.5 * len(opaque)
+    decoded = np.asarray(model.decode(hidden))
+    assert psnr(decoded[:, :64, :3], np.asarray(model.decode(shown))) > 30
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bits_stay_finer_than_eight(model: Model, channels: int) -> None:
+    """A gradient that spans a few of 256 levels: at 16 bits it has far more than these few."""
+    ramp = np.linspace(30_000, 31_000, 64 * 64).reshape(64, 64, 1).repeat(channels, 2).astype(np.uint16)
+    data = model.encode(ramp, 95)
+    assert inspect(data).depth == 16
+    deep = model.decode_picture(data, depth=16).array()
+    assert deep.dtype == np.uint16 and deep.shape == ramp.squeeze().shape
+    if channels in (2, 4):
+        assert np.array_equal(deep[:, :, -1], ramp[:, :, -1])
+    assert np.abs(deep.astype(int) - ramp.squeeze()).mean() < 257 and len(np.unique(deep.reshape(64, 64, -1)[:, :, 0])) > 100
+    shallow = model.decode_picture(data).array()
+    assert shallow.dtype == np.uint8 and np.abs(shallow.astype(int) * 257 - deep)[..., 0].max() <= 257
+
+
+def test_arrays_come_back_as_arrays(picture: Draw) -> None:
+    data = encode(picture(20, 30)[:, :, :2], 50)
+    array = decode_array(data)
+    assert array.shape == (20, 30, 2) and np.array_equal(array, np.asarray(decode(data)))
+    assert decode_array(data, depth=16).dtype == np.uint16
+    with pytest.raises(ImageError, match="depth is 12, it must be 8 or 16"):
+        decode_array(data, depth=12)
+
+
+def test_grey_costs_less_than_colour(model: Model, picture: Draw) -> None:
+    """It is one plane of information: that its three planes are equal must cost next to nothing."""
+    pixels = picture(128, 128)
+    grey = model.encode(pixels[:, :, 0], 60)
+    as_rgb = model.encode(np.repeat(pixels[:, :, :1], 3, 2), 60)
+    assert len(grey) < 0.8 * len(model.encode(pixels, 60)) and abs(len(grey) - len(as_rgb)) <= 8
+
+
+def test_damage_beside_the_latent_is_noticed(model: Model, picture: Draw) -> None:
+    data = model.encode(Picture(picture(16, 16), "rgb", picture(16, 16)[:, :, 0], Metadata(icc=b"a profile")), 50)
+    for place in range(len(data) - 30, len(data)):
+        with pytest.raises(FewbitsError):
+            model.decode(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
 
 
 # Files that are not what they say
@@ -217,7 +286,7 @@ def repacked(data: bytes, change: Callable[[list[tuple[int, bytes]]], list[tuple
 def test_sections_that_may_be_skipped_change_nothing(model: Model, small: bytes) -> None:
     expected = model.decode(small)
     for place in (0, 1, 2):
-        for kind in (128, 255):
+        for kind in (131, 255):
             extra = (kind, b"from the future")
             changed = repacked(small, lambda parts, place=place, extra=extra: [*parts[:place], extra, *parts[place:]])
             assert len(changed) == len(small) + 5 + 15
@@ -281,7 +350,7 @@ def test_the_shipped_model_is_found_by_name_path_and_header(model: Model, small:
     assert load_model().bundle.model_id == model.bundle.model_id == model_of(inspect(small)).bundle.model_id
 
 
-def test_a_tuning_is_one_of_the_flagship_s_models(picture: Picture) -> None:
+def test_a_tuning_is_one_of_the_flagship_s_models(picture: Draw) -> None:
     ids = {tune: inspect(encode(picture(20, 30), 40, tune=tune)).model_id for tune in (None, "visual", "psnr")}
     assert ids[None] == ids["visual"] == load_model("few").bundle.model_id
     assert ids["psnr"] == load_model("few-psnr").bundle.model_id != ids["visual"]

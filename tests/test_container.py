@@ -40,7 +40,7 @@ def forged(
     version: int = 1,
     family: int = 1,
     colour: int = 1,
-    reserved: int = 0,
+    depth: int = 0,
     width: int = 32,
     height: int = 48,
     quality: int = 5000,
@@ -49,7 +49,7 @@ def forged(
 ) -> bytes:
     """A header with any numbers in it and a right checksum, made without the code under test."""
     count = len(sections) if n_sections is None else n_sections
-    head = magic + struct.pack("<BBBB8sIIHII", version, family, colour, reserved, b"model id", width, height, quality, 0, count)
+    head = magic + struct.pack("<BBBB8sIIHII", version, family, colour, depth, b"model id", width, height, quality, 0, count)
     head += b"".join(struct.pack("<BI", *section) for section in sections)
     return head + struct.pack("<I", zlib.crc32(head))
 
@@ -133,9 +133,9 @@ def test_a_part_of_the_magic_is_a_truncated_file(length: int) -> None:
         (forged(family=0), UnsupportedVersionError, "family number is 0"),
         (forged(family=255), UnsupportedVersionError, "family number is 255"),
         (forged(colour=2), UnsupportedVersionError, "colour is 2"),
-        (forged(reserved=1), UnsupportedVersionError, "reserved byte 1"),
+        (forged(depth=2), UnsupportedVersionError, "depth 2"),
         (forged(sections=((0, 0),)), UnsupportedVersionError, "section type is 0"),
-        (forged(sections=((1, 0), (4, 0))), UnsupportedVersionError, "section type is 4"),
+        (forged(sections=((1, 0), (5, 0))), UnsupportedVersionError, "section type is 5"),
         (forged(sections=((127, 0),)), UnsupportedVersionError, "section type is 127"),
         (forged(n_sections=2**16 + 1), LimitError, "section count is 65537, at most 65536"),
         (forged(n_sections=2**32 - 1), LimitError, "section count is 4294967295"),

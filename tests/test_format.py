@@ -70,10 +70,10 @@ def decode_by_the_page(model: Model, data: bytes) -> tuple[np.ndarray, np.ndarra
     tables, coding = model.bundle.tables, model.bundle.coding
 
     # Header
-    magic, version, family, colour, reserved, model_id, width, height, quality, crc, n_sections = struct.unpack_from(
+    magic, version, family, colour, depth, model_id, width, height, quality, crc, n_sections = struct.unpack_from(
         "<4sBBBB8sIIHII", data
     )
-    assert (magic, version, family, reserved) == (b"\x8fFEW", 1, 1, 0) and colour in (0, 1)
+    assert (magic, version, family, depth) == (b"\x8fFEW", 1, 1, 0) and colour in (0, 1)
     assert model_id == model.bundle.model_id
     end = 34 + 5 * n_sections
     assert zlib.crc32(data[:end]) == struct.unpack_from("<I", data, end)[0]

@@ -27,7 +27,9 @@ from fewbits.codec import (
 )
 from fewbits.container import MAX_SECTIONS
 from fewbits.errors import FewbitsError, FormatError, ImageError
-from fewbits.image import read_image, write_image
+from fewbits.image import stripped
+from fewbits.picture import DEPTHS
+from fewbits.picturefile import read_image, read_picture, write_picture
 from fewbits.runtime.bundle import manifest_id
 
 app = typer.Typer(
@@ -78,11 +80,17 @@ def encode(
             "--roi", metavar="MASK", help="A picture of IN's size, white where detail is wanted; for models with a map."
         ),
     ] = None,
+    strip: Annotated[
+        bool, typer.Option("--strip", help="Leave out the colour profile (colours are converted to sRGB), EXIF and XMP.")
+    ] = False,
+    lossless: Annotated[bool, typer.Option("--lossless", help="There is no such mode; says what to use.")] = False,
     model: ModelOption = None,
     force: Force = False,
     threads: Threads = None,
 ) -> None:
-    """Make a .few file of a picture."""
+    """Make a .few file of a picture. Transparency and metadata are kept."""
+    if lossless:
+        raise typer.BadParameter("a .few file is never exact: use PNG, lossless WebP or JPEG XL", param_hint="'--lossless'")
     if not 0 <= quality <= 100:
         raise typer.BadParameter(f"{quality} is not in the range 0 to 100", param_hint="'-q' / '--quality'")
     if tune is not None and model is not None:
@@ -90,9 +98,10 @@ def encode(
     if tune is not None and tune not in TUNINGS:
         raise typer.BadParameter(f"{tune!r} is not one of {', '.join(TUNINGS)}", param_hint="'--tune'")
     out = files.output_name(source, target, ".few", force)
-    picture = read_image(files.read(source), source)
+    picture = read_picture(files.read(source), source, _note)
     mask = read_image(files.read(str(roi)), str(roi)) if roi else None
     with _about(source), _progress("encoding") as show:
+        picture = stripped(picture) if strip else picture
         data = load_model(model or tuned_model(tune), threads=threads).encode(picture, quality, roi=mask, progress=show)
     files.write(out, data, force)
 
@@ -107,18 +116,21 @@ def decode(
             help="The picture, in the format of its extension, or - for PNG on stdout; where not given, IN with .png.",
         ),
     ] = None,
+    depth: Annotated[int, typer.Option("--depth", help="Bits a sample of OUT, 8 or 16.")] = 8,
     model: ModelOption = None,
     force: Force = False,
     threads: Threads = None,
 ) -> None:
     """Turn a .few file back into a picture."""
+    if depth not in DEPTHS:
+        raise typer.BadParameter(f"{depth} is not 8 or 16", param_hint="'--depth'")
     out = files.output_name(source, target, ".png", force)
     data = files.read(source)
     with _about(source), _progress("decoding") as show:
         header = inspect(data)
         chosen = load_model(model, threads=threads) if model else model_of(header, threads=threads)
-        picture = chosen.decode(data, progress=show)
-    files.write(out, write_image(picture, "stdout.png" if out == files.STREAM else out), force)
+        picture = chosen.decode_picture(data, depth=depth, progress=show)
+    files.write(out, write_picture(picture, "stdout.png" if out == files.STREAM else out), force)
 
 
 @app.command()
@@ -140,6 +152,7 @@ def info(
             "quality": header.quality,
             "bytes": header.file_bytes,
             "header_bytes": header.header_bytes,
+            "parts": header.parts,
             "bpp": round(8 * header.file_bytes / (header.width * header.height), 4),
         }
         | ({"channels": width} if width else {})
@@ -148,8 +161,10 @@ def info(
     if as_json:
         typer.echo(json.dumps(values))
         return
-    typer.echo(f"{header.width} x {header.height} pixels, {header.colour}, quality {header.quality:g}")
-    typer.echo(f"{values['bytes']} bytes, {values['bpp']} bits per pixel, {len(header.sections)} sections")
+    samples = f"{header.colour}{' with alpha' if 'alpha' in header.parts else ''}, {header.depth} bits"
+    typer.echo(f"{header.width} x {header.height} pixels, {samples}, quality {header.quality:g}")
+    sizes = ", ".join(f"{name} {size}" for name, size in ({"header": header.header_bytes} | header.parts).items())
+    typer.echo(f"{values['bytes']} bytes ({sizes}), {values['bpp']} bits per pixel")
     at_width = f", width {width}" if width else ""
     typer.echo(f"model {values['model']} ({values['model_id']}), family {header.family}{at_width}")
 
@@ -376,6 +391,11 @@ def compare(
 ) -> None:
     """Print how near a picture is to another by every metric. Needs the extra `bench`."""
     _extra("bench").run_compare(first, second, metrics or [])
+
+
+def _note(text: str) -> None:
+    """One line on stderr about something that is lost, where nothing fails."""
+    sys.stderr.write(f"fewbits: {text}\n")
 
 
 def _extra(name: Literal["train", "bench"]) -> Any:

@@ -15,13 +15,15 @@ from PIL import Image
 from fewbits import container
 from fewbits.container import Header
 from fewbits.errors import CorruptError, ImageError, ModelError
-from fewbits.image import from_planes, to_mask, to_planes
+from fewbits.image import to_image, to_mask, to_picture
+from fewbits.picture import DEPTHS, Picture, dtype_of, filled
 from fewbits.runtime.bundle import MANIFEST, Bundle, manifest_id, parse_bundle, parse_manifest
 from fewbits.runtime.engines import Engine, onnxruntime_engine
 from fewbits.runtime.factorized import FactorizedCodec, nearest_level
 from fewbits.runtime.hyperprior import HyperpriorCodec, IndexedSymbols
 from fewbits.runtime.masked import MaskedCodec
 from fewbits.runtime.pipeline import Pipeline, Progress
+from fewbits.sidecar import pack_sidecar, parse_alpha, parse_metadata
 
 PIPELINES: dict[str, Callable[[Bundle, Engine], Pipeline]] = {
     "hyperprior": HyperpriorCodec,
@@ -63,32 +65,44 @@ class Model:
     def encode(self, image: Any, quality: float = DEFAULT_QUALITY, *, roi: Any = None, progress: Progress = _silent) -> bytes:
         """See fewbits.encode. progress is called with the fraction done, 0..1."""
         steps = quality_steps(quality)
-        pixels, colour = to_planes(image)
+        picture = to_picture(image)
         if roi is not None and not self.pipeline.takes_roi:
             raise ImageError(f"roi: a model of family {self.bundle.family} cannot favour a region; content-weighted can")
-        mask = None if roi is None else to_mask(roi, pixels.shape[1], pixels.shape[0])
-        level = self.pipeline.level(steps, colour)
-        with _enough_memory(pixels.shape[1], pixels.shape[0]):
-            symbols, sections = self.pipeline.quantize(self.pipeline.analyse(pixels, level, progress), level, mask)
+        mask = None if roi is None else to_mask(roi, picture.width, picture.height)
+        level = self.pipeline.level(steps, picture.colour)
+        with _enough_memory(picture.width, picture.height):
+            symbols, sections = self.pipeline.quantize(self.pipeline.analyse(filled(picture), level, progress), level, mask)
+        sections += pack_sidecar(picture.alpha, picture.metadata)
         header = Header(
             family=self.bundle.family,
-            colour=colour,
+            colour=picture.colour,
             model_id=self.bundle.model_id,
-            width=pixels.shape[1],
-            height=pixels.shape[0],
+            width=picture.width,
+            height=picture.height,
             quality_steps=steps,
             symbols_crc=symbols.crc(),
             sections=tuple((kind, len(stream)) for kind, stream in sections),
+            depth=picture.depth,
         )
         return container.pack(header, [stream for _, stream in sections])
 
     def decode(self, data: bytes, *, progress: Progress = _silent) -> Image.Image:
         """See fewbits.decode."""
+        return to_image(self.decode_picture(data, progress=progress))
+
+    def decode_picture(self, data: bytes, *, depth: int = 8, progress: Progress = _silent) -> Picture:
+        """Pixels, alpha and metadata of a file, at 8 or 16 bits a sample. Raises as fewbits.decode."""
+        if depth not in DEPTHS:
+            raise ImageError(f"depth is {depth}, it must be 8 or 16")
+        header, sections = container.parse(data)
+        others = [(kind, bytes(payload)) for kind, payload in sections if kind not in container.LATENT_SECTIONS]
+        metadata = parse_metadata(others)
         header, _, y_hat = self._decode_latent(data)
         level = self.pipeline.level(header.quality_steps, header.colour)
         with _enough_memory(header.width, header.height):
-            pixels = self.pipeline.synthesise(y_hat, header.height, header.width, level, progress)
-            return from_planes(pixels, header.colour)
+            alpha = parse_alpha(others, header.height, header.width, depth)
+            pixels = self.pipeline.synthesise(y_hat, header.height, header.width, level, progress, dtype_of(depth))
+        return Picture(pixels, header.colour, alpha, metadata)
 
     def symbols(self, data: bytes) -> Any:
         """The integer symbols that a file holds (the pipeline's own kind), checked. The same on every machine."""
@@ -110,7 +124,7 @@ class Model:
         header, sections = container.parse(data)
         if header.model_id != self.bundle.model_id:
             raise ModelError(f"made with model {header.model_id.hex()}, not with this one, {self.bundle.model_id.hex()}")
-        streams = [(kind, bytes(payload)) for kind, payload in sections if kind in container.CRITICAL]
+        streams = [(kind, bytes(payload)) for kind, payload in sections if kind in container.LATENT_SECTIONS]
         level = self.pipeline.level(header.quality_steps, header.colour)
         with _enough_memory(header.width, header.height):
             symbols, y_hat = self.pipeline.decode_symbols(streams, header.height, header.width, level)
@@ -131,10 +145,12 @@ def encode(
 ) -> bytes:
     """A picture -> the bytes of a .few file.
 
-    image: Pillow image, or uint8 array (h, w) or (h, w, 1 or 3). quality: 0-100, continuous; higher is better and larger.
-    roi: a mask of the upright picture's size, Pillow image or uint8 array (h, w): white where detail is wanted; only models with
-    an importance map take one. tune: "visual", the default, for structure as people see it, or "psnr"; or in its place model,
-    from load_model. Raises ImageError on unsuitable pictures or options.
+    image: Pillow image, or array of uint8 or uint16, (h, w) or (h, w, 1 to 4): grey or RGB, then alpha where there is one. Alpha
+    is kept exactly, and so are a Pillow image's colour profile, EXIF and XMP; EXIF's orientation is applied.
+    quality: 0-100, continuous; higher is better and larger. roi: a mask of the upright picture's size, Pillow image or uint8
+    array (h, w): white where detail is wanted; only models with an importance map take one. tune: "visual", the default, for
+    structure as people see it, or "psnr"; or in its place model, from load_model.
+    Raises ImageError on unsuitable pictures or options.
     """
     if tune is not None and model is not None:
         raise ImageError(f"tune is {tune!r} beside a model: give one of them")
@@ -150,12 +166,22 @@ def tuned_model(tune: str | None) -> str:
 
 
 def decode(data: bytes, *, model: Model | None = None) -> Image.Image:
-    """The bytes of a .few file -> a Pillow image of mode RGB or L (numpy.asarray of it is uint8).
+    """The bytes of a .few file -> a Pillow image of mode RGB, RGBA, L or LA (numpy.asarray of it is uint8).
+
+    Its `info` has what the file keeps of icc_profile, exif and xmp.
 
     model: where None, the file's own, among the shipped ones and those in the folders of $FEWBITS_MODELS.
     Raises FormatError on damaged bytes, ModelError where the model is not installed.
     """
     return (model or model_of(inspect(data))).decode(data)
+
+
+def decode_array(data: bytes, *, depth: int = 8, model: Model | None = None) -> np.ndarray:
+    """The same as an array, (h, w), or (h, w, 2, 3 or 4): grey or RGB, then alpha; of uint8, or uint16 where `depth` is 16.
+
+    The networks know more than 8 bits of any picture; of one that had 16, `inspect(data).depth` says so.
+    """
+    return (model or model_of(inspect(data))).decode_picture(data, depth=depth).array()
 
 
 def inspect(data: bytes) -> Header:

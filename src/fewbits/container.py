@@ -24,7 +24,16 @@ COLOUR_IDS: Final = {"grey": 0, "rgb": 1}
 SECTION_HYPER: Final = 1
 SECTION_LATENT: Final = 2
 SECTION_IMPORTANCE: Final = 3
-_SECTIONS: Final = (SECTION_HYPER, SECTION_LATENT, SECTION_IMPORTANCE)
+SECTION_ALPHA: Final = 4
+SECTION_ICC: Final = 128
+SECTION_EXIF: Final = 129
+SECTION_XMP: Final = 130
+SECTION_NAMES: Final = {
+    SECTION_HYPER: "hyper", SECTION_LATENT: "latent", SECTION_IMPORTANCE: "importance", SECTION_ALPHA: "alpha",
+    SECTION_ICC: "icc", SECTION_EXIF: "exif", SECTION_XMP: "xmp",
+}  # fmt: skip
+LATENT_SECTIONS: Final = (SECTION_HYPER, SECTION_LATENT, SECTION_IMPORTANCE)
+DEPTH_IDS: Final = {8: 0, 16: 1}  # bits a sample of the picture that was coded
 CRITICAL: Final = range(0, 128)  # a decoder must reject unknown sections of these types and skip the others
 
 _LAYOUT: Final = struct.Struct("<4sBBBB8sIIHII")  # docs/format.md, "Header"
@@ -34,7 +43,10 @@ _CRC: Final = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of itself. Sizes in pixels; quality in hundredths, 0..10000; sections as (type, bytes) in order."""
+    """What a file says of itself. Sizes in pixels; quality in hundredths, 0..10000; sections as (type, bytes) in order.
+
+    depth: bits a sample of the picture that was coded, 8 or 16.
+    """
 
     family: str
     colour: str
@@ -44,11 +56,21 @@ class Header:
     quality_steps: int
     symbols_crc: int
     sections: tuple[tuple[int, int], ...]
+    depth: int = 8
 
     @property
     def quality(self) -> float:
         """0.0-100.0."""
         return self.quality_steps / (QUALITY_STEPS // 100)
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes of the sections of each kind by its name; what this release does not know is "unknown"."""
+        sizes: dict[str, int] = {}
+        for kind, size in self.sections:
+            name = SECTION_NAMES.get(kind, "unknown")
+            sizes[name] = sizes.get(name, 0) + size
+        return sizes
 
     @property
     def header_bytes(self) -> int:
@@ -67,7 +89,7 @@ def pack(header: Header, payloads: Sequence[bytes]) -> bytes:
         VERSION,
         FAMILY_IDS[header.family],
         COLOUR_IDS[header.colour],
-        0,
+        DEPTH_IDS[header.depth],
         header.model_id,
         header.width,
         header.height,
@@ -89,7 +111,7 @@ def parse_header(data: bytes) -> Header:
         raise UnsupportedVersionError(f"format version is {data[4]}, this release reads {VERSION}: update fewbits")
     if len(data) < _LAYOUT.size:
         raise TruncatedError("header", need=_LAYOUT.size, got=len(data))
-    _, _, family, colour, reserved, model_id, width, height, quality, symbols_crc, n_sections = _LAYOUT.unpack_from(data)
+    _, _, family, colour, depth, model_id, width, height, quality, symbols_crc, n_sections = _LAYOUT.unpack_from(data)
     if n_sections > MAX_SECTIONS:
         raise LimitError("section count", n_sections, MAX_SECTIONS)
     end = _LAYOUT.size + n_sections * _SECTION.size
@@ -99,8 +121,8 @@ def parse_header(data: bytes) -> Header:
         raise CorruptError("the header's checksum does not match: the file is damaged")
     if family not in FAMILY_IDS.values():
         raise UnsupportedVersionError(f"family number is {family}, this release knows {sorted(FAMILY_IDS.values())}")
-    if colour not in COLOUR_IDS.values() or reserved != 0:
-        raise UnsupportedVersionError(f"colour is {colour} and the reserved byte {reserved}, this release knows 0..1 and 0")
+    if colour not in COLOUR_IDS.values() or depth not in DEPTH_IDS.values():
+        raise UnsupportedVersionError(f"colour is {colour} and depth {depth}, this release knows 0..1 of both")
     for field, side in (("width", width), ("height", height)):
         if not 0 < side <= MAX_SIDE:
             raise LimitError(field, side, MAX_SIDE) if side else CorruptError(f"{field} is 0, it must be at least 1")
@@ -109,12 +131,13 @@ def parse_header(data: bytes) -> Header:
     if quality > QUALITY_STEPS:
         raise CorruptError(f"quality is {quality} hundredths, at most {QUALITY_STEPS} is allowed")
     sections = tuple(_SECTION.iter_unpack(data[_LAYOUT.size : end]))
-    unknown = [kind for kind, _ in sections if kind in CRITICAL and kind not in _SECTIONS]
+    unknown = [kind for kind, _ in sections if kind in CRITICAL and kind not in (*LATENT_SECTIONS, SECTION_ALPHA)]
     if unknown:
         raise UnsupportedVersionError(f"section type is {unknown[0]}, which this release does not know: update fewbits")
     names = {number: name for name, number in FAMILY_IDS.items()}
     colours = {number: name for name, number in COLOUR_IDS.items()}
-    return Header(names[family], colours[colour], model_id, width, height, quality, symbols_crc, sections)
+    depths = {number: bits for bits, number in DEPTH_IDS.items()}
+    return Header(names[family], colours[colour], model_id, width, height, quality, symbols_crc, sections, depths[depth])
 
 
 def parse(data: bytes) -> tuple[Header, list[tuple[int, memoryview]]]:

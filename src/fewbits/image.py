@@ -1,104 +1,83 @@
 # SPDX-License-Identifier: MIT
-"""Pictures in and out: Pillow images, arrays and encoded bytes <-> uint8 RGB planes and a colour name.
-
-What this release cannot keep it refuses (transparency) or says in the README (metadata, 16 bit), never drops silently in
-the picture itself.
-"""
+"""Pillow images and arrays <-> Picture: every mode, upright, with straight alpha and the metadata that its file had."""
 
 import contextlib
 import io
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from fewbits.container import MAGIC, MAX_PIXELS, MAX_SIDE
+from fewbits.container import MAX_PIXELS, MAX_SIDE
 from fewbits.errors import ImageError
+from fewbits.picture import Metadata, Picture, dtype_of
 
-_TRANSPARENT = "image: it has transparent pixels, which this release cannot store: flatten it onto a background first"
-# A decoded picture loses as little as possible where it is saved in a lossy format.
-_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    "AVIF": {"quality": 95, "subsampling": "4:4:4"},
-    "JPEG": {"quality": 95, "subsampling": "4:4:4"},
-    "WEBP": {"quality": 95},
-}
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts to grey
+_EXIF_PREFIX: Final = b"Exif\0\0"
+_TIFF_TAGS: Final = (270, 271, 272, 305, 306, 315, 33432)  # of a TIFF file's own: description, make, model, ..., copyright
+_TIFF_FOLDERS: Final = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 
 
-def read_image(data: bytes, name: str) -> Image.Image:
-    """Any format that Pillow reads; `name` is used in messages. Raises ImageError."""
-    if not data:
-        raise ImageError(f"{name}: the file is empty")
-    if data.startswith(MAGIC):
-        raise ImageError(f"{name}: it is a .few file already, which `fewbits decode` reads")
-    try:
-        with _own_limit(), Image.open(io.BytesIO(data)) as picture:
-            _check_size(picture.width, picture.height, name)
-            picture.load()
-            return picture
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:  # its own text is the address of an object
-        raise ImageError(f"{name}: not a picture in a format that Pillow reads") from error
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise ImageError(
-            f"{name}: not a picture that can be read: {' '.join(str(error).split()) or type(error).__name__}"
-        ) from error
+def to_picture(image: Any) -> Picture:
+    """A Pillow image, or an array of uint8 or uint16, (h, w) or (h, w, 1, 2, 3 or 4): grey or RGB, then alpha where there is one.
 
-
-@contextlib.contextmanager
-def _own_limit() -> Iterator[None]:
-    """Pillow's guard against huge pictures is lower than ours, which is checked before any decoding."""
-    kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = kept
-
-
-def write_image(picture: Image.Image, name: str) -> bytes:
-    """Encode by the extension of `name` (PNG where it has none). Raises ImageError where Pillow cannot write it."""
-    extension = Path(name).suffix.lower() or ".png"
-    format_name = Image.registered_extensions().get(extension)
-    if format_name not in Image.SAVE:
-        raise ImageError(f"{name}: Pillow writes no pictures with the extension {extension}")
-    buffer = io.BytesIO()
-    try:
-        picture.save(buffer, format_name, **_SAVE_OPTIONS.get(format_name, {}))
-    except Exception as error:  # Pillow's writers raise nearly anything on sizes that their format cannot hold
-        raise ImageError(f"{name}: {format_name} cannot hold this picture: {error}") from error
-    return buffer.getvalue()
-
-
-def to_planes(image: Any) -> tuple[np.ndarray, str]:
-    """Pillow image or uint8 array, (h, w), (h, w, 1) or (h, w, 3) -> uint8 RGB (h, w, 3) and "rgb" or "grey".
-
-    Pillow images are turned upright by their EXIF orientation.
-    Raises ImageError on other types, on empty or huge pictures, and on transparency.
+    Pillow images are turned upright by their EXIF orientation; those in CMYK become sRGB through their profile; modes I and F
+    carry no range: values in 0..255 are bytes, others must fit 16 bits. Raises ImageError on other types, and on empty or
+    huge pictures.
     """
+    if isinstance(image, Picture):
+        return image
     if isinstance(image, Image.Image):
-        _check_size(image.width, image.height, "image")
+        check_size(image.width, image.height, "image")
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             image = ImageOps.exif_transpose(image)
         return _from_pillow(image)
-    if isinstance(image, (str, bytes, Path)):
+    if isinstance(image, str | bytes) or hasattr(image, "__fspath__"):
         raise ImageError(f"image: a {type(image).__name__} is no picture: open it with PIL.Image.open first")
     try:
         array = np.asarray(image)
     except ValueError:
         raise ImageError(f"image: a {type(image).__name__} is no Pillow image and no array") from None
-    if array.dtype != np.uint8:
-        raise ImageError(f"image: its dtype is {array.dtype}, it must be uint8")
-    if array.ndim == 2:
-        array = array[:, :, None]
-    if array.ndim != 3 or array.shape[2] not in (1, 3):
-        raise ImageError(f"image: its shape is {np.shape(image)}, it must be (height, width), with 1 or 3 channels last")
-    _check_size(array.shape[1], array.shape[0], "image")
-    if array.shape[2] == 1:
-        return np.repeat(array, 3, axis=2), "grey"
-    return array, "rgb"
+    if array.dtype.kind != "u" or array.dtype.itemsize > 2:
+        raise ImageError(f"image: its dtype is {array.dtype}, it must be uint8 or uint16")
+    if array.ndim not in (2, 3) or (array.ndim == 3 and not 1 <= array.shape[2] <= 4):
+        raise ImageError(f"image: its shape is {np.shape(image)}, it must be (height, width), with 1 to 4 channels last")
+    check_size(array.shape[1], array.shape[0], "image")
+    return from_array(array, Metadata())
+
+
+def from_array(array: np.ndarray, metadata: Metadata) -> Picture:
+    """uint8 or uint16 (h, w) or (h, w, 1..4) of the machine's own or the other byte order."""
+    planes = array.astype(dtype_of(8 * array.dtype.itemsize), copy=False)
+    planes = planes[:, :, None] if planes.ndim == 2 else planes
+    has_alpha = planes.shape[2] in (2, 4)
+    alpha = np.ascontiguousarray(planes[:, :, -1]) if has_alpha else None
+    if alpha is not None and (alpha == np.iinfo(alpha.dtype).max).all():
+        alpha = None
+    if planes.shape[2] < 3:
+        return Picture(np.repeat(planes[:, :, :1], 3, axis=2), "grey", alpha, metadata)
+    return Picture(planes[:, :, :3], "rgb", alpha, metadata)
+
+
+def to_image(picture: Picture) -> Image.Image:
+    """A Pillow image of mode L, LA, RGB or RGBA, or I;16 where deep, grey and opaque, with its metadata in `info`.
+
+    Raises ImageError on other pictures of 16 bits, for which Pillow has no mode.
+    """
+    array = picture.array()
+    if picture.depth == 16 and array.ndim == 3:
+        raise ImageError("depth is 16: Pillow has no image of 16 bits with colour or alpha; take an array")
+    image = Image.fromarray(array)
+    for name, value in info_of(picture.metadata).items():
+        image.info[name] = value
+    return image
+
+
+def info_of(metadata: Metadata) -> dict[str, bytes]:
+    """Metadata under Pillow's names, for `info` and for the options of save(): only what there is."""
+    exif = _EXIF_PREFIX + metadata.exif if metadata.exif else b""
+    values = {"icc_profile": metadata.icc, "exif": exif, "xmp": metadata.xmp}
+    return {name: value for name, value in values.items() if value}
 
 
 def to_mask(mask: Any, width: int, height: int) -> np.ndarray:
@@ -110,63 +89,105 @@ def to_mask(mask: Any, width: int, height: int) -> np.ndarray:
     return array.astype(np.float32) / 255
 
 
-def _from_pillow(image: Image.Image) -> tuple[np.ndarray, str]:
-    if "transparency" in image.info or image.mode.lower() in ("rgba", "la", "pa"):
-        image = _without_alpha(image)
-    mode = image.mode
-    if mode.startswith(("I", "F")):
-        return np.repeat(_grey_from_deep(image)[:, :, None], 3, axis=2), "grey"
-    if mode in ("1", "L"):
-        return np.repeat(np.asarray(image.convert("L"))[:, :, None], 3, axis=2), "grey"
-    if mode == "CMYK":
-        image = _from_cmyk(image)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), "rgb"
+def stripped(picture: Picture) -> Picture:
+    """The picture without metadata, and looking the same: colours of 8 bits go from their profile to sRGB first.
+
+    Raises ImageError where the picture has 16 bits and a profile, which cannot be converted here.
+    """
+    icc = picture.metadata.icc
+    if not icc or picture.colour == "grey":
+        return Picture(picture.pixels, picture.colour, picture.alpha)
+    if picture.depth == 16:
+        raise ImageError("image: it has 16 bits and a colour profile, without which its colours would change: keep the metadata")
+    converted = _through_profile(Image.fromarray(picture.pixels), icc)
+    return Picture(picture.pixels if converted is None else np.asarray(converted), picture.colour, picture.alpha)
 
 
-def _grey_from_deep(image: Image.Image) -> np.ndarray:
-    """16-bit grey -> 8 bits, rounded. Modes I and F carry no range: values in 0..255 are kept, others must fit 16 bits."""
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
-        raise ImageError(f"image: mode {image.mode} with values outside 0..65535 is not supported")
-    deep = image.mode.startswith("I;16") or values.max() > 255
-    return np.rint(values / 257 if deep else values).astype(np.uint8)
-
-
-def _without_alpha(image: Image.Image) -> Image.Image:
-    """The same picture without an alpha channel, where that is opaque; ImageError where it is not."""
-    straight = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode))
-    if not straight.mode.endswith("A"):  # one colour is transparent; 16-bit pictures have no mode with alpha
-        if straight.mode not in ("1", "L", "P", "RGB"):
-            raise ImageError(_TRANSPARENT)
-        straight = straight.convert("LA" if straight.mode in ("1", "L") else "RGBA")
-    if straight.getchannel("A").getextrema()[0] != 255:
-        raise ImageError(_TRANSPARENT)
-    return straight.convert("L" if straight.mode == "LA" else "RGB")
-
-
-def _from_cmyk(image: Image.Image) -> Image.Image:
-    """Through the embedded profile where there is a usable one; Pillow's plain conversion otherwise."""
-    profile = image.info.get("icc_profile")
-    if profile:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            if converted is not None:
-                return converted
-        except (ImageCms.PyCMSError, OSError):
-            pass
-    return image.convert("RGB")
-
-
-def _check_size(width: int, height: int, name: str) -> None:
+def check_size(width: int, height: int, name: str) -> None:
+    """Raises ImageError on an empty or huge picture."""
     if min(width, height) < 1:
         raise ImageError(f"{name}: its size is {width}x{height}, both sides must be at least 1")
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise ImageError(f"{name}: its size is {width}x{height}, at most {MAX_SIDE} a side and {MAX_PIXELS} pixels are allowed")
 
 
-def from_planes(pixels: np.ndarray, colour: str) -> Image.Image:
-    """uint8 (h, w, 3) -> a Pillow image of mode RGB, or L where `colour` is "grey"."""
-    if colour == "grey":
-        return Image.fromarray(np.rint(pixels @ np.array(LUMA, np.float32)).astype(np.uint8))
-    return Image.fromarray(pixels)
+@contextlib.contextmanager
+def own_limit() -> Iterator[None]:
+    """Pillow's guard against huge pictures is lower than ours, which is checked before any decoding."""
+    kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = kept
+
+
+def metadata_of(image: Image.Image) -> Metadata:
+    """What a Pillow image says beside its pixels."""
+    info = image.info
+    exif = info.get("exif") or (_tiff_exif(image) if image.format == "TIFF" else b"")
+    xmp = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
+    return Metadata(
+        icc=bytes(info.get("icc_profile") or b""),
+        exif=bytes(exif).removeprefix(_EXIF_PREFIX),
+        xmp=xmp.encode() if isinstance(xmp, str) else bytes(xmp),
+    )
+
+
+def _tiff_exif(image: Image.Image) -> bytes:
+    """A TIFF file's own tags are EXIF data already; those that describe its strips and samples are left out."""
+    found, kept = image.getexif(), Image.Exif()
+    for tag in _TIFF_TAGS:
+        if tag in found:
+            kept[tag] = found[tag]
+    for folder in _TIFF_FOLDERS:
+        if tags := found.get_ifd(folder):
+            kept.get_ifd(folder).update(tags)
+            kept[folder] = tags
+    return kept.tobytes() if len(kept) else b""
+
+
+def _from_pillow(image: Image.Image) -> Picture:
+    metadata, mode = metadata_of(image), image.mode
+    if mode.startswith(("I", "F")):
+        return from_array(_grey_from_deep(image), metadata)
+    if mode == "CMYK":
+        without_icc = Metadata(exif=metadata.exif, xmp=metadata.xmp)  # it told about inks
+        converted = _through_profile(image, metadata.icc) if metadata.icc else None
+        return from_array(np.asarray(converted or image.convert("RGB")), without_icc)
+    if "transparency" in image.info or mode.lower() in ("rgba", "la", "pa"):
+        image = _with_alpha(image)
+    elif mode in ("1", "L"):
+        image = image.convert("L")
+    elif mode != "RGB":
+        image = image.convert("RGB")
+    return from_array(np.asarray(image), metadata)
+
+
+def _grey_from_deep(image: Image.Image) -> np.ndarray:
+    """Grey of more than 8 bits -> uint8 or uint16 (h, w), or (h, w, 2) where a value is transparent."""
+    values = np.asarray(image)
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
+        raise ImageError(f"image: mode {image.mode} with values outside 0..65535 is not supported")
+    deep = image.mode.startswith("I;16") or values.max() > 255
+    grey = np.asarray(np.rint(values), np.uint16 if deep else np.uint8)
+    clear = image.info.get("transparency")
+    if clear is None:
+        return grey
+    return np.stack([grey, np.where(grey == clear, 0, 65535 if deep else 255).astype(grey.dtype)], axis=2)
+
+
+def _with_alpha(image: Image.Image) -> Image.Image:
+    """The same picture in mode LA or RGBA, with straight alpha."""
+    straight = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode))
+    if straight.mode in ("LA", "RGBA"):
+        return straight
+    return straight.convert("LA" if straight.mode in ("1", "L") else "RGBA")
+
+
+def _through_profile(image: Image.Image, icc: bytes) -> Image.Image | None:
+    """From the colours of its profile to sRGB; None where the profile is of no use."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return None

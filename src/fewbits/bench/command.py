@@ -32,7 +32,9 @@ from fewbits.codec import decode
 from fewbits.container import MAGIC
 from fewbits.errors import FewbitsError, ImageError
 from fewbits.files import replacing
-from fewbits.image import read_image, to_planes
+from fewbits.image import to_picture
+from fewbits.picture import opaque_bytes
+from fewbits.picturefile import read_picture
 
 DEFAULT_CODECS: Final = ("few", "jpeg", "jpeg2000", "webp", "avif")
 TABLE, JOURNAL, RECORD, SUMMARY, CURVES = "table.csv", "journal.jsonl", "record.txt", "summary.md", "curves.md"
@@ -199,8 +201,8 @@ def _pixels(path: Path) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror or error}") from error
-    picture = decode(data) if data.startswith(MAGIC) else read_image(data, str(path))
-    return to_planes(picture)[0]
+    picture = to_picture(decode(data)) if data.startswith(MAGIC) else read_picture(data, str(path))
+    return opaque_bytes(picture, str(path))
 
 
 def _has_lpips() -> bool:

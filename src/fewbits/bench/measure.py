@@ -26,7 +26,8 @@ from fewbits.bench.memory import peak_bytes, reset_peak
 from fewbits.bench.pool import in_processes, one_at_a_time, why
 from fewbits.bench.record import cpu_name
 from fewbits.errors import FewbitsError, ImageError
-from fewbits.image import read_image, to_planes
+from fewbits.picture import opaque_bytes
+from fewbits.picturefile import read_picture
 
 # what is taken for a picture in a folder
 SUFFIXES: Final = frozenset(
@@ -113,7 +114,7 @@ def pixels_of(path: Path) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path.name}: {error.strerror or error}") from error
-    return to_planes(read_image(data, path.name))[0]
+    return opaque_bytes(read_picture(data, path.name), path.name)
 
 
 def measure(plan: Plan, journal: Journal, show: bool | None = None) -> list[Row]:

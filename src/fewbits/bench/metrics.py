@@ -16,7 +16,7 @@ from PIL import Image
 
 from fewbits.bench.structure import decibels, ms_ssim, ssim
 from fewbits.errors import ImageError
-from fewbits.image import LUMA
+from fewbits.picture import LUMA
 
 
 def mse(original: np.ndarray, decoded: np.ndarray) -> float:

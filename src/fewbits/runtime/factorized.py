@@ -20,7 +20,17 @@ from fewbits.container import QUALITY_STEPS, SECTION_LATENT
 from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.engines import Engine
-from fewbits.runtime.pipeline import NetworkLoader, Progress, Section, extended, latent_strips, levels_of, strips_of
+from fewbits.runtime.pipeline import (
+    NetworkLoader,
+    Progress,
+    Samples,
+    Section,
+    centred,
+    extended,
+    latent_strips,
+    levels_of,
+    strips_of,
+)
 from fewbits.runtime.tiling import Tile, scaled, tiles
 
 MAX_CHANNELS = 2048  # of a ResNet-101
@@ -131,13 +141,13 @@ class FactorizedCodec:
         return self._levels[nearest_level(quality_steps, len(self._levels))]
 
     def analyse(self, pixels: np.ndarray, level: WidthLevel, progress: Progress) -> np.ndarray:
-        """uint8 (height, width, 3) -> y float32 (width, rows, columns), before the gain."""
+        """uint8 or uint16 (height, width, 3) -> y float32 (width, rows, columns), before the gain."""
         rows, columns = (-(-side // self._stride) for side in pixels.shape[:2])
         y = np.empty((level.width, rows, columns), np.float32)
         parts = self._tiles(rows, columns)
         for k, tile in enumerate(parts):
             part = extended(pixels, scaled(tile.outer_rows, self._stride), scaled(tile.outer_columns, self._stride))
-            x = np.ascontiguousarray(part.transpose(2, 0, 1)[None]) * np.float32(1 / 255) - np.float32(0.5)
+            x = centred(part.transpose(2, 0, 1)[None])
             y[:, tile.inner_rows, tile.inner_columns] = self._run("analysis", level, x=x)[:, tile.cut[0], tile.cut[1]]
             progress((k + 1) / len(parts))
         return y
@@ -164,16 +174,18 @@ class FactorizedCodec:
             latent[:, strip] = level.coder.decode(stream, shape)
         return LatentSymbols(latent), latent / level.gain
 
-    def synthesise(self, y_hat: np.ndarray, height: int, width: int, level: WidthLevel, progress: Progress) -> np.ndarray:
-        """y_hat -> uint8 (height, width, 3)."""
-        pixels = np.empty((height, width, 3), np.uint8)
+    def synthesise(
+        self, y_hat: np.ndarray, height: int, width: int, level: WidthLevel, progress: Progress, dtype: Samples = np.uint8
+    ) -> np.ndarray:
+        """y_hat -> uint8 or uint16 (height, width, 3)."""
+        pixels = np.empty((height, width, 3), dtype)
         parts = self._tiles(*y_hat.shape[1:])
         for k, tile in enumerate(parts):
             part = np.ascontiguousarray(y_hat[None, :, tile.outer_rows, tile.outer_columns])
             cut = tuple(scaled(s, self._stride) for s in tile.cut)
             planes = self._run("synthesis", level, y_hat=part)[:, cut[0], cut[1]]
             target = pixels[scaled(tile.inner_rows, self._stride), scaled(tile.inner_columns, self._stride)]
-            target[:] = levels_of(planes[:, : target.shape[0], : target.shape[1]]).transpose(1, 2, 0)
+            target[:] = levels_of(planes[:, : target.shape[0], : target.shape[1]], dtype).transpose(1, 2, 0)
             progress((k + 1) / len(parts))
         return pixels
 

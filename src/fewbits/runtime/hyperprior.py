@@ -18,7 +18,18 @@ from fewbits.container import QUALITY_STEPS, SECTION_HYPER, SECTION_LATENT
 from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.engines import Engine
-from fewbits.runtime.pipeline import STRIDE, NetworkLoader, Progress, Section, extended, latent_strips, levels_of, strips_of
+from fewbits.runtime.pipeline import (
+    STRIDE,
+    NetworkLoader,
+    Progress,
+    Samples,
+    Section,
+    centred,
+    extended,
+    latent_strips,
+    levels_of,
+    strips_of,
+)
 from fewbits.runtime.tiling import Tile, scaled, tiles
 
 HYPER_STRIDE = 4  # latent positions a hyper position
@@ -147,7 +158,7 @@ class HyperpriorCodec:
     # Encoding
 
     def analyse(self, pixels: np.ndarray, level: Level, progress: Progress) -> np.ndarray:
-        """uint8 (height, width, 3) -> y float32 (latent, rows, columns), before the gains. The same at every level."""
+        """uint8 or uint16 (height, width, 3) -> y float32 (latent, rows, columns), before the gains. The same at every level."""
         rows, columns = self.grid(*pixels.shape[:2])
         y = np.empty((self.latent_channels, rows, columns), np.float32)
         network = self._network("analysis")
@@ -246,16 +257,18 @@ class HyperpriorCodec:
             y_hat[:, strip] = (symbols + mean) * level.inverse_gain[0]
         return Symbols(z, latent), y_hat
 
-    def synthesise(self, y_hat: np.ndarray, height: int, width: int, level: Level, progress: Progress) -> np.ndarray:
-        """y_hat -> uint8 (height, width, 3)."""
-        pixels = np.empty((height, width, 3), np.uint8)
+    def synthesise(
+        self, y_hat: np.ndarray, height: int, width: int, level: Level, progress: Progress, dtype: Samples = np.uint8
+    ) -> np.ndarray:
+        """y_hat -> uint8 or uint16 (height, width, 3)."""
+        pixels = np.empty((height, width, 3), dtype)
         network = self._network("synthesis")
         for tile, done in self._tiles(*y_hat.shape[1:]):
             part = np.ascontiguousarray(y_hat[None, :, tile.outer_rows, tile.outer_columns])
             cut = tuple(scaled(s, STRIDE) for s in tile.cut)
             planes = network(y_hat=part, **level.synthesis)[0][:, cut[0], cut[1]]
             target = pixels[scaled(tile.inner_rows, STRIDE), scaled(tile.inner_columns, STRIDE)]
-            target[:] = levels_of(planes[:, : target.shape[0], : target.shape[1]]).transpose(1, 2, 0)
+            target[:] = levels_of(planes[:, : target.shape[0], : target.shape[1]], dtype).transpose(1, 2, 0)
             progress(done)
         return pixels
 
@@ -280,9 +293,7 @@ class HyperpriorCodec:
 
 
 def _unshuffled(x: np.ndarray) -> np.ndarray:
-    """uint8 (8h, 8w, 3) -> float32 (1, 192, h, w): pixels / 255 - 1/2, channel (c, row, column) of the 8x8 block."""
+    """uint8 or uint16 (8h, 8w, 3) -> float32 (1, 192, h, w): centred, channel (c, row, column) of the 8x8 block."""
     height, width = x.shape[0] // 8, x.shape[1] // 8
     blocks = np.ascontiguousarray(x.reshape(height, 8, width, 8, 3).transpose(4, 1, 3, 0, 2))
-    planes = blocks.reshape(1, 192, height, width) * np.float32(1 / 255)
-    planes -= np.float32(0.5)
-    return planes
+    return centred(blocks.reshape(1, 192, height, width))

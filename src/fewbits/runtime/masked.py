@@ -19,7 +19,17 @@ from fewbits.container import SECTION_IMPORTANCE, SECTION_LATENT
 from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.engines import Engine
-from fewbits.runtime.pipeline import NetworkLoader, Progress, Section, extended, latent_strips, levels_of, strips_of
+from fewbits.runtime.pipeline import (
+    NetworkLoader,
+    Progress,
+    Samples,
+    Section,
+    centred,
+    extended,
+    latent_strips,
+    levels_of,
+    strips_of,
+)
 from fewbits.runtime.tiling import scaled, tiles
 
 BITS = 6  # of a latent value, of which the leading ones are kept
@@ -140,15 +150,14 @@ class MaskedCodec:
         return MaskedLevel(0.0, int(np.clip(math.floor(value + 0.5), 1, BITS)), planes)
 
     def analyse(self, pixels: np.ndarray, level: MaskedLevel, progress: Progress) -> np.ndarray:
-        """uint8 (height, width, 3) -> y float32 (planes, channels and importance where there is a map, rows, columns): values
-        in 0..1, then r in 0..3."""
+        """uint8 or uint16 (height, width, 3) -> y float32 (planes, channels and importance where there is a map, rows, columns):
+        values in 0..1, then r in 0..3."""
         rows, columns = (-(-side // self._stride) for side in pixels.shape[:2])
         y = np.empty((level.planes, self._channels + self.takes_roi, rows, columns), np.float32)
         parts = list(tiles(rows, columns, tile_rows=TILE_ROWS, tile_columns=TILE_COLUMNS, halo=self._halo))
         for k, tile in enumerate(parts):
             part = extended(pixels, scaled(tile.outer_rows, self._stride), scaled(tile.outer_columns, self._stride))
-            x = part.transpose(2, 0, 1).reshape(-1, self._colours, *part.shape[:2])[: level.planes]
-            x = np.ascontiguousarray(x) * np.float32(1 / 255) - np.float32(0.5)
+            x = centred(part.transpose(2, 0, 1).reshape(-1, self._colours, *part.shape[:2])[: level.planes])
             out = np.concatenate([self._network("analysis")(x=plane[None]) for plane in x])
             y[:, :, tile.inner_rows, tile.inner_columns] = out[:, :, tile.cut[0], tile.cut[1]]
             progress((k + 1) / len(parts))
@@ -197,16 +206,18 @@ class MaskedCodec:
         y_hat = (latent + np.float32(0.5)) * np.ldexp(np.float32(1), -kept.astype(np.int32))[:, None] - np.float32(0.5)
         return MaskedSymbols(importance, latent), y_hat
 
-    def synthesise(self, y_hat: np.ndarray, height: int, width: int, level: MaskedLevel, progress: Progress) -> np.ndarray:
-        """y_hat -> uint8 (height, width, 3)."""
-        pixels = np.empty((height, width, 3), np.uint8)
+    def synthesise(
+        self, y_hat: np.ndarray, height: int, width: int, level: MaskedLevel, progress: Progress, dtype: Samples = np.uint8
+    ) -> np.ndarray:
+        """y_hat -> uint8 or uint16 (height, width, 3)."""
+        pixels = np.empty((height, width, 3), dtype)
         parts = list(tiles(*y_hat.shape[2:], tile_rows=TILE_ROWS, tile_columns=TILE_COLUMNS, halo=self._halo))
         for k, tile in enumerate(parts):
             part = np.ascontiguousarray(y_hat[:, :, tile.outer_rows, tile.outer_columns])
             planes = np.concatenate([self._network("synthesis")(y_hat=plane[None])[0] for plane in part])
             cut = tuple(scaled(s, self._stride) for s in tile.cut)
             target = pixels[scaled(tile.inner_rows, self._stride), scaled(tile.inner_columns, self._stride)]
-            target[:] = levels_of(planes[:, cut[0], cut[1]][:, : target.shape[0], : target.shape[1]]).transpose(1, 2, 0)
+            target[:] = levels_of(planes[:, cut[0], cut[1]][:, : target.shape[0], : target.shape[1]], dtype).transpose(1, 2, 0)
             progress((k + 1) / len(parts))
         return pixels
 

@@ -15,6 +15,7 @@ STRIDE = 16  # pixels a latent position
 STRIP_ROWS = 32  # latent rows in one stream; part of the format
 
 Progress = Callable[[float], None]
+Samples = type[np.uint8] | type[np.uint16]
 Section = tuple[int, bytes]  # type, content
 
 
@@ -34,7 +35,7 @@ class Pipeline(Protocol):
         """Everything that a quality in hundredths, 0..10000, and a colour, "grey" or "rgb", set."""
 
     def analyse(self, pixels: np.ndarray, level: Any, progress: Progress) -> np.ndarray:
-        """uint8 (height, width, 3) -> y float32 (..., rows, columns)."""
+        """uint8 or uint16 (height, width, 3) -> y float32 (..., rows, columns)."""
 
     def quantize(self, y: np.ndarray, level: Any, roi: np.ndarray | None = None) -> tuple[Any, list[Section]]:
         """y -> its symbols (HeldSymbols), and their sections. roi: float (height, width), 1 where bits are wanted."""
@@ -42,8 +43,10 @@ class Pipeline(Protocol):
     def decode_symbols(self, sections: Sequence[Section], height: int, width: int, level: Any) -> tuple[Any, np.ndarray]:
         """Sections -> the same symbols, and y_hat. Raises CorruptError."""
 
-    def synthesise(self, y_hat: np.ndarray, height: int, width: int, level: Any, progress: Progress) -> np.ndarray:
-        """y_hat -> uint8 (height, width, 3)."""
+    def synthesise(
+        self, y_hat: np.ndarray, height: int, width: int, level: Any, progress: Progress, dtype: Samples = np.uint8
+    ) -> np.ndarray:
+        """y_hat -> uint8 or uint16 (height, width, 3)."""
 
     def ideal_bits(self, symbols: Any, level: Any) -> float:
         """The model's own estimate of the bits of `symbols`."""
@@ -85,12 +88,20 @@ def latent_strips(sections: Sequence[Section], rows: int, height: int) -> Iterat
     return zip(strips, streams, strict=True)
 
 
-def levels_of(planes: np.ndarray) -> np.ndarray:
-    """Float planes about 0 -> uint8: (plane + 1/2) * 255, rounded and clipped."""
-    levels = planes * np.float32(255)
-    levels += np.float32(128)  # 127.5, and 0.5 that makes truncation round
-    np.clip(levels, 0, 255, out=levels)
-    return levels.astype(np.uint8)
+def levels_of(planes: np.ndarray, dtype: Samples = np.uint8) -> np.ndarray:
+    """Float planes about 0 -> uint8 or uint16: (plane + 1/2) times the largest level, rounded and clipped."""
+    top = np.float32(np.iinfo(dtype).max)
+    levels = planes * top
+    levels += (top + 1) / 2  # half the range, and 0.5 that makes truncation round
+    np.clip(levels, 0, top, out=levels)
+    return levels.astype(dtype)
+
+
+def centred(samples: np.ndarray) -> np.ndarray:
+    """uint8 or uint16 -> float32, C-contiguous: samples / the largest level - 1/2. The inverse of levels_of."""
+    planes = np.ascontiguousarray(samples) * np.float32(1 / np.iinfo(samples.dtype).max)
+    planes -= np.float32(0.5)
+    return planes
 
 
 def extended(array: np.ndarray, rows: slice, columns: slice) -> np.ndarray:

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: MIT
+"""Encoded pictures (PNG, JPEG, ...) <-> Picture. Pillow reads and writes them; imagecodecs, where it is installed, what has
+16 bits and colour, for which Pillow has no mode."""
+
+import contextlib
+import importlib.util
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from fewbits.container import MAGIC
+from fewbits.errors import ImageError
+from fewbits.image import check_size, from_array, info_of, metadata_of, own_limit, to_image, to_picture
+from fewbits.picture import Metadata, Picture
+
+# A decoded picture loses as little as possible where it is saved in a lossy format.
+_SAVE_OPTIONS: Final[dict[str, dict[str, Any]]] = {
+    "AVIF": {"quality": 95, "subsampling": "4:4:4"},
+    "JPEG": {"quality": 95, "subsampling": "4:4:4"},
+    "WEBP": {"quality": 95},
+}
+_KEEPS: Final = {  # which metadata Pillow's writers take
+    "AVIF": ("icc_profile", "exif", "xmp"), "JPEG": ("icc_profile", "exif", "xmp"), "WEBP": ("icc_profile", "exif", "xmp"),
+    "PNG": ("icc_profile", "exif"), "TIFF": ("icc_profile", "exif"),
+}  # fmt: skip
+_OPAQUE: Final = ("JPEG", "BMP", "PPM")  # formats of Pillow's that lose alpha, some of them silently
+_XMP_TAG: Final = 700  # of TIFF
+_PNG_XMP: Final = "XML:com.adobe.xmp"
+
+
+def _silent(_: str) -> None:
+    """Notes that nobody reads."""
+
+
+def read_picture(data: bytes, name: str, note: Callable[[str], None] = _silent) -> Picture:
+    """Any format that Pillow reads, upright; `name` is used in messages. Raises ImageError.
+
+    note is told where something is lost: 16 bits with colour are read as 8 where imagecodecs is not installed.
+    """
+    with _opened(data, name) as image:
+        if image.format in ("PNG", "TIFF") and image.mode in ("RGB", "RGBA") and ";16" in _raw_mode(image):
+            if importlib.util.find_spec("imagecodecs"):
+                return _read_deep(data, image)
+            note(f"{name}: its 16 bits are read as 8; the extra `deep` keeps them")
+        image.load()
+        return to_picture(image)
+
+
+def read_image(data: bytes, name: str) -> Image.Image:
+    """The same as a Pillow image, as it is: not turned, and of 8 bits where it has colours. Raises ImageError."""
+    with _opened(data, name) as image:
+        image.load()
+        return image
+
+
+@contextlib.contextmanager
+def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
+    """A Pillow image whose header is read and checked. Whatever Pillow's readers raise becomes an ImageError."""
+    if not data:
+        raise ImageError(f"{name}: the file is empty")
+    if data.startswith(MAGIC):
+        raise ImageError(f"{name}: it is a .few file already, which `fewbits decode` reads")
+    try:
+        with own_limit(), Image.open(io.BytesIO(data)) as image:
+            check_size(image.width, image.height, name)
+            yield image
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:  # its own text is the address of an object
+        raise ImageError(f"{name}: not a picture in a format that Pillow reads") from error
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{name}: not a picture that can be read: {text}") from error
+
+
+def write_picture(picture: Picture, name: str) -> bytes:
+    """Encode by the extension of `name` (PNG where it has none). Raises ImageError where that format cannot hold it."""
+    extension = Path(name).suffix.lower() or ".png"
+    format_name = Image.registered_extensions().get(extension)
+    if format_name not in Image.SAVE:
+        raise ImageError(f"{name}: Pillow writes no pictures with the extension {extension}")
+    if picture.alpha is not None and format_name in _OPAQUE:
+        raise ImageError(f"{name}: {format_name} holds no transparency: write PNG, WebP, AVIF or TIFF")
+    if picture.depth == 16 and (picture.colour == "rgb" or picture.alpha is not None):
+        return _write_deep(picture, name, format_name)
+    image, info = to_image(picture), info_of(picture.metadata)
+    options: dict[str, Any] = {key: value for key, value in info.items() if key in _KEEPS.get(format_name, ())}
+    if "xmp" in info and format_name == "PNG":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt(_PNG_XMP, info["xmp"].decode("utf-8", "replace"))
+    elif "xmp" in info and format_name == "TIFF":
+        tags = Image.Exif()
+        tags.load(info.get("exif", b""))
+        tags[_XMP_TAG] = info["xmp"]
+        options["exif"] = tags
+    buffer = io.BytesIO()
+    try:
+        image.info.clear()  # some writers would take metadata from there, in their own way
+        image.save(buffer, format_name, **_SAVE_OPTIONS.get(format_name, {}), **options)
+    except Exception as error:  # Pillow's writers raise nearly anything on what their format cannot hold
+        raise ImageError(f"{name}: {format_name} cannot hold this picture: {error}") from error
+    return buffer.getvalue()
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the samples lie in the file, in Pillow's words, such as RGB;16B."""
+    tile: Any = getattr(image, "tile", None)
+    return str(tile[0][3]) if tile else ""
+
+
+def _read_deep(data: bytes, image: Image.Image) -> Picture:
+    """image: the same file, opened by Pillow."""
+    import imagecodecs
+
+    decode = imagecodecs.png_decode if image.format == "PNG" else imagecodecs.tiff_decode
+    picture = from_array(decode(data), metadata_of(image))
+    orientation = image.getexif().get(0x0112, 1)
+    if orientation == 1:
+        return picture
+    turned = to_picture(image)  # for the metadata of an upright picture
+    return from_array(_upright(picture.array(), orientation), turned.metadata)
+
+
+def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """(h, w, ...) turned and mirrored as EXIF's orientation 2..8 asks for."""
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    rows = slice(None, None, -1) if orientation in (3, 4, 7, 8) else slice(None)
+    columns = slice(None, None, -1) if orientation in (2, 3, 6, 7) else slice(None)
+    return np.ascontiguousarray(array[rows, columns])
+
+
+def _write_deep(picture: Picture, name: str, format_name: str) -> bytes:
+    if format_name != "PNG":
+        raise ImageError(f"{name}: {format_name} holds no 16 bits with colour or alpha here: write PNG, or 8 bits")
+    if not importlib.util.find_spec("imagecodecs"):
+        raise ImageError(f"{name}: 16 bits with colour or alpha need imagecodecs: install the extra `deep`, or write 8 bits")
+    import imagecodecs
+
+    return _with_chunks(bytes(imagecodecs.png_encode(picture.array())), picture.metadata)
+
+
+def _with_chunks(png: bytes, metadata: Metadata) -> bytes:
+    """A PNG file with metadata chunks behind its header (PNG specification, third edition, 11.3)."""
+    chunks = b""
+    if metadata.icc:
+        chunks += _chunk(b"iCCP", b"profile\0\0" + zlib.compress(metadata.icc))
+    if metadata.exif:
+        chunks += _chunk(b"eXIf", metadata.exif)
+    if metadata.xmp:
+        chunks += _chunk(b"iTXt", _PNG_XMP.encode() + b"\0\0\0\0\0" + metadata.xmp)
+    header = 8 + 12 + 13  # signature, and the chunk IHDR
+    return png[:header] + chunks + png[header:]
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

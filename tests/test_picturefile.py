@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: MIT
+"""Encoded pictures in and out: every file is a picture or an ImageError of one line, and nothing is dropped silently."""
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
+
+from fewbits.errors import ImageError
+from fewbits.image import from_array, to_picture
+from fewbits.picture import Metadata, Picture
+from fewbits.picturefile import read_picture, write_picture
+
+Draw = Callable[..., np.ndarray]
+
+
+def encoded(image: Image.Image, format_name: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format_name, **options)
+    return buffer.getvalue()
+
+
+# The whole folder of odd files
+
+
+def edge_files() -> list[Path]:
+    folder = Path(__file__).parents[2] / "shared" / "data" / "edge"
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".txt", ".md"))
+
+
+@pytest.mark.skipif(not edge_files(), reason="no image data beside the repository")
+@pytest.mark.parametrize("path", edge_files(), ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns of some damage and reads on
+def test_a_file_is_a_picture_or_an_image_error(path: Path) -> None:
+    try:
+        found = read_picture(path.read_bytes(), path.name)
+    except ImageError as error:
+        assert str(error) and "\n" not in str(error)
+        assert str(error).startswith((f"{path.name}: ", "image: "))
+        return
+    pixels = found.pixels
+    assert pixels.dtype in (np.uint8, np.uint16) and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size
+    assert found.alpha is None or (found.alpha.dtype == pixels.dtype and found.alpha.shape == pixels.shape[:2])
+    assert found.colour in ("rgb", "grey")
+    if found.colour == "grey":
+        assert (pixels == pixels[:, :, :1]).all()
+
+
+READABLE = {
+    "odd": ["size_1x1.png", "size_1000x1.png", "flat_black.png", "noise.png", "cat.jpg", "l1.tiff", "simple-gray.webp"],
+    "colour": [
+        "bilevel.png",
+        "cmyk.jpg",
+        "exif_rotated_6.jpg",
+        "gray.jpg",
+        "gray16.png",
+        "gray8.png",
+        "palette64.png",
+        "rgb_q30.jpg",
+    ],
+    "pngsuite": ["basn0g01.png", "basn0g16.png", "basn2c08.png", "basn2c16.png", "basn3p08.png"],
+}
+REFUSED = {
+    "corrupt": ["empty.png", "not_an_image.png", "huge_dimensions_60000x60000.png", "zero_width.png", "truncated_header.png"],
+    "odd": ["rgb32f_color.tiff"],
+}
+# with some transparency
+CLEAR = {
+    "colour": ["rgba_gradient_alpha.png"],
+    "pngsuite": ["basn4a08.png", "basn6a16.png", "tbwn0g16.png", "tbgn2c16.png", "tbrn2c08.png", "tp1n3p08.png"],
+    "odd": ["lossy_alpha.webp"],
+}
+
+
+def named(table: dict[str, list[str]]) -> list[str]:
+    return [f"{folder}/{name}" for folder, names in table.items() for name in names]
+
+
+@pytest.mark.parametrize("name", named(READABLE))
+def test_these_files_are_read(shared: Path, name: str) -> None:
+    read_picture((shared / "edge" / name).read_bytes(), name)
+
+
+@pytest.mark.parametrize("name", named(REFUSED))
+def test_these_files_are_refused(shared: Path, name: str) -> None:
+    with pytest.raises(ImageError):
+        read_picture((shared / "edge" / name).read_bytes(), name)
+
+
+@pytest.mark.parametrize("name", named(CLEAR))
+def test_these_files_have_an_alpha_plane(shared: Path, name: str) -> None:
+    found = read_picture((shared / "edge" / name).read_bytes(), name)
+    assert found.alpha is not None and found.alpha.min() < np.iinfo(found.alpha.dtype).max
+
+
+def test_a_cmyk_photograph_is_read(shared: Path) -> None:
+    found = read_picture((shared / "edge/colour/cmyk.jpg").read_bytes(), "cmyk.jpg")
+    assert found.colour == "rgb" and found.pixels.std() > 1
+
+
+# Sixteen bits
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bits_of_any_kind_go_into_a_png_and_come_back(channels: int) -> None:
+    pytest.importorskip("imagecodecs")
+    array = np.random.default_rng(channels).integers(0, 65536, (7, 9, channels)).astype(np.uint16)
+    metadata = Metadata(srgb(), some_exif(), b"<xmp/>")
+    data = write_picture(from_array(array, metadata), "deep.png")
+    found = read_picture(data, "deep.png")
+    assert found.depth == 16 and np.array_equal(found.array(), array[:, :, 0] if channels == 1 else array)
+    assert found.metadata == metadata
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_deep_colours_are_turned_upright(orientation: int) -> None:
+    pytest.importorskip("imagecodecs")
+    array = np.random.default_rng(orientation).integers(0, 65536, (4, 7, 3)).astype(np.uint16)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = write_picture(from_array(array, Metadata(exif=exif.tobytes().removeprefix(b"Exif\0\0"))), "deep.png")
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))  # at 8 bits, by Pillow
+    found = read_picture(data, "deep.png")
+    assert found.pixels.dtype == np.uint16 and np.array_equal(found.pixels >> 8, np.asarray(expected))
+
+
+def test_without_imagecodecs_deep_colours_are_read_as_bytes_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    notes: list[str] = []
+    assert read_picture(deep_png(), "deep.png", notes.append).depth == 8
+    assert notes == ["deep.png: its 16 bits are read as 8; the extra `deep` keeps them"]
+    with pytest.raises(ImageError, match="install the extra `deep`"):
+        write_picture(from_array(np.zeros((2, 3, 3), np.uint16), Metadata()), "out.png")
+
+
+def deep_png() -> bytes:
+    """A PNG of 2x1 pixels with 16 bits of red, green and blue."""
+    rows = zlib.compress(b"\0" + bytes(range(12)))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", rows)
+        + chunk(b"IEND", b"")
+    )
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def some_exif() -> bytes:
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    return exif.tobytes().removeprefix(b"Exif\0\0")
+
+
+def srgb() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+# Size
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and has hardly any pixels."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(60_000, 60_000), (2**20 + 1, 1), (1, 2**20 + 1), (2**15, 2**14), (2**31 - 1, 2**31 - 1)]
+)
+def test_bombs_are_refused_before_they_are_decoded(width: int, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoding has begun"))
+    with pytest.raises(ImageError, match="bomb.png: "):
+        read_picture(png_header(width, height), "bomb.png")
+
+
+def test_our_limit_is_the_limit_and_not_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2**28 pixels are allowed, so they must get as far as decoding (which fails here: the pixels are missing)."""
+    reached = []
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: reached.append(self.size))
+    monkeypatch.setattr("fewbits.picturefile.to_picture", lambda image: image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_picture(png_header(2**14, 2**14), "large.png")
+    assert reached == [(2**14, 2**14)]
+
+
+# Writing
+
+
+@pytest.mark.parametrize("extension", ["png", "PNG", "bmp", "ppm", "tif", "tga"])
+@pytest.mark.parametrize("colour", ["rgb", "grey"])
+def test_lossless_formats_give_the_pixels_back(picture: Draw, extension: str, colour: str) -> None:
+    pixels = picture(11, 6) if colour == "rgb" else np.repeat(picture(11, 6)[:, :, :1], 3, 2)
+    found = read_picture(write_picture(Picture(pixels, colour), f"out.{extension}"), "back")
+    assert np.array_equal(found.pixels, pixels) and found.colour == colour
+
+
+@pytest.mark.parametrize("extension", ["png", "webp", "avif", "tif"])
+@pytest.mark.parametrize("colour", ["rgb", "grey"])
+def test_formats_with_alpha_take_it(picture: Draw, extension: str, colour: str) -> None:
+    alpha = picture(11, 6)[:, :, 1]
+    pixels = picture(11, 6) if colour == "rgb" else np.repeat(picture(11, 6)[:, :, :1], 3, 2)
+    found = read_picture(write_picture(Picture(pixels, colour, alpha), f"out.{extension}"), "back")
+    assert found.alpha is not None
+    assert np.abs(found.alpha.astype(int) - alpha).max() <= (6 if extension == "avif" else 0)
+
+
+@pytest.mark.parametrize("extension", ["jpg", "bmp", "ppm"])
+def test_formats_without_alpha_refuse_it(picture: Draw, extension: str) -> None:
+    with pytest.raises(ImageError, match="holds no transparency"):
+        write_picture(Picture(picture(4, 4), "rgb", picture(4, 4)[:, :, 0]), f"out.{extension}")
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "webp", "avif", "tif"])
+def test_metadata_go_into_a_file_and_come_back(picture: Draw, extension: str) -> None:
+    metadata = Metadata(srgb(), some_exif(), b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>")
+    found = read_picture(write_picture(Picture(picture(9, 8), "rgb", None, metadata), f"out.{extension}"), "back").metadata
+    assert (found.icc, found.xmp) == (metadata.icc, metadata.xmp)
+    again = Image.Exif()
+    again.load(found.exif)
+    assert again[0x010F] == "a camera"
+
+
+@pytest.mark.parametrize("name", ["out", "folder.d/out"])
+def test_no_extension_means_png(name: str) -> None:
+    assert write_picture(to_picture(Image.new("L", (2, 2))), name).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["out.xyz", "out.few", "out.psd", "out.few.txt"])
+def test_formats_that_cannot_be_written_are_refused(name: str) -> None:
+    with pytest.raises(ImageError, match=f"{name}: Pillow writes no pictures"):
+        write_picture(to_picture(Image.new("L", (2, 2))), name)
+
+
+def writable() -> list[str]:
+    Image.init()
+    one_of_each = {name: extension for extension, name in sorted(Image.registered_extensions().items()) if name in Image.SAVE}
+    return sorted(one_of_each.values())
+
+
+@pytest.mark.parametrize("extension", writable())
+@pytest.mark.parametrize("size", [(1, 1), (5, 4), (70_000, 1), (1, 70_000)], ids=str)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:PIL", "ignore::DeprecationWarning:fewbits")
+def test_every_format_is_written_or_refused(extension: str, size: tuple[int, int]) -> None:
+    for mode in ("L", "RGB"):
+        try:
+            assert write_picture(to_picture(Image.new(mode, size)), f"out{extension}")
+        except ImageError as error:
+            assert "\n" not in str(error)
+
+
+# Damage
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "ICO", "PCX", "TGA", "SGI", "PPM"])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::ResourceWarning")
+def test_damaged_pictures_are_read_or_refused(picture: Draw, format_name: str) -> None:
+    good = encoded(Image.fromarray(picture(24, 40)), format_name)
+    rng = np.random.default_rng(11)
+    for _ in range(60):
+        data = bytearray(good[: rng.integers(len(good))] if rng.random() < 0.3 else good)
+        for place in rng.integers(0, len(data), rng.integers(1, 6)) if data else []:
+            data[place] = rng.integers(256)
+        try:
+            pixels = read_picture(bytes(data), "damaged").pixels
+        except ImageError as error:
+            assert "\n" not in str(error)
+            continue
+        assert pixels.dtype in (np.uint8, np.uint16)
+
+
+def test_metadata_that_is_no_metadata_is_no_obstacle(picture: Draw) -> None:
+    tiff = TiffImagePlugin.ImageFileDirectory_v2()
+    tiff[0x0112] = 99  # no such orientation
+    data = encoded(Image.fromarray(picture(8, 9)), "TIFF", tiffinfo=tiff)
+    assert read_picture(data, "x.tif").pixels.shape == (8, 9, 3)
