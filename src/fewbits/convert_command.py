@@ -26,7 +26,7 @@ ALL: Final = "all"
 def convert_paths(
     paths: Sequence[str], listed_in: str | None, convert: Any, *, jobs: int | None, force: bool, as_json: bool
 ) -> None:
-    """Do a whole command. listed_in: a file with further paths. jobs: None for the default. Raises FewbitsError and usage errors."""
+    """Do a whole command. listed_in: a file with further paths. jobs: None for the default. Raises FewbitsError, BadParameter."""
     if listed_in is None and _is_single(paths):
         _one(paths[0], paths[1] if len(paths) > 1 else None, convert, force, as_json)
         return

@@ -9,8 +9,8 @@ What is taken. A named file is always tried. In a folder, files are told by thei
 silence, as are hidden files and folders (a leading dot), and links to folders, so that no loop of links is ever walked.
 
 Clashes. a.jpg becomes a.few; where two pictures of a folder would become the same file (a.jpg and a.png, or A.jpg and a.png,
-which some file systems do not tell apart), or a folder of that name is to be made, each keeps its whole name: a.jpg.few, a.png.few.
-Where that does not help, the later one is a problem, and is not written.
+which some file systems do not tell apart), or a folder of that name is to be made, each keeps its whole name: a.jpg.few and
+a.png.few. Where that does not help, the later one is a problem, and is not written.
 
 Memory: a task for each file, two strings long; nothing else is kept.
 """
