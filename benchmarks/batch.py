@@ -2,20 +2,23 @@
 """How many processes, of how many threads, encode a folder fastest: `fewbits encode`'s own pool, on the same photographs.
 
 The settings take turns, so that whatever else the machine does hits all alike. Starting the processes is part of the time, as it
-is for users. Also prints handles and memory over 500 encodes in one process.
+is for users. Prints the part of the work that no threads can share, too, and handles and memory over 500 encodes in one process.
 """
 
 import argparse
 import os
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 from demo import PHOTOGRAPHS, photographs
 
 from fewbits.batch import cores, run
+from fewbits.codec import load_model
 from fewbits.conversion import Encoding, picture_extensions
+from fewbits.image import read_image, to_planes
 from fewbits.planning import Task, plan
 
 
@@ -40,6 +43,24 @@ def print_speeds(sources: list[str], repeat: int) -> None:
         print(f"{jobs:9}  {cores() // jobs:12}  {median(own):13.2f}")
 
 
+def print_shares(sources: list[str]) -> None:
+    """Seconds of the processor on one thread: only the networks of `analyse` can use more, and some of `quantize`'s time."""
+    pipeline = load_model("few", threads=1).pipeline
+    print("\nphotograph       read  networks  symbols (s on one thread)")
+    for source in sources:
+        for _ in range(2):  # the first time loads the networks
+            times = [time.process_time()]
+            pixels, colour = to_planes(read_image(Path(source).read_bytes(), source))
+            times.append(time.process_time())
+            level = pipeline.level(6000, colour)
+            y = pipeline.analyse(pixels, level, lambda _: None)
+            times.append(time.process_time())
+            pipeline.quantize(y, level)
+            times.append(time.process_time())
+        read, networks, symbols = (after - before for before, after in pairwise(times))
+        print(f"{Path(source).name:15} {read:5.3f}  {networks:8.3f}  {symbols:7.3f}")
+
+
 def print_leaks(source: str, n_encodes: int = 500) -> None:
     page_bytes = os.sysconf("SC_PAGE_SIZE")
     print(f"\n{n_encodes} encodes of {Path(source).name} in one process\n\nencodes  handles  MB resident")
@@ -62,6 +83,7 @@ def main() -> None:
     else:
         sources = [str(path) for path in photographs(PHOTOGRAPHS)]
     print_speeds(sources * options.times, options.repeat)
+    print_shares(sources)
     if Path("/proc/self/fd").exists():
         print_leaks(sources[0])
 

@@ -31,7 +31,9 @@ class Converted(NamedTuple):
 class Conversion(Protocol):
     """One direction, with its options."""
 
-    threads: int | None
+    @property
+    def threads(self) -> int | None:
+        """CPU threads of the networks; None: one a core."""
 
     @property
     def for_one(self) -> str:

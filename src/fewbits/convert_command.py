@@ -59,6 +59,11 @@ def jobs_of(text: str | None) -> int | None:
 
 
 def default_jobs() -> int:
+    """A process a core, of one thread each.
+
+    Only the networks use threads. Reading a photograph and coding its symbols take a third to a half of the processor's time
+    (`python benchmarks/batch.py`), so one process could use no more than two or three cores.
+    """
     return batch.cores()
 
 
