@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The command line: read, call, write. Exit 0: done; 1: it failed, with one line on stderr; 2: wrong usage."""
+"""The command line: its commands and options. Exit 0: done; 1: it failed, with one line on stderr; 2: wrong usage."""
 
-import contextlib
 import importlib
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -21,15 +19,14 @@ from fewbits.codec import (
     inspect,
     installed_models,
     latent_width,
-    load_model,
-    model_of,
     tuned_model,
 )
 from fewbits.container import MAX_SECTIONS
-from fewbits.errors import FewbitsError, FormatError, ImageError
-from fewbits.image import stripped
+from fewbits.conversion import Decoding, Encoding, about, can_write
+from fewbits.convert_command import convert_paths, jobs_of
+from fewbits.errors import FewbitsError
 from fewbits.picture import DEPTHS
-from fewbits.picturefile import read_image, read_picture, write_picture
+from fewbits.picturefile import read_image
 from fewbits.runtime.bundle import manifest_id
 
 app = typer.Typer(
@@ -43,7 +40,22 @@ app = typer.Typer(
 _HEADER_BYTES = 64 + 5 * MAX_SECTIONS  # no header is longer
 
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite OUT where it exists.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all cores where not given.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of each process; where not given, all cores.")]
+Jobs = Annotated[
+    str | None,
+    typer.Option(
+        "-j", "--jobs", metavar="N|all", help="Processes for many files, which share the cores; where not given, one a core."
+    ),
+]
+FromList = Annotated[
+    str | None,
+    typer.Option(
+        "--from-list",
+        metavar="FILE",
+        help="A file with more paths, one a line or with NUL after each; - for stdin. OUT is needed.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON line for each file, and one with a summary.")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="A model's name, or the folder of a bundle.")]
 
 
@@ -63,10 +75,14 @@ _state = {"debug": False}
 
 @app.command()
 def encode(
-    source: Annotated[str, typer.Argument(metavar="IN", help="A picture in any format that Pillow reads, or - for stdin.")],
-    target: Annotated[
-        str | None, typer.Argument(metavar="OUT", help="The .few file, or - for stdout; where not given, IN with .few.")
-    ] = None,
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IN... [OUT]",
+            help="A picture in any format that Pillow reads, or - for stdin, and the .few file, or - for stdout; where not "
+            "given, IN with .few. Or folders, quoted patterns and pictures, then the folder for the .few files.",
+        ),
+    ],
     quality: Annotated[
         float, typer.Option("-q", "--quality", help="0 to 100, continuous; higher is better and larger.")
     ] = DEFAULT_QUALITY,
@@ -87,8 +103,15 @@ def encode(
     model: ModelOption = None,
     force: Force = False,
     threads: Threads = None,
+    jobs: Jobs = None,
+    from_list: FromList = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Make a .few file of a picture. Transparency and metadata are kept."""
+    """Make a .few file of a picture, or of every picture in folders. Transparency and metadata are kept.
+
+    Of many, an OUT that is newer than its IN is up to date, whatever its options, and is left out; -f does all again. A file
+    that fails does not stop the others; it is listed at the end, and the exit code is 1.
+    """
     if lossless:
         raise typer.BadParameter("a .few file is never exact: use PNG, lossless WebP or JPEG XL", param_hint="'--lossless'")
     if not 0 <= quality <= 100:
@@ -97,40 +120,40 @@ def encode(
         raise typer.BadParameter("it chooses among the flagship's models: leave --model out", param_hint="'--tune'")
     if tune is not None and tune not in TUNINGS:
         raise typer.BadParameter(f"{tune!r} is not one of {', '.join(TUNINGS)}", param_hint="'--tune'")
-    out = files.output_name(source, target, ".few", force)
-    picture = read_picture(files.read(source), source, _note)
     mask = read_image(files.read(str(roi)), str(roi)) if roi else None
-    with _about(source), _progress("encoding") as show:
-        picture = stripped(picture) if strip else picture
-        data = load_model(model or tuned_model(tune), threads=threads).encode(picture, quality, roi=mask, progress=show)
-    files.write(out, data, force)
+    convert = Encoding(quality, model or tuned_model(tune), threads, mask, strip)
+    convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json)
 
 
 @app.command()
 def decode(
-    source: Annotated[str, typer.Argument(metavar="IN", help="A .few file, or - for stdin.")],
-    target: Annotated[
-        str | None,
+    paths: Annotated[
+        list[str],
         typer.Argument(
-            metavar="OUT",
-            help="The picture, in the format of its extension, or - for PNG on stdout; where not given, IN with .png.",
+            metavar="IN... [OUT]",
+            help="A .few file, or - for stdin, and the picture, in the format of its extension, or - for stdout; where not "
+            "given, IN with .png. Or folders, quoted patterns and files, then the folder for the pictures.",
         ),
-    ] = None,
-    depth: Annotated[int, typer.Option("--depth", help="Bits a sample of OUT, 8 or 16.")] = 8,
+    ],
+    to: Annotated[
+        str, typer.Option("--to", metavar="EXT", help="The format of pictures where OUT does not say it, such as jpg.")
+    ] = "png",
+    depth: Annotated[int, typer.Option("--depth", help="Bits a sample of pictures, 8 or 16.")] = 8,
     model: ModelOption = None,
     force: Force = False,
     threads: Threads = None,
+    jobs: Jobs = None,
+    from_list: FromList = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Turn a .few file back into a picture."""
+    """Turn a .few file back into a picture, or every one in folders, as `fewbits encode` does."""
     if depth not in DEPTHS:
         raise typer.BadParameter(f"{depth} is not 8 or 16", param_hint="'--depth'")
-    out = files.output_name(source, target, ".png", force)
-    data = files.read(source)
-    with _about(source), _progress("decoding") as show:
-        header = inspect(data)
-        chosen = load_model(model, threads=threads) if model else model_of(header, threads=threads)
-        picture = chosen.decode_picture(data, depth=depth, progress=show)
-    files.write(out, write_picture(picture, "stdout.png" if out == files.STREAM else out), force)
+    extension = f".{to.removeprefix('.')}"
+    if not can_write(extension):
+        raise typer.BadParameter(f"Pillow writes no pictures with the extension {extension}", param_hint="'--to'")
+    convert = Decoding(extension, model, threads, depth)
+    convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json)
 
 
 @app.command()
@@ -139,7 +162,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what a .few file says of itself. Reads the header only, loads no network."""
-    with _about(file):
+    with about(file):
         header = inspect(files.read(file, _HEADER_BYTES))
     found = {manifest_id(manifest): (Path(path).name, manifest) for path, manifest in installed_models().items()}
     name, manifest = found.get(header.model_id, ("not installed", {}))
@@ -393,11 +416,6 @@ def compare(
     _extra("bench").run_compare(first, second, metrics or [])
 
 
-def _note(text: str) -> None:
-    """One line on stderr about something that is lost, where nothing fails."""
-    sys.stderr.write(f"fewbits: {text}\n")
-
-
 def _extra(name: Literal["train", "bench"]) -> Any:
     """The side of the program that needs an extra. Raises FewbitsError where it is not installed."""
     try:
@@ -405,35 +423,6 @@ def _extra(name: Literal["train", "bench"]) -> Any:
     except ImportError as error:
         what = {"train": "training", "bench": "measuring"}[name]
         raise FewbitsError(f"{what} needs {error.name}: install the extra, pip install '.[{name}]' in a clone") from error
-
-
-@contextlib.contextmanager
-def _about(name: str) -> Iterator[None]:
-    """Messages about a file's content begin with its name."""
-    try:
-        yield
-    except (FormatError, ImageError) as error:
-        text = str(error).removeprefix("image: ")
-        raise FewbitsError(text if text.startswith(f"{name}: ") else f"{name}: {text}") from error
-
-
-@contextlib.contextmanager
-def _progress(what: str) -> Iterator[Callable[[float], None]]:
-    """A line on stderr that counts up, from the first second on, where stderr is a terminal."""
-    begun, shown = time.monotonic(), False
-
-    def show(fraction: float) -> None:
-        nonlocal shown
-        if sys.stderr.isatty() and time.monotonic() - begun > 1:
-            shown = True
-            sys.stderr.write(f"\r{what}: {100 * fraction:3.0f} %")
-            sys.stderr.flush()
-
-    try:
-        yield show
-    finally:
-        if shown:
-            sys.stderr.write("\r" + " " * (len(what) + 8) + "\r")
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Whole files in and out: read all, or write beside the place and rename, so that nothing is ever half written.
 
-"-" is standard input or output. read, output_name and write raise an ImageError of one line that names the file.
+"-" is standard input or output; URLs go to `remote`. read, output_name, stat_of and write raise an ImageError of one line that
+names the file. A process that is killed while it writes leaves a hidden part, never half a file by its name; `sweep` removes it.
 """
 
 import contextlib
@@ -14,13 +15,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from fewbits import remote
 from fewbits.errors import ImageError
 
+try:
+    import fcntl
+except ImportError:  # Windows, which refuses to remove an open file: no lock is needed
+    fcntl = None  # type: ignore[assignment]
+
 STREAM: Final = "-"
+_PART: Final = (".fewbits-", ".part")  # how the name of a file that is being written begins and ends
 
 
 def read(name: str, limit: int = -1) -> bytes:
     """The file's bytes, at most `limit` of them where that is not negative. Raises ImageError."""
+    if remote.is_remote(name):
+        return remote.read(name, limit)
     try:
         if name == STREAM:
             if sys.stdin is None:
@@ -37,8 +47,14 @@ def output_name(source: str, target: str | None, extension: str, force: bool) ->
     if target is None and source != STREAM and not Path(source).name:
         raise ImageError(f"{source!r}: it must be a file's name")
     if target is None:
-        target = STREAM if source == STREAM else str(Path(source).with_suffix(extension))
+        target = STREAM if source == STREAM else with_extension(source, extension)
     if target == STREAM:
+        return target
+    if remote.is_remote(target):
+        if target == source:
+            raise ImageError(f"{target}: is IN itself, OUT must be another file")
+        if not force and remote.stat(target):
+            raise ImageError(f"{target}: exists already; -f overwrites it")
         return target
     try:
         mode = os.stat(target).st_mode
@@ -57,8 +73,32 @@ def output_name(source: str, target: str | None, extension: str, force: bool) ->
     return target
 
 
+def with_extension(name: str, extension: str) -> str:
+    """The name, or the URL without its query, with another extension: "a/b.jpg" -> "a/b.few"."""
+    if not remote.is_remote(name):
+        return str(Path(name).with_suffix(extension))
+    path = remote.path_of(name)
+    return name[: name.index("://") + 3] + os.path.splitext(path)[0] + extension
+
+
+def stat_of(name: str) -> tuple[int | None, float | None] | None:
+    """Size in bytes and seconds since 1970 of the last change, None where a store does not tell; None: no such file."""
+    if remote.is_remote(name):
+        return remote.stat(name)
+    try:
+        found = os.stat(name)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ImageError(f"{name}: {error.strerror or error}") from error
+    return found.st_size, found.st_mtime
+
+
 def write(name: str, data: bytes, force: bool) -> None:
     """Write the whole file or none. Links are followed; pipes and devices are written into. Raises ImageError."""
+    if remote.is_remote(name):
+        remote.write(name, data, force)
+        return
     if name == STREAM:
         if sys.stdout is None:
             raise ImageError("-: standard output is closed")
@@ -94,17 +134,48 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[BinaryIO]:
 
     Raises OSError; FileExistsError where `path` exists and `force` is not given.
     """
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".fewbits-", suffix=".part")
+    handle, part = _new_part(path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
-        with contextlib.suppress(OSError):  # some file systems have no modes
-            os.chmod(part, 0o666 & ~_umask())
-        _rename(part, path, force)
+            file.flush()
+            with contextlib.suppress(OSError):  # some file systems have no modes
+                os.chmod(part, 0o666 & ~_umask())
+            if fcntl:  # the lock goes with the file: it must have its name by then
+                _rename(part, path, force)
+        if not fcntl:  # Windows renames no open file
+            _rename(part, path, force)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(part)
         raise
+
+
+def sweep(folder: str) -> None:
+    """Remove the parts of files that killed processes have left in a folder. Those of living ones are locked, and stay."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        parts = [entry.path for entry in entries if entry.name.startswith(_PART[0]) and entry.name.endswith(_PART[1])]
+        for part in parts:
+            with contextlib.suppress(OSError), open(part, "r+b") as file:
+                if fcntl:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(part)
+            if not fcntl:
+                with contextlib.suppress(OSError):
+                    os.unlink(part)
+
+
+def _new_part(folder: Path) -> tuple[int, str]:
+    """An open, locked part of a file. A sweep may come between the two: then it is made again."""
+    while True:
+        handle, part = tempfile.mkstemp(dir=folder, prefix=_PART[0], suffix=_PART[1])
+        if fcntl:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.fstat(handle).st_nlink == 0:
+                os.close(handle)
+                continue
+        return handle, part
 
 
 def _rename(part: str, path: Path, force: bool) -> None:

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""The bytes of a picture's file -> those of a .few file, and back: what one file and a folder of them have in common.
+
+Both are values that travel to other processes; a model is loaded at its first use, once in each process. No files but bundles.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Final, NamedTuple, Protocol
+
+from PIL import Image
+from PIL.ImageFile import StubImageFile
+
+from fewbits.codec import inspect, load_model, model_of
+from fewbits.errors import FewbitsError, FormatError, ImageError
+from fewbits.image import stripped
+from fewbits.picturefile import read_picture, write_picture
+from fewbits.runtime.pipeline import Progress
+
+FEW: Final = ".few"
+
+
+class Converted(NamedTuple):
+    """A whole file, the number of pixels of its picture, and a line about what was lost on the way, or ""."""
+
+    data: bytes
+    n_px: int
+    note: str = ""
+
+
+class Conversion(Protocol):
+    """One direction, with its options."""
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads of the networks; None: one a core."""
+
+    @property
+    def for_one(self) -> str:
+        """The option that suits one file only, or "" where none is given."""
+
+    @property
+    def what(self) -> str:
+        """A word for progress."""
+
+    @property
+    def extension(self) -> str:
+        """That of the files it makes."""
+
+    @property
+    def extensions(self) -> frozenset[str]:
+        """Those of the files that it takes in a folder, in lower case."""
+
+    def __call__(self, data: bytes, source: str, target: str, progress: Progress) -> Converted:
+        """The file `source` holds `data`: what `target` is to hold. Raises FewbitsError; its text begins with `source`."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Pictures -> .few files. model: a name or a bundle's folder. threads: see load_model. roi: see fewbits.encode.
+
+    strip: leave out metadata.
+    """
+
+    quality: float
+    model: str
+    threads: int | None = None
+    roi: Image.Image | None = None
+    strip: bool = False
+    what = "encoding"
+    extension = FEW
+
+    @property
+    def for_one(self) -> str:
+        return "--roi" if self.roi is not None else ""
+
+    @property
+    def extensions(self) -> frozenset[str]:
+        return picture_extensions()
+
+    def __call__(self, data: bytes, source: str, target: str, progress: Progress) -> Converted:
+        notes: list[str] = []
+        picture = read_picture(data, source, notes.append)
+        with about(source):
+            picture = stripped(picture) if self.strip else picture
+            model = load_model(self.model, threads=self.threads)
+            coded = model.encode(picture, self.quality, roi=self.roi, progress=progress)
+        return Converted(coded, picture.width * picture.height, "; ".join(notes))
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """.few files -> pictures. extension: of the pictures, with the dot. model: None for the one that each file names.
+
+    depth: bits a sample, 8 or 16.
+    """
+
+    extension: str
+    model: str | None = None
+    threads: int | None = None
+    depth: int = 8
+    for_one = ""
+    what = "decoding"
+    extensions = frozenset({FEW})
+
+    def __call__(self, data: bytes, source: str, target: str, progress: Progress) -> Converted:
+        with about(source):
+            header = inspect(data)
+            model = load_model(self.model, threads=self.threads) if self.model else model_of(header, threads=self.threads)
+            picture = model.decode_picture(data, depth=self.depth, progress=progress)
+        return Converted(write_picture(picture, target), header.width * header.height)
+
+
+@cache
+def picture_extensions() -> frozenset[str]:
+    """Extensions of the formats that Pillow reads by itself, in lower case; not those of which it only knows the name."""
+    known = Image.registered_extensions()  # loads all of Pillow's readers
+    able = {name for name, (reader, _) in Image.OPEN.items() if not _is_stub(reader)}
+    return frozenset(extension for extension, name in known.items() if name in able)
+
+
+def _is_stub(reader: object) -> bool:
+    """BUFR, GRIB, HDF5, WMF need another library to draw them; EPS another program; of MPEG only the size is read."""
+    kind = isinstance(reader, type) and issubclass(reader, StubImageFile)
+    return kind or getattr(reader, "format", None) in ("EPS", "MPEG")
+
+
+def can_write(extension: str) -> bool:
+    """Whether pictures can be written with an extension (".jpg")."""
+    return Image.registered_extensions().get(extension.lower()) in Image.SAVE
+
+
+@contextlib.contextmanager
+def about(name: str) -> Iterator[None]:
+    """Messages about a file's content begin with its name."""
+    try:
+        yield
+    except (FormatError, ImageError) as error:
+        text = str(error).removeprefix("image: ")
+        raise FewbitsError(text if text.startswith(f"{name}: ") else f"{name}: {text}") from error

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: MIT
+"""What `fewbits encode` and `fewbits decode` do with the paths on their command line: one file, or many with a bar and a list of
+what failed. Only this module and `cli` print.
+
+Many it is where a folder, a pattern, a list or more than one file is named; then the last path is the folder to write to.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, Literal
+
+import typer
+
+from fewbits import batch, files, planning
+from fewbits.conversion import Conversion, Converted
+from fewbits.errors import FewbitsError
+
+ALL: Final = "all"
+
+
+def convert_paths(
+    paths: Sequence[str], listed_in: str | None, convert: Any, *, jobs: int | None, force: bool, as_json: bool
+) -> None:
+    """Do a whole command. listed_in: a file with further paths. jobs: None for the default. Raises FewbitsError, BadParameter."""
+    if listed_in is None and _is_single(paths):
+        _one(paths[0], paths[1] if len(paths) > 1 else None, convert, force, as_json)
+        return
+    *named, out = paths
+    listed = planning.paths_of_list(files.read(listed_in)) if listed_in is not None else []
+    if not named and listed_in is None:
+        raise FewbitsError(f"{out}: is a folder or a pattern: name the folder to write to after it, such as OUT/")
+    if files.STREAM in (*named, *listed, out):
+        raise typer.BadParameter("- is one picture: it cannot be among several", param_hint="'IN'")
+    if _looks_like_file(out) and not (len(named) == 1 and not listed and planning.is_folder(named[0])):
+        raise typer.BadParameter(f"{out!r} must be a folder that is there, or end in / to be made", param_hint="'OUT'")
+    if convert.for_one:
+        raise typer.BadParameter("it is for one picture, not for several", param_hint=f"'{convert.for_one}'")
+    tasks = planning.plan(named, out, convert.extension, convert.extensions, listed=listed)
+    n_jobs = min(jobs or default_jobs(), len(tasks)) or 1
+    if convert.threads is None:
+        convert = dataclasses.replace(convert, threads=max(1, batch.cores() // n_jobs))
+    _many(tasks, convert, n_jobs, force, as_json)
+
+
+def jobs_of(text: str | None) -> int | None:
+    """The value of -j: a number from 1 on, or "all", for as many as there are cores. Raises typer.BadParameter."""
+    if text is None:
+        return None
+    if text == ALL:
+        return batch.cores()
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is neither a number from 1 on nor {ALL}", param_hint="'-j' / '--jobs'")
+    return int(text)
+
+
+def default_jobs() -> int:
+    """A process a core, of one thread each.
+
+    Only the networks use threads. Reading a photograph and coding its symbols take a third to a half of the processor's time
+    (`python benchmarks/batch.py`), so one process could use no more than two or three cores.
+    """
+    return batch.cores()
+
+
+def _is_single(paths: Sequence[str]) -> bool:
+    if len(paths) > 2 or _is_many(paths[0]):
+        return False
+    return len(paths) == 1 or _looks_like_file(paths[1])
+
+
+def _is_many(name: str) -> bool:
+    return name != files.STREAM and (planning.is_folder(name) or planning.is_pattern(name))
+
+
+def _looks_like_file(out: str) -> bool:
+    return out == files.STREAM or not (out.endswith(("/", os.sep)) or planning.is_folder(out))
+
+
+def _one(source: str, target: str | None, convert: Conversion, force: bool, as_json: bool) -> None:
+    out = files.output_name(source, target, convert.extension, force)
+    if as_json and out == files.STREAM:
+        raise typer.BadParameter("standard output holds the file already: name OUT", param_hint="'--json'")
+    begun, data, failure = time.monotonic(), b"", None
+    made = Converted(b"", 0)
+    try:
+        data = files.read(source)
+        with _percent(convert.what) as show:
+            made = convert(data, source, f"stdout{convert.extension}" if out == files.STREAM else out, show)
+        files.write(out, made.data, force)
+    except FewbitsError as error:
+        failure = error
+    if as_json:
+        status: Literal["done", "failed"] = "failed" if failure else "done"
+        sizes = (len(data), 0, 0) if failure else (len(data), len(made.data), made.n_px)
+        result = batch.Result(source, out, status, *sizes, time.monotonic() - begun, str(failure or ""), note=made.note)
+        _print_json(result)
+        _print_json(_Totals(begun=begun).plus(result), 1)
+    if failure:
+        raise failure
+    if made.note:
+        sys.stderr.write(f"fewbits: {_one_line(made.note)}\n")
+
+
+def _many(tasks: Sequence[planning.Task], convert: Conversion, jobs: int, force: bool, as_json: bool) -> None:
+    totals, lines, ended = _Totals(), [], False
+    with contextlib.closing(batch.run(tasks, convert, jobs=jobs, force=force)) as results, _Bar(len(tasks), convert.what) as bar:
+        for result in results:
+            totals = totals.plus(result)
+            if result.error or result.note:
+                lines.append(result.error or result.note)
+            if as_json:
+                _print_json(result)
+            bar.show(totals)
+            ended = result.ends_run
+    if as_json:
+        _print_json(totals, len(tasks))
+    for line in lines:
+        sys.stderr.write(f"{_one_line(line)}\n")
+    if not as_json:
+        sys.stderr.write(f"{totals.text(len(tasks))}\n")
+    if ended:
+        raise FewbitsError(f"there is no room left: {len(tasks) - totals.files} files were not tried; call again to go on")
+    if totals.failed:
+        raise FewbitsError(f"{totals.failed} of {len(tasks)} files failed")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Totals:
+    """Sums over results. n_px and seconds of those that were done; begun: of the whole command."""
+
+    done: int = 0
+    skipped: int = 0
+    failed: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    n_px: int = 0
+    begun: float = dataclasses.field(default_factory=time.monotonic)
+
+    @property
+    def files(self) -> int:
+        return self.done + self.skipped + self.failed
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.begun
+
+    @property
+    def mpx_per_s(self) -> float:
+        return self.n_px / 1e6 / max(self.seconds, 1e-9)
+
+    def plus(self, result: batch.Result) -> "_Totals":
+        more: dict[str, Any] = {result.status: getattr(self, result.status) + 1}
+        if result.status == "done":
+            more |= {name: getattr(self, name) + getattr(result, name) for name in ("bytes_in", "bytes_out", "n_px")}
+        return dataclasses.replace(self, **more)
+
+    def text(self, n_tasks: int) -> str:
+        sizes = f"{self.bytes_in / 1e6:.1f} -> {self.bytes_out / 1e6:.1f} MB, {self.mpx_per_s:.1f} MP/s"
+        return f"{n_tasks} files: {self.done} done, {self.skipped} up to date, {self.failed} failed; {sizes}"
+
+
+class _Bar:
+    """Files, megapixels a second, bytes saved and time left, on stderr where that is a terminal."""
+
+    def __init__(self, n_tasks: int, what: str) -> None:
+        from tqdm import tqdm  # here: single files need none
+
+        self._n_tasks = n_tasks
+        self._bar = tqdm(total=n_tasks, desc=what, unit="file", disable=None, file=sys.stderr)
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def show(self, totals: _Totals) -> None:
+        if self._bar.disable:
+            return
+        saved = (totals.bytes_in - totals.bytes_out) / 1e6
+        self._bar.set_postfix_str(f"{totals.mpx_per_s:.1f} MP/s, {saved:.1f} MB saved", refresh=False)
+        self._bar.total = self._n_tasks - totals.skipped  # which take no time: the estimate is of the others
+        self._bar.update(totals.done + totals.failed - self._bar.n)
+
+
+def _print_json(value: batch.Result | _Totals, n_tasks: int = 0) -> None:
+    """A result as one line, or the totals of so many tasks as another, by whose key `summary` it is told."""
+    if isinstance(value, batch.Result):
+        row: dict[str, Any] = {
+            "source": value.source, "target": value.target, "status": value.status, "bytes_in": value.bytes_in,
+            "bytes_out": value.bytes_out, "pixels": value.n_px, "seconds": round(value.seconds, 4), "error": value.error or None,
+            "note": value.note or None,
+        }  # fmt: skip
+    else:
+        row = {
+            "summary": {
+                "files": n_tasks, "done": value.done, "skipped": value.skipped, "failed": value.failed,
+                "bytes_in": value.bytes_in, "bytes_out": value.bytes_out, "pixels": value.n_px,
+                "seconds": round(value.seconds, 4),
+            }
+        }  # fmt: skip
+    typer.echo(json.dumps(row))
+
+
+def _one_line(text: str) -> str:
+    """A file's name may hold line breaks, and bytes that are no text."""
+    return text.replace("\n", "\\n").replace("\r", "\\r").encode(errors="backslashreplace").decode()
+
+
+@contextlib.contextmanager
+def _percent(what: str) -> Iterator[Callable[[float], None]]:
+    """A line on stderr that counts up, from the first second on, where stderr is a terminal."""
+    begun, shown = time.monotonic(), False
+
+    def show(fraction: float) -> None:
+        nonlocal shown
+        if sys.stderr.isatty() and time.monotonic() - begun > 1:
+            shown = True
+            sys.stderr.write(f"\r{what}: {100 * fraction:3.0f} %")
+            sys.stderr.flush()
+
+    try:
+        yield show
+    finally:
+        if shown:
+            sys.stderr.write("\r" + " " * (len(what) + 8) + "\r")

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: MIT
+"""Many conversions: what is skipped, what is overwritten, what one bad file, a full disk or a dead process do to the others."""
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fewbits import batch, files
+from fewbits.batch import Result, run
+from fewbits.conversion import Converted, Encoding
+from fewbits.errors import ImageError
+from fewbits.planning import Task
+
+NEW = b"\x8fFEW new"
+
+
+@dataclass(frozen=True)
+class Stub:
+    """A conversion that costs nothing, but for files that name a trouble. Here, at the top, so that processes find it."""
+
+    threads: int | None = 1
+    for_one = ""
+    what = "copying"
+    extension = ".few"
+    extensions = frozenset({".png"})
+
+    def __call__(self, data: bytes, source: str, target: str, progress: Callable[[float], None]) -> Converted:
+        if data == b"bad":
+            raise ImageError(f"{source}: bad")
+        if data == b"broken library":
+            raise ZeroDivisionError
+        if data == b"deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if data == b"slow":
+            time.sleep(600)
+        return Converted(NEW, 7)
+
+
+def tasks_of(root: Path, **contents: bytes) -> list[Task]:
+    for name, content in contents.items():
+        (root / f"{name}.png").write_bytes(content)
+    return [Task(f"{root}/{name}.png", f"{root}/out/{name}.few") for name in contents]
+
+
+def statuses(tasks: list[Task], *, jobs: int = 1, force: bool = False) -> dict[str, str]:
+    return {Path(result.source).stem: result.status for result in run(tasks, Stub(), jobs=jobs, force=force)}
+
+
+def test_results_and_files(tmp_path: Path) -> None:
+    tasks = [*tasks_of(tmp_path, a=b"fine", b=b"bad", c=b"broken library"), Task("x.png", "", "x.png: a clash")]
+    a, b, c, x = run(tasks, Stub(), jobs=1, force=False)
+    assert a[:6] == (*tasks[0][:2], "done", 4, len(NEW), 7) and a.error == "" and a.seconds >= 0
+    assert b.status == c.status == x.status == "failed"
+    assert (
+        b.error == f"{tasks[1].source}: bad"
+        and c.error == f"{tasks[2].source}: ZeroDivisionError"
+        and x.error == "x.png: a clash"
+    )
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.few"] and (tmp_path / "out" / "a.few").read_bytes() == NEW
+
+
+def test_what_is_up_to_date_is_skipped(tmp_path: Path) -> None:
+    tasks = tasks_of(tmp_path, a=b"", b=b"", c=b"")
+    assert set(statuses(tasks[:1]).values()) == {"done"}
+    assert statuses(tasks) == {"a": "skipped", "b": "done", "c": "done"}
+    assert set(statuses(tasks, force=True).values()) == {"done"}
+    target = Path(tasks[0].target)
+    target.write_bytes(b"\x8fFEW old")
+    os.utime(target, (1, 1))
+    assert statuses(tasks) == {"a": "done", "b": "skipped", "c": "skipped"}, "older than its source: made anew"
+    assert target.read_bytes() == NEW
+    target.write_bytes(b"")
+    assert statuses(tasks)["a"] == "done", "an empty file is nobody's"
+
+
+def test_somebodys_file_is_overwritten_by_force_only(tmp_path: Path) -> None:
+    """Decoding a.few beside an original a.png must not replace the original."""
+    task = tasks_of(tmp_path, a=b"")[0]
+    target = Path(task.target)
+    target.parent.mkdir()
+    target.write_bytes(b"an original")
+    os.utime(target, (1, 1))
+    result = next(run([task], Stub(), jobs=1, force=False))
+    assert result.error == f"{target}: exists already, and is older than {task.source}; -f overwrites it"
+    assert target.read_bytes() == b"an original"
+    assert next(run([task], Stub(), jobs=1, force=True)).status == "done" and target.read_bytes() == NEW
+
+
+def test_targets_that_are_the_source_or_a_folder(tmp_path: Path) -> None:
+    source = tasks_of(tmp_path, a=b"mine")[0].source
+    (tmp_path / "x.few").mkdir()
+    itself, folder = run([Task(source, source), Task(source, f"{tmp_path}/x.few")], Stub(), jobs=1, force=True)
+    assert "is IN itself" in itself.error and "is a folder" in folder.error and Path(source).read_bytes() == b"mine"
+
+
+def test_a_folder_that_takes_no_files_costs_no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = tasks_of(tmp_path, a=b"", b=b"")
+    monkeypatch.setattr(batch.os, "access", lambda *_: False)  # what a read-only file system says, to root too
+    monkeypatch.setattr(batch, "_converted", lambda *_: pytest.fail("work was done"))
+    assert {result.error for result in run(tasks, Stub(), jobs=1, force=False)} == {
+        f"{tmp_path}/out: no file may be made in this folder"
+    }
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder(tmp_path: Path) -> None:
+    tasks = tasks_of(tmp_path, a=b"")
+    (tmp_path / "out").mkdir(mode=0o555)
+    assert statuses(tasks) == {"a": "failed"}
+
+
+def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = tasks_of(tmp_path, a=b"", b=b"", c=b"")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "link", full)
+    monkeypatch.setattr(files.os, "replace", full)
+    results = list(run(tasks, Stub(), jobs=1, force=False))
+    assert len(results) == 1 and results[0].ends_run and "No space left on device" in results[0].error
+    assert list((tmp_path / "out").iterdir()) == []
+    monkeypatch.undo()
+    assert set(statuses(tasks).values()) == {"done"}, "and goes on when there is room"
+
+
+def test_parts_of_a_killed_run_are_removed_and_those_of_a_living_one_stay(tmp_path: Path) -> None:
+    tasks = tasks_of(tmp_path, a=b"")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".fewbits-dead.part").write_bytes(b"half")
+    with files.replacing(out / "other.few") as file:
+        file.write(b"half")
+        assert statuses(tasks) == {"a": "done"}
+        assert len(list(out.glob(".fewbits-*.part"))) == 1
+    assert sorted(path.name for path in out.iterdir()) == ["a.few", "other.few"]
+
+
+def test_processes(tmp_path: Path) -> None:
+    contents = {f"n{number}": b"bad" if number == 3 else b"fine" for number in range(12)}
+    found = statuses(tasks_of(tmp_path, **contents), jobs=2)
+    assert found.pop("n3") == "failed" and len(found) == 11 and set(found.values()) == {"done"}
+
+
+def test_a_process_that_dies_takes_only_its_task(tmp_path: Path) -> None:
+    tasks = tasks_of(tmp_path, a=b"fine", b=b"deadly", c=b"fine", d=b"fine")
+    results = {Path(result.source).stem: result for result in run(tasks, Stub(), jobs=2, force=False)}
+    assert results["b"].error == f"{tasks[1].source}: its process died, as a rule for want of memory"
+    assert {results[name].status for name in "acd"} == {"done"} and len(results) == 4
+
+
+def test_closing_ends_the_processes_at_once(tmp_path: Path) -> None:
+    results = run(
+        tasks_of(tmp_path, a=b"fine", b=b"slow", c=b"slow", d=b"slow", e=b"slow", f=b"slow"), Stub(), jobs=2, force=False
+    )
+    assert next(results).status == "done"
+    results.close()  # would otherwise wait ten minutes
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.few"]
+
+
+def test_a_generator_of_tasks_is_taken_from_as_results_come(tmp_path: Path) -> None:
+    """However many tasks there are, a few are in hand."""
+    taken = []
+
+    def endless() -> object:
+        for number in range(10**9):
+            taken.append(number)
+            yield Task(f"{tmp_path}/missing-{number}.png", f"{tmp_path}/{number}.few")
+
+    results = run(endless(), Stub(), jobs=2, force=False)  # type: ignore[arg-type]
+    seen = [next(results) for _ in range(20)]
+    assert all(isinstance(result, Result) and "No such file" in result.error for result in seen)
+    assert len(taken) <= 20 + 2 * 2 + 1
+    results.close()
+
+
+def test_handles_and_memory_stay_flat_over_500_encodes(tmp_path: Path, picture: Callable[..., np.ndarray]) -> None:
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("counts handles in Linux's /proc")
+    Image.fromarray(picture(16, 16)).save(tmp_path / "in.png")
+    tasks = [Task(f"{tmp_path}/in.png", f"{tmp_path}/{number}.few") for number in range(500)]
+    handles, pages = [], []
+    for number, result in enumerate(run(tasks, Encoding(60, "few", 1), jobs=1, force=False)):
+        assert result.status == "done"
+        if number in (99, 499):
+            handles.append(len(os.listdir("/proc/self/fd")))
+            pages.append(int(Path("/proc/self/statm").read_text().split()[1]))
+    assert handles[0] == handles[1]
+    assert (pages[1] - pages[0]) * os.sysconf("SC_PAGE_SIZE") < 16e6  # a leak of one small picture's arrays would be more
