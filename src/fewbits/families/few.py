@@ -22,9 +22,25 @@ from torch.nn import functional as F
 
 from fewbits.coding.tables import quantize_frequencies
 from fewbits.families.blocks import DepthToSpace, Depthwise, DepthwiseBlock, Pointwise, SpaceToDepth
-from fewbits.families.likelihood import LOG_STEP, N_SCALES, SCALE_MIN, logistic_bits, logistic_frequencies, table_bits
+from fewbits.families.likelihood import (
+    LOG_STEP,
+    N_SCALES,
+    SCALE_MIN,
+    dead_zones,
+    logistic_bits,
+    logistic_frequencies,
+    table_bits,
+)
 from fewbits.families.losses import Distortion, Penalty, mse
-from fewbits.families.quantize import IntegerConv, freeze_integers, integer_bias, integer_relu, round_through, uniform_noise
+from fewbits.families.quantize import (
+    IntegerConv,
+    freeze_integers,
+    integer_bias,
+    integer_relu,
+    round_through,
+    round_through_zone,
+    uniform_noise,
+)
 from fewbits.families.settings import setting
 
 
@@ -42,6 +58,7 @@ class FewConfig:
     depth_16: int = setting(1, "blocks at 1/16, in analysis and synthesis each")
     hyper_width: int = setting(128, "channels of the hyper networks")
     hyper_limit: int = setting(8, "largest magnitude of a hyper symbol")
+    dead_zone: float = setting(0.35, "how readily values are rounded towards 0 to save bits: 0 not at all, 1 as far as a model says")
     lambdas: tuple[float, ...] = setting(
         (0.0009, 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.09, 0.17, 0.32),
         "weights of the distortion against bits per pixel, one a level; these, of 255^2 MSE, give about 0.1 to 2.5 bpp",
@@ -253,11 +270,16 @@ class Few(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             index = self.scale_net(z_hat, *self.scale_biases(level))
         residual = y * gain - scaled_mean
-        symbols = round_through(residual)
+        symbols = round_through_zone(residual, self._zones(index))
         y_bits = logistic_bits(uniform_noise(residual) if self.training else symbols, index)
         y_hat = (symbols + scaled_mean) * inverse_gain
         x_hat = self.synthesis(y_hat, *self.modulation(self.synthesis_modulation, level)).float() + 0.5
         return Estimate(x_hat, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)), y)
+
+    def _zones(self, index: Tensor) -> Tensor:
+        """The dead zone of each value, by its real scale index."""
+        zones = dead_zones(self.config.dead_zone).to(index.device)
+        return zones[index.detach().round().clamp(0, N_SCALES - 1).long()]
 
     def scale_biases(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """Integer-valued biases of the scale net's first and last layer at real levels (b, c, 1, 1)."""
@@ -322,6 +344,7 @@ class Few(nn.Module):
         return {
             "y_limits": y_limits,
             "y_frequencies": y_frequencies,
+            "dead_zones": dead_zones(self.config.dead_zone).numpy(),
             **{name: value.numpy().copy() for name, value in vectors.items()},
             "bias_in": bias_in.numpy(),
             "bias_out": bias_out.numpy(),

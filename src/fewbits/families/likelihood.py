@@ -14,6 +14,7 @@ from fewbits.errors import TrainingError
 SCALE_MIN, SCALE_MAX, N_SCALES = 0.06, 35.0, 64  # of logistic distributions; standard deviations are 1.81 times these
 LOG_STEP = math.log(SCALE_MAX / SCALE_MIN) / (N_SCALES - 1)
 MIN_PROBABILITY = 2.0**-20  # less is not believed; the tables give an escape as much
+MAX_DEAD_ZONE = 0.45  # steps
 _MAX_SLOPE = 30.0  # nats; keeps the gradient of an outlier finite
 
 CODERS = ("adaptive", "tables")  # of symbols that no hyper latent tells about (runtime/factorized.py)
@@ -62,6 +63,19 @@ def logistic_bits(residual: Tensor, index: Tensor) -> Tensor:
     """
     bits: Tensor = _LogisticBits.apply(residual, index)  # type: ignore[no-untyped-call]
     return bits
+
+
+def dead_zones(strength: float) -> Tensor:
+    """By how much less than half a step a value is rounded away from 0, for each scale index: float32 (64,).
+
+    Rounding down saves log2(p(0) / p(1)) bits, and a squared step of error is worth 6 / ln 2 bits where the step balances rate
+    and distortion (6 dB a bit): where the two are equal is `strength` 1 (as rate-distortion optimized quantization in video
+    coders: Sullivan, IEEE Trans. Inf. Theory 1996, has the dead zone of a Laplacian).
+    """
+    scale = SCALE_MIN * torch.exp(LOG_STEP * torch.arange(N_SCALES, dtype=torch.float64))
+    first, second = torch.sigmoid(-0.5 / scale), torch.sigmoid(-1.5 / scale)  # mass beyond half a step, and beyond one and a half
+    saved = torch.log2((1 - 2 * first) / (first - second))
+    return (strength * saved * math.log(2) / 12).clamp(max=MAX_DEAD_ZONE).float()
 
 
 def table_bits(values: Tensor, logits: Tensor) -> Tensor:

@@ -14,6 +14,13 @@ def round_through(x: Tensor) -> Tensor:
     return x + (torch.round(x) - x).detach()
 
 
+def round_through_zone(x: Tensor, zone: Tensor) -> Tensor:
+    """Round, but towards 0 where the fraction is under 1/2 + zone (like x, at least 0); straight-through."""
+    with torch.no_grad():
+        rounded = torch.trunc(x + torch.copysign(0.5 - zone, x))
+    return x + (rounded - x).detach()
+
+
 def floor_through(x: Tensor) -> Tensor:
     """Round down; the gradient passes as if nothing had happened."""
     return x + (torch.floor(x) - x).detach()
