@@ -3,6 +3,7 @@
 
 import contextlib
 import io
+import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ def to_picture(image: Any) -> Picture:
         return image
     if isinstance(image, Image.Image):
         check_size(image.width, image.height, "image")
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        if _orientation(image) != 1:
             image = ImageOps.exif_transpose(image)
         return _from_pillow(image)
     if isinstance(image, str | bytes) or hasattr(image, "__fspath__"):
@@ -111,14 +112,38 @@ def check_size(width: int, height: int, name: str) -> None:
         raise ImageError(f"{name}: its size is {width}x{height}, at most {MAX_SIDE} a side and {MAX_PIXELS} pixels are allowed")
 
 
+class _PillowLimit:
+    """Pillow's guard against huge pictures: one number for all threads, so it comes back when the last of them is done."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_users = 0
+        self._pixels: int | None = None
+
+    def lift(self) -> None:
+        with self._lock:
+            if self._n_users == 0:
+                self._pixels, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._n_users += 1
+
+    def restore(self) -> None:
+        with self._lock:
+            self._n_users -= 1
+            if self._n_users == 0:
+                Image.MAX_IMAGE_PIXELS = self._pixels
+
+
+_PILLOW_LIMIT: Final = _PillowLimit()
+
+
 @contextlib.contextmanager
 def own_limit() -> Iterator[None]:
     """Pillow's guard against huge pictures is lower than ours, which is checked before any decoding."""
-    kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    _PILLOW_LIMIT.lift()
     try:
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS = kept
+        _PILLOW_LIMIT.restore()
 
 
 def metadata_of(image: Image.Image) -> Metadata:
@@ -131,6 +156,14 @@ def metadata_of(image: Image.Image) -> Metadata:
         exif=bytes(exif).removeprefix(_EXIF_PREFIX),
         xmp=xmp.encode() if isinstance(xmp, str) else bytes(xmp),
     )
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, 1..8; 1, upright, where the EXIF data cannot be read: a photo's other bytes are worth keeping."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (SyntaxError, TypeError, ValueError):
+        return 1
 
 
 def _tiff_exif(image: Image.Image) -> bytes:
