@@ -51,7 +51,7 @@ class FewImageFile(ImageFile.ImageFile):
         self.tile = [ImageFile._Tile("few", (0, 0, *self._size), 0, self._mode)]  # one that load() below decodes itself
 
     def load(self) -> Any:
-        """Decodes the pixels, at the first call, and gives Pillow's access to them. Raises OSError where the file is damaged or its model not installed."""
+        """Decodes the pixels, at the first call. Raises OSError where the file is damaged or its model not installed."""
         if self.tile:
             with self._loading:
                 if self.tile:  # no other thread was faster
@@ -170,13 +170,18 @@ def _save_all(image: Image.Image, file: IO[bytes], name: str | bytes) -> None:
 
 
 def _metadata_option(name: str, value: Any) -> bytes:
-    """As bytes, empty where nothing is to be kept. Raises ImageError on other types."""
+    """As bytes, empty where nothing is to be kept. Raises ImageError on other types, and on bytes that are no EXIF data."""
     if isinstance(value, Image.Exif):
         return value.tobytes() if len(value) else b""
     if isinstance(value, str) and name == "xmp":
         return value.encode()
     if not isinstance(value, bytes | bytearray | None):
         raise ImageError(f"{name} is a {type(value).__name__}, it must be bytes or None")
+    if value and name == "exif":
+        try:
+            Image.Exif().load(bytes(value))
+        except SyntaxError as error:
+            raise ImageError(f"exif: {error}") from error
     return bytes(value or b"")
 
 
