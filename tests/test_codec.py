@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
 """encode, decode, inspect and the models they use: what goes in comes out, at the size the model promises."""
 
+import functools
 import inspect as python_inspect
 import io
 import math
 import shutil
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +21,7 @@ import fewbits
 from fewbits import codec
 from fewbits.codec import Model, decode, decode_array, encode, inspect, load_model, model_of, quality_steps
 from fewbits.container import Header, pack, parse
-from fewbits.errors import CorruptError, FewbitsError, ImageError, ModelError
+from fewbits.errors import CorruptError, FewbitsError, FormatError, ImageError, ModelError
 from fewbits.picture import Metadata, Picture
 from fewbits.picturefile import read_picture
 
@@ -266,6 +269,21 @@ def test_damage_beside_the_latent_is_noticed(model: Model, picture: Draw) -> Non
             model.decode(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
 
 
+def test_verifying_finds_what_decoding_finds(model: Model, picture: Draw) -> None:
+    image = Image.fromarray(np.dstack([picture(20, 30), np.arange(600).reshape(20, 30) // 3]).astype(np.uint8))
+    image.info["xmp"] = b"<x/>"
+    data = model.encode(image)
+    model.verify(data)
+    assert {"alpha", "xmp", "latent"} <= inspect(data).parts.keys()
+    place = inspect(data).header_bytes
+    for _, size in inspect(data).sections:
+        damaged = data[: place + size // 2] + bytes([data[place + size // 2] ^ 0x55]) + data[place + size // 2 + 1 :]
+        for use in (model.verify, model.decode):
+            with pytest.raises(FormatError):
+                use(damaged)
+        place += size
+
+
 # Files that are not what they say
 
 
@@ -370,6 +388,25 @@ def test_models_in_the_folders_of_the_variable_are_found(small: bytes, tmp_path:
     for value in (tmp_path / "many", tmp_path / "many" / "copy", f"{tmp_path}/missing:{tmp_path}/many:"):
         monkeypatch.setenv("FEWBITS_MODELS", str(value))
         assert decode(small).size == (40, 40)
+
+
+def test_threads_that_ask_for_the_same_model_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, gate = [], threading.Barrier(4)
+
+    def slow_model(*_: object) -> object:
+        made.append(object())
+        time.sleep(0.2)
+        return made[-1]
+
+    monkeypatch.setattr(codec, "Model", slow_model)
+    monkeypatch.setattr(codec, "_load", functools.lru_cache(codec._load.__wrapped__))  # an empty cache
+
+    def ask(_: int) -> object:
+        gate.wait()
+        return load_model("klt")
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(map(id, pool.map(ask, range(4))))) == 1 == len(made)
 
 
 def test_folders_that_are_no_bundles_are_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from fewbits.errors import ImageError
-from fewbits.image import info_of, stripped, to_image, to_picture
+from fewbits.image import info_of, own_limit, stripped, to_image, to_picture
 from fewbits.picture import Metadata, Picture
 from fewbits.picturefile import read_picture
 
@@ -163,6 +163,12 @@ def test_images_come_back_in_their_mode(picture: Draw, mode: str) -> None:
     assert back.mode == mode and back.tobytes() == image.tobytes() and back.info == image.info == info_of(found.metadata)
 
 
+def test_exif_that_is_none_is_dropped(picture: Draw) -> None:
+    image = Image.fromarray(picture(4, 5))
+    image.info["exif"] = b"Exif\0\0no TIFF header"
+    assert to_picture(image).metadata == Metadata()
+
+
 def test_pillow_has_no_mode_for_deep_colours() -> None:
     with pytest.raises(ImageError, match="depth is 16"):
         to_image(to_picture(np.zeros((2, 3, 3), np.uint16)))
@@ -209,6 +215,23 @@ def test_arrays_of_impossible_sizes_are_refused(shape: tuple[int, ...]) -> None:
     array = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), shape, (0,) * len(shape))
     with pytest.raises(ImageError, match="image: its size is"):
         planes(array)
+
+
+def test_pillows_own_limit_comes_back_when_the_last_user_is_done() -> None:
+    """Threads overlap: the second to lift it must not take the lifted limit for Pillow's own."""
+    limit, first, second = Image.MAX_IMAGE_PIXELS, own_limit(), own_limit()
+    assert limit is not None
+    for step, expected in ((first.__enter__, None), (second.__enter__, None), (lambda: first.__exit__(None, None, None), None)):
+        step()
+        assert Image.MAX_IMAGE_PIXELS is expected
+    second.__exit__(None, None, None)
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_exif_that_cannot_be_read_leaves_a_picture_as_it_is(picture: Draw) -> None:
+    image = Image.fromarray(picture(4, 6))
+    image.info["exif"] = b"Exif\0\0no TIFF header"
+    assert np.array_equal(to_picture(image).pixels, picture(4, 6))
 
 
 # Arrays

@@ -21,7 +21,7 @@ from fewbits.codec import (
     latent_width,
     tuned_model,
 )
-from fewbits.container import MAX_SECTIONS
+from fewbits.container import MAX_HEADER_BYTES
 from fewbits.conversion import Decoding, Encoding, about, can_write
 from fewbits.convert_command import convert_paths, jobs_of
 from fewbits.errors import FewbitsError
@@ -37,7 +37,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_HEADER_BYTES = 64 + 5 * MAX_SECTIONS  # no header is longer
 
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite OUT where it exists.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of each process; where not given, all cores.")]
@@ -163,7 +162,7 @@ def info(
 ) -> None:
     """Print what a .few file says of itself. Reads the header only, loads no network."""
     with about(file):
-        header = inspect(files.read(file, _HEADER_BYTES))
+        header = inspect(files.read(file, MAX_HEADER_BYTES))
     found = {manifest_id(manifest): (Path(path).name, manifest) for path, manifest in installed_models().items()}
     name, manifest = found.get(header.model_id, ("not installed", {}))
     width = latent_width(manifest, header)

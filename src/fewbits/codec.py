@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from numbers import Real
@@ -36,6 +37,7 @@ DEFAULT_MODEL: Final = TUNINGS[DEFAULT_TUNING]
 DEFAULT_QUALITY = 60.0
 MODEL_PATH_VARIABLE = "FEWBITS_MODELS"
 _SHIPPED = Path(__file__).parent / "weights"
+_LOADING: Final = threading.Lock()
 
 
 def _silent(_: float) -> None:
@@ -103,6 +105,15 @@ class Model:
             alpha = parse_alpha(others, header.height, header.width, depth)
             pixels = self.pipeline.synthesise(y_hat, header.height, header.width, level, progress, dtype_of(depth))
         return Picture(pixels, header.colour, alpha, metadata)
+
+    def verify(self, data: bytes) -> None:
+        """Decodes all but the pixels, and raises what decode would on damaged bytes."""
+        header, sections = container.parse(data)
+        others = [(kind, bytes(payload)) for kind, payload in sections if kind not in container.LATENT_SECTIONS]
+        parse_metadata(others)
+        with _enough_memory(header.width, header.height):
+            parse_alpha(others, header.height, header.width, header.depth)
+        self._decode_latent(data)
 
     def symbols(self, data: bytes) -> Any:
         """The integer symbols that a file holds (the pipeline's own kind), checked. The same on every machine."""
@@ -225,7 +236,8 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, threads: int | None = None) 
     if not found:
         names = ", ".join(sorted(Path(found).name for found in installed_models())) or "none"
         raise ModelError(f"model {name} is neither a bundle's folder nor an installed model (installed: {names})")
-    return _load(path.resolve(), threads)
+    with _LOADING:  # threads that ask at once share one
+        return _load(path.resolve(), threads)
 
 
 @lru_cache(maxsize=4)

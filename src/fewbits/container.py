@@ -33,12 +33,14 @@ SECTION_NAMES: Final = {
     SECTION_ICC: "icc", SECTION_EXIF: "exif", SECTION_XMP: "xmp",
 }  # fmt: skip
 LATENT_SECTIONS: Final = (SECTION_HYPER, SECTION_LATENT, SECTION_IMPORTANCE)
+METADATA_SECTIONS: Final = (SECTION_ICC, SECTION_EXIF, SECTION_XMP)
 DEPTH_IDS: Final = {8: 0, 16: 1}  # bits a sample of the picture that was coded
 CRITICAL: Final = range(0, 128)  # a decoder must reject unknown sections of these types and skip the others
 
 _LAYOUT: Final = struct.Struct("<4sBBBB8sIIHII")  # docs/format.md, "Header"
 _SECTION: Final = struct.Struct("<BI")
 _CRC: Final = struct.Struct("<I")
+MAX_HEADER_BYTES: Final = _LAYOUT.size + MAX_SECTIONS * _SECTION.size + _CRC.size
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 
 import contextlib
 import io
+import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from fewbits.errors import ImageError
 from fewbits.picture import Metadata, Picture, dtype_of
 
 _EXIF_PREFIX: Final = b"Exif\0\0"
+_TIFF_HEADERS: Final = (b"II*\0", b"MM\0*")
 _TIFF_TAGS: Final = (270, 271, 272, 305, 306, 315, 33432)  # of a TIFF file's own: description, make, model, ..., copyright
 _TIFF_FOLDERS: Final = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 
@@ -29,7 +31,7 @@ def to_picture(image: Any) -> Picture:
         return image
     if isinstance(image, Image.Image):
         check_size(image.width, image.height, "image")
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        if _orientation(image) != 1:
             image = ImageOps.exif_transpose(image)
         return _from_pillow(image)
     if isinstance(image, str | bytes) or hasattr(image, "__fspath__"):
@@ -111,26 +113,58 @@ def check_size(width: int, height: int, name: str) -> None:
         raise ImageError(f"{name}: its size is {width}x{height}, at most {MAX_SIDE} a side and {MAX_PIXELS} pixels are allowed")
 
 
+class _PillowLimit:
+    """Pillow's guard against huge pictures: one number for all threads, so it comes back when the last of them is done."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_users = 0
+        self._pixels: int | None = None
+
+    def lift(self) -> None:
+        with self._lock:
+            if self._n_users == 0:
+                self._pixels, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._n_users += 1
+
+    def restore(self) -> None:
+        with self._lock:
+            self._n_users -= 1
+            if self._n_users == 0:
+                Image.MAX_IMAGE_PIXELS = self._pixels
+
+
+_PILLOW_LIMIT: Final = _PillowLimit()
+
+
 @contextlib.contextmanager
 def own_limit() -> Iterator[None]:
     """Pillow's guard against huge pictures is lower than ours, which is checked before any decoding."""
-    kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    _PILLOW_LIMIT.lift()
     try:
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS = kept
+        _PILLOW_LIMIT.restore()
 
 
 def metadata_of(image: Image.Image) -> Metadata:
     """What a Pillow image says beside its pixels."""
     info = image.info
-    exif = info.get("exif") or (_tiff_exif(image) if image.format == "TIFF" else b"")
+    exif = bytes(info.get("exif") or (_tiff_exif(image) if image.format == "TIFF" else b"")).removeprefix(_EXIF_PREFIX)
     xmp = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
     return Metadata(
         icc=bytes(info.get("icc_profile") or b""),
-        exif=bytes(exif).removeprefix(_EXIF_PREFIX),
+        exif=exif if exif.startswith(_TIFF_HEADERS) else b"",  # others are no EXIF data, whatever they are called
         xmp=xmp.encode() if isinstance(xmp, str) else bytes(xmp),
     )
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, 1..8; 1, upright, where the EXIF data cannot be read: a photo's other bytes are worth keeping."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (SyntaxError, TypeError, ValueError):
+        return 1
 
 
 def _tiff_exif(image: Image.Image) -> bytes:

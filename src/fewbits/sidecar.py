@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from fewbits.container import SECTION_ALPHA, SECTION_EXIF, SECTION_ICC, SECTION_XMP
 from fewbits.errors import CorruptError, ImageError, LimitError
-from fewbits.image import own_limit
 from fewbits.picture import Metadata, at_depth
 
 Section = tuple[int, bytes]
@@ -54,7 +53,8 @@ def parse_alpha(sections: Sequence[Section], height: int, width: int, depth: int
             f"alpha: coded by method {method} in {len(content)} bytes, known are constants of 1 or 2 bytes and PNG"
         )
     try:
-        with own_limit(), Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        # not by Image.open, whose guard against huge pictures is lower than ours
+        with PngImagePlugin.PngImageFile(io.BytesIO(content)) as image:
             if image.size != (width, height):
                 raise CorruptError(f"alpha: it is {image.width}x{image.height}, the picture {width}x{height}")
             if image.mode not in ("L", "I;16"):
@@ -76,6 +76,8 @@ def parse_metadata(sections: Sequence[Section]) -> Metadata:
         method, content = _verified(found, name)
         if method not in (RAW, DEFLATE):
             raise CorruptError(f"{name}: coded by method {method}, known are {RAW} and {DEFLATE}")
+        if len(content) > MAX_METADATA:
+            raise LimitError(f"length of the {name} metadata in bytes", len(content), MAX_METADATA)
         values[name] = content if method == RAW else _inflated(content, name)
     return Metadata(**values)
 

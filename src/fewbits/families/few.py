@@ -58,7 +58,7 @@ class FewConfig:
     depth_16: int = setting(1, "blocks at 1/16, in analysis and synthesis each")
     hyper_width: int = setting(128, "channels of the hyper networks")
     hyper_limit: int = setting(8, "largest magnitude of a hyper symbol")
-    dead_zone: float = setting(0.35, "how readily values are rounded towards 0 to save bits: 0 not at all, 1 as far as a model says")
+    dead_zone: float = setting(0.35, "how readily values are rounded towards 0 to save bits: 0 not at all, 1 as theory says")
     lambdas: tuple[float, ...] = setting(
         (0.0009, 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.09, 0.17, 0.32),
         "weights of the distortion against bits per pixel, one a level; these, of 255^2 MSE, give about 0.1 to 2.5 bpp",
