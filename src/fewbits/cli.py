@@ -29,6 +29,7 @@ from fewbits.container import MAX_SECTIONS
 from fewbits.errors import FewbitsError, FormatError, ImageError
 from fewbits.image import read_image, write_image
 from fewbits.runtime.bundle import manifest_id
+from fewbits.view import SCALES
 
 app = typer.Typer(
     help="Makes pictures small with learned autoencoders.",
@@ -90,10 +91,12 @@ def encode(
     if tune is not None and tune not in TUNINGS:
         raise typer.BadParameter(f"{tune!r} is not one of {', '.join(TUNINGS)}", param_hint="'--tune'")
     out = files.output_name(source, target, ".few", force)
-    picture = read_image(files.read(source), source)
     mask = read_image(files.read(str(roi)), str(roi)) if roi else None
     with _about(source), _progress("encoding") as show:
-        data = load_model(model or tuned_model(tune), threads=threads).encode(picture, quality, roi=mask, progress=show)
+        # no name for the picture here, so that its memory is free when its pixels are copied
+        data = load_model(model or tuned_model(tune), threads=threads).encode(
+            read_image(files.read(source), source), quality, roi=mask, progress=show
+        )
     files.write(out, data, force)
 
 
@@ -107,18 +110,52 @@ def decode(
             help="The picture, in the format of its extension, or - for PNG on stdout; where not given, IN with .png.",
         ),
     ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            "--region", metavar="X,Y,W,H", help="Only this part: left, top, width, height in pixels of the upright picture."
+        ),
+    ] = None,
+    scale: Annotated[
+        str | None, typer.Option("--scale", metavar="1/N", help="Smaller: 1/2, 1/4 or 1/8 of the size; of --region where given.")
+    ] = None,
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Decode what is there of a file that was cut off; the rest is coarse.")
+    ] = False,
     model: ModelOption = None,
     force: Force = False,
     threads: Threads = None,
 ) -> None:
     """Turn a .few file back into a picture."""
+    part, divisor = _numbers(region), _divisor(scale)
     out = files.output_name(source, target, ".png", force)
     data = files.read(source)
     with _about(source), _progress("decoding") as show:
         header = inspect(data)
         chosen = load_model(model, threads=threads) if model else model_of(header, threads=threads)
-        picture = chosen.decode(data, progress=show)
+        picture = chosen.decode(data, region=part, scale=divisor, allow_truncated=allow_truncated, progress=show)
+    if len(data) < header.file_bytes:
+        missing = f"{len(data)} of {header.file_bytes} bytes are there"
+        sys.stderr.write(f"fewbits: warning: {_one_line(source)}: truncated file: {missing}; the rest is decoded coarsely\n")
     files.write(out, write_image(picture, "stdout.png" if out == files.STREAM else out), force)
+
+
+def _numbers(region: str | None) -> tuple[int, int, int, int] | None:
+    """X,Y,W,H as numbers; whether they lie in the picture is for the decoder to say."""
+    if region is None:
+        return None
+    try:
+        x, y, width, height = map(int, region.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{region!r} is not X,Y,W,H, four whole numbers", param_hint="'--region'") from None
+    return x, y, width, height
+
+
+def _divisor(scale: str | None) -> int:
+    names = {f"1/{n}": n for n in SCALES}
+    if scale is not None and scale not in names:
+        raise typer.BadParameter(f"{scale!r} is not one of {', '.join(names)}", param_hint="'--scale'")
+    return names[scale] if scale else 1
 
 
 @app.command()
@@ -432,10 +469,14 @@ def main() -> None:
 
 
 def _complain(message: str) -> NoReturn:
-    """One line on stderr, whatever is in it (a file's name may hold line breaks); exit 1."""
-    line = message.replace("\n", "\\n").replace("\r", "\\r")
-    sys.stderr.write(f"fewbits: {line}\n")
+    """One line on stderr; exit 1."""
+    sys.stderr.write(f"fewbits: {_one_line(message)}\n")
     sys.exit(1)
+
+
+def _one_line(message: str) -> str:
+    """Whatever is in it: a file's name may hold line breaks."""
+    return message.replace("\n", "\\n").replace("\r", "\\r")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from PIL import Image
 
 from fewbits import container
@@ -21,7 +20,8 @@ from fewbits.runtime.engines import Engine, onnxruntime_engine
 from fewbits.runtime.factorized import FactorizedCodec, nearest_level
 from fewbits.runtime.hyperprior import HyperpriorCodec, IndexedSymbols
 from fewbits.runtime.masked import MaskedCodec
-from fewbits.runtime.pipeline import Pipeline, Progress
+from fewbits.runtime.pipeline import CutSection, Pipeline, Progress
+from fewbits.view import view_of
 
 PIPELINES: dict[str, Callable[[Bundle, Engine], Pipeline]] = {
     "hyperprior": HyperpriorCodec,
@@ -32,6 +32,7 @@ TUNINGS: Final = {"visual": "few", "psnr": "few-psnr"}  # of the flagship: the m
 DEFAULT_TUNING: Final = "visual"
 DEFAULT_MODEL: Final = TUNINGS[DEFAULT_TUNING]
 DEFAULT_QUALITY = 60.0
+Region = tuple[int, int, int, int]  # x, y, width, height in pixels
 MODEL_PATH_VARIABLE = "FEWBITS_MODELS"
 _SHIPPED = Path(__file__).parent / "weights"
 
@@ -64,12 +65,13 @@ class Model:
         """See fewbits.encode. progress is called with the fraction done, 0..1."""
         steps = quality_steps(quality)
         pixels, colour = to_planes(image)
+        del image  # where it is nobody else's, its memory is free from here on
         if roi is not None and not self.pipeline.takes_roi:
             raise ImageError(f"roi: a model of family {self.bundle.family} cannot favour a region; content-weighted can")
         mask = None if roi is None else to_mask(roi, pixels.shape[1], pixels.shape[0])
         level = self.pipeline.level(steps, colour)
         with _enough_memory(pixels.shape[1], pixels.shape[0]):
-            symbols, sections = self.pipeline.quantize(self.pipeline.analyse(pixels, level, progress), level, mask)
+            symbols_crc, sections = self.pipeline.encode(pixels, level, mask, progress)
         header = Header(
             family=self.bundle.family,
             colour=colour,
@@ -77,46 +79,66 @@ class Model:
             width=pixels.shape[1],
             height=pixels.shape[0],
             quality_steps=steps,
-            symbols_crc=symbols.crc(),
+            symbols_crc=symbols_crc,
             sections=tuple((kind, len(stream)) for kind, stream in sections),
         )
         return container.pack(header, [stream for _, stream in sections])
 
-    def decode(self, data: bytes, *, progress: Progress = _silent) -> Image.Image:
-        """See fewbits.decode."""
-        header, _, y_hat = self._decode_latent(data)
+    def decode(
+        self,
+        data: bytes,
+        *,
+        region: Region | None = None,
+        scale: int = 1,
+        allow_truncated: bool = False,
+        progress: Progress = _silent,
+    ) -> Image.Image:
+        """See fewbits.decode. progress is called with the fraction done, 0..1."""
+        header, sections = self._parsed(data, allow_truncated)
+        view = view_of(region, scale, header.width, header.height)
         level = self.pipeline.level(header.quality_steps, header.colour)
         with _enough_memory(header.width, header.height):
-            pixels = self.pipeline.synthesise(y_hat, header.height, header.width, level, progress)
-            return from_planes(pixels, header.colour)
+            bands = self.pipeline.decode(
+                sections,
+                (header.height, header.width),
+                (view.rows, view.columns),
+                level,
+                progress,
+                symbols_crc=header.symbols_crc,
+            )
+            return from_planes(view.assemble(bands), header.colour)
 
     def symbols(self, data: bytes) -> Any:
         """The integer symbols that a file holds (the pipeline's own kind), checked. The same on every machine."""
-        return self._decode_latent(data)[1]
+        return self._symbols(data)[1]
 
     def estimated_bits(self, data: bytes) -> float:
         """The model's own estimate of the bits in a file's symbols: their ideal code length."""
-        header, symbols, _ = self._decode_latent(data)
+        header, symbols = self._symbols(data)
         return self.pipeline.ideal_bits(symbols, self.pipeline.level(header.quality_steps, header.colour))
 
     def indexed_symbols(self, data: bytes) -> IndexedSymbols:
         """The coded latent symbols of a file, with the scale index that chose the table of each, where a hyperprior did."""
         if not isinstance(self.pipeline, HyperpriorCodec):
             raise ModelError(f"model {self.bundle.model_id.hex()}: its tables are chosen by no index")
-        header, symbols, _ = self._decode_latent(data)
+        header, symbols = self._symbols(data)
         return self.pipeline.indexed(symbols, self.pipeline.level(header.quality_steps, header.colour))
 
-    def _decode_latent(self, data: bytes) -> tuple[Header, Any, np.ndarray]:
-        header, sections = container.parse(data)
-        if header.model_id != self.bundle.model_id:
-            raise ModelError(f"made with model {header.model_id.hex()}, not with this one, {self.bundle.model_id.hex()}")
-        streams = [(kind, bytes(payload)) for kind, payload in sections if kind in container.CRITICAL]
+    def _symbols(self, data: bytes) -> tuple[Header, Any]:
+        header, sections = self._parsed(data)
         level = self.pipeline.level(header.quality_steps, header.colour)
         with _enough_memory(header.width, header.height):
-            symbols, y_hat = self.pipeline.decode_symbols(streams, header.height, header.width, level)
+            symbols = self.pipeline.decode_symbols(sections, header.height, header.width, level)
         if symbols.crc() != header.symbols_crc:
             raise CorruptError("the checksum of the decoded symbols does not match: the file is damaged")
-        return header, symbols, y_hat
+        return header, symbols
+
+    def _parsed(self, data: bytes, allow_truncated: bool = False) -> tuple[Header, list[CutSection]]:
+        """The header and the sections that a decoder must know."""
+        header, sections = container.parse(data, allow_truncated=allow_truncated)
+        if header.model_id != self.bundle.model_id:
+            raise ModelError(f"made with model {header.model_id.hex()}, not with this one, {self.bundle.model_id.hex()}")
+        return header, [(kind, None if part is None else bytes(part)) for kind, part in sections if kind in container.CRITICAL]
 
 
 def quality_steps(quality: float) -> int:
@@ -149,13 +171,20 @@ def tuned_model(tune: str | None) -> str:
     return name
 
 
-def decode(data: bytes, *, model: Model | None = None) -> Image.Image:
+def decode(
+    data: bytes, *, region: Region | None = None, scale: int = 1, allow_truncated: bool = False, model: Model | None = None
+) -> Image.Image:
     """The bytes of a .few file -> a Pillow image of mode RGB or L (numpy.asarray of it is uint8).
 
+    region: (x, y, width, height) in pixels of the upright picture: decodes only what that part needs. scale: 1, 2, 4 or 8: of
+    every block of so many pixels a side, from the region's upper left corner on, their mean. allow_truncated: a file that ends
+    too early gives a picture all the same, coarse or grey where strips of it are missing; inspect(data).file_bytes > len(data)
+    tells. Of a picture that is not decoded as a whole the symbols' checksum cannot be checked.
     model: where None, the file's own, among the shipped ones and those in the folders of $FEWBITS_MODELS.
-    Raises FormatError on damaged bytes, ModelError where the model is not installed.
+    Raises FormatError on damaged bytes, ModelError where the model is not installed, ImageError on other regions and scales.
     """
-    return (model or model_of(inspect(data))).decode(data)
+    chosen = model or model_of(inspect(data))
+    return chosen.decode(data, region=region, scale=scale, allow_truncated=allow_truncated)
 
 
 def inspect(data: bytes) -> Header:

@@ -24,6 +24,7 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
     "WEBP": {"quality": 95},
 }
+_BAND_ROWS = 256  # pixel rows that are converted at a time
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts to grey
 
 
@@ -97,7 +98,7 @@ def to_planes(image: Any) -> tuple[np.ndarray, str]:
         raise ImageError(f"image: its shape is {np.shape(image)}, it must be (height, width), with 1 or 3 channels last")
     _check_size(array.shape[1], array.shape[0], "image")
     if array.shape[2] == 1:
-        return np.repeat(array, 3, axis=2), "grey"
+        return _three(array[:, :, 0]), "grey"
     return array, "rgb"
 
 
@@ -115,12 +116,17 @@ def _from_pillow(image: Image.Image) -> tuple[np.ndarray, str]:
         image = _without_alpha(image)
     mode = image.mode
     if mode.startswith(("I", "F")):
-        return np.repeat(_grey_from_deep(image)[:, :, None], 3, axis=2), "grey"
+        return _three(_grey_from_deep(image)), "grey"
     if mode in ("1", "L"):
-        return np.repeat(np.asarray(image.convert("L"))[:, :, None], 3, axis=2), "grey"
+        return _three(np.asarray(image.convert("L"))), "grey"
     if mode == "CMYK":
         image = _from_cmyk(image)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), "rgb"
+    return _samples(image if image.mode == "RGB" else image.convert("RGB")), "rgb"
+
+
+def _three(grey: np.ndarray) -> np.ndarray:
+    """(h, w) -> (h, w, 3), three equal planes without memory of their own."""
+    return np.broadcast_to(grey[:, :, None], (*grey.shape, 3))
 
 
 def _grey_from_deep(image: Image.Image) -> np.ndarray:
@@ -168,5 +174,20 @@ def _check_size(width: int, height: int, name: str) -> None:
 def from_planes(pixels: np.ndarray, colour: str) -> Image.Image:
     """uint8 (h, w, 3) -> a Pillow image of mode RGB, or L where `colour` is "grey"."""
     if colour == "grey":
-        return Image.fromarray(np.rint(pixels @ np.array(LUMA, np.float32)).astype(np.uint8))
+        luma, grey = np.array(LUMA, np.float32), np.empty(pixels.shape[:2], np.uint8)
+        for part in _bands(len(pixels)):
+            grey[part] = np.rint(pixels[part] @ luma)
+        return Image.fromarray(grey)
     return Image.fromarray(pixels)
+
+
+def _samples(image: Image.Image) -> np.ndarray:
+    """uint8 (h, w, 3) of an image of mode RGB. Band by band: numpy.asarray of all of it would hold it twice."""
+    array = np.empty((image.height, image.width, 3), np.uint8)
+    for part in _bands(image.height):
+        array[part] = np.asarray(image.crop((0, part.start, image.width, part.stop)))
+    return array
+
+
+def _bands(height: int) -> list[slice]:
+    return [slice(top, min(top + _BAND_ROWS, height)) for top in range(0, height, _BAND_ROWS)]
