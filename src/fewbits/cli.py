@@ -120,7 +120,7 @@ def decode(
         str | None, typer.Option("--scale", metavar="1/N", help="Smaller: 1/2, 1/4 or 1/8 of the size; of --region where given.")
     ] = None,
     allow_truncated: Annotated[
-        bool, typer.Option("--allow-truncated", help="Decode what is there of a file that was cut off; the rest is coarse.")
+        bool, typer.Option("--allow-truncated", help="Decode what is there of a file that was cut off; the rest is flat.")
     ] = False,
     model: ModelOption = None,
     force: Force = False,
@@ -136,7 +136,9 @@ def decode(
         picture = chosen.decode(data, region=part, scale=divisor, allow_truncated=allow_truncated, progress=show)
     if len(data) < header.file_bytes:
         missing = f"{len(data)} of {header.file_bytes} bytes are there"
-        sys.stderr.write(f"fewbits: warning: {_one_line(source)}: truncated file: {missing}; the rest is decoded coarsely\n")
+        sys.stderr.write(
+            f"fewbits: warning: {_one_line(source)}: truncated file: {missing}; what is missing of the picture is left flat\n"
+        )
     files.write(out, write_image(picture, "stdout.png" if out == files.STREAM else out), force)
 
 

@@ -178,8 +178,8 @@ def decode(
 
     region: (x, y, width, height) in pixels of the upright picture: decodes only what that part needs. scale: 1, 2, 4 or 8: of
     every block of so many pixels a side, from the region's upper left corner on, their mean. allow_truncated: a file that ends
-    too early gives a picture all the same, coarse or grey where strips of it are missing; inspect(data).file_bytes > len(data)
-    tells. Of a picture that is not decoded as a whole the symbols' checksum cannot be checked.
+    too early gives a picture all the same, flat where strips of it are missing; inspect(data).file_bytes > len(data) tells.
+    Of a picture that is not decoded as a whole the symbols' checksum cannot be checked.
     model: where None, the file's own, among the shipped ones and those in the folders of $FEWBITS_MODELS.
     Raises FormatError on damaged bytes, ModelError where the model is not installed, ImageError on other regions and scales.
     """
