@@ -91,12 +91,11 @@ def encode(
     if tune is not None and tune not in TUNINGS:
         raise typer.BadParameter(f"{tune!r} is not one of {', '.join(TUNINGS)}", param_hint="'--tune'")
     out = files.output_name(source, target, ".few", force)
+    given = [read_image(files.read(source), source)]  # handed over: a name here would keep its memory while it is coded
     mask = read_image(files.read(str(roi)), str(roi)) if roi else None
     with _about(source), _progress("encoding") as show:
-        # no name for the picture here, so that its memory is free when its pixels are copied
-        data = load_model(model or tuned_model(tune), threads=threads).encode(
-            read_image(files.read(source), source), quality, roi=mask, progress=show
-        )
+        chosen = load_model(model or tuned_model(tune), threads=threads)
+        data = chosen.encode(given.pop(), quality, roi=mask, progress=show)
     files.write(out, data, force)
 
 
