@@ -147,6 +147,44 @@ def test_version_and_help(run: Callable[..., Result]) -> None:
             assert result.code == 0 and b"Usage: " in result.out and b"--help" in result.out
 
 
+def decoded(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture, int)
+
+
+def test_a_region_and_a_scale(run: Callable[..., Result], few: Path, tmp_path: Path) -> None:
+    assert run("decode", few).code == 0
+    whole = decoded(tmp_path / "small.png")
+    assert run("decode", few, tmp_path / "part.png", "--region", "5,20,17,10").code == 0
+    assert np.abs(decoded(tmp_path / "part.png") - whole[20:30, 5:22]).max() <= 1
+    assert run("decode", few, tmp_path / "both.png", "--region", "5,20,17,10", "--scale", "1/4").code == 0
+    assert decoded(tmp_path / "both.png").shape == (3, 5, 3)
+    assert Image.open(io.BytesIO(run("decode", few, "-", "--scale", "1/8").out)).size == (6, 4)
+
+
+@pytest.mark.parametrize("region", ["40,0,5,5", "0,0,0,1", "-1,0,4,4", "0,30,1,1"])
+def test_regions_outside_the_picture(run: Callable[..., Result], few: Path, region: str) -> None:
+    words = f"{few}: region is {region} (x, y, width, height), it must lie in the picture, 44x30 pixels"
+    assert failed(run("decode", few, f"--region={region}"), words)
+    assert list(few.parent.iterdir()) == [few]
+
+
+def test_a_file_that_was_cut_is_decoded_on_request(run: Callable[..., Result], few: Path, tmp_path: Path) -> None:
+    data = few.read_bytes()
+    cut = tmp_path / "cut.few"
+    cut.write_bytes(data[:-9])
+    assert failed(run("decode", cut), "truncated")
+    result = run("decode", cut, "--allow-truncated")
+    assert result.code == 0 and result.out == b""
+    said = f"{len(data) - 9} of {len(data)} bytes are there; what is missing of the picture is left flat"
+    assert result.err == f"fewbits: warning: {cut}: truncated file: {said}\n"
+    assert decoded(tmp_path / "cut.png").shape == (30, 44, 3)
+    assert run("info", cut).out == run("info", few).out
+    cut.write_bytes(data[:49])
+    assert failed(run("decode", cut, tmp_path / "none.png", "--allow-truncated"), cut, "hyper section")
+    assert run("decode", few, "-", "--allow-truncated") == run("decode", few, "-"), "no warning where nothing is missing"
+
+
 # Wrong usage: 2
 
 
@@ -167,6 +205,10 @@ def test_version_and_help(run: Callable[..., Result]) -> None:
         ["encode", "in.png", "--nosuch"],
         ["encode", "in.png", "--tune", "speed"],
         ["encode", "in.png", "--tune", "psnr", "--model", "few"],
+        ["decode", "in.few", "--region", "1,2,3"],
+        ["decode", "in.few", "--region", "1,2,3,x"],
+        ["decode", "in.few", "--scale", "2"],
+        ["decode", "in.few", "--scale", "1/3"],
         ["train", "few"],
         ["export"],
     ],

@@ -8,6 +8,7 @@ import math
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -177,6 +178,38 @@ def test_a_model_may_be_shared_between_threads(model: Model, picture: Draw) -> N
         assert len(one) == pytest.approx(len(other), rel=0.02), "thread counts may differ in the last bits of a float"
 
 
+def test_parts_and_scales_of_grey_pictures_too(model: Model, picture: Picture) -> None:
+    for pixels in (picture(50, 70), picture(50, 70)[:, :, 0]):
+        data = model.encode(pixels)
+        whole = np.asarray(decode(data, model=model), int)
+        part = decode(data, region=(3, 5, 40, 30), scale=2, model=model)
+        assert part.size == (20, 15) and part.mode == ("RGB" if pixels.ndim == 3 else "L")
+        means = whole[5:35, 3:43].reshape(15, 2, 20, 2, *pixels.shape[2:]).mean((1, 3))
+        assert np.abs(np.asarray(part) - means).max() <= 1.5
+
+
+def test_a_cut_file_is_decoded_on_request(model: Model, picture: Picture) -> None:
+    cut = model.encode(picture(530, 30))[:-7]
+    assert inspect(cut).file_bytes == len(cut) + 7
+    with pytest.raises(FewbitsError, match="truncated"):
+        decode(cut, model=model)
+    assert decode(cut, allow_truncated=True, model=model).size == (30, 530)
+
+
+def test_a_picture_that_is_given_away_is_not_held_while_it_is_coded(
+    model: Model, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = Image.fromarray(picture(40, 40))
+    alive = weakref.ref(given)
+    encoding = model.pipeline.encode
+    seen = []
+    monkeypatch.setattr(model.pipeline, "encode", lambda *rest: (seen.append(alive() is None), encoding(*rest))[1])
+    pictures = [given]
+    del given
+    model.encode(pictures.pop(), 50)
+    assert seen == [True]
+
+
 # Options
 
 
@@ -264,7 +297,9 @@ def test_grey_costs_less_than_colour(model: Model, picture: Draw) -> None:
 
 def test_damage_beside_the_latent_is_noticed(model: Model, picture: Draw) -> None:
     data = model.encode(Picture(picture(16, 16), "rgb", picture(16, 16)[:, :, 0], Metadata(icc=b"a profile")), 50)
-    for place in range(len(data) - 30, len(data)):
+    header = inspect(data)
+    beside = header.header_bytes + header.parts["alpha"] + header.parts["icc"]  # they come first
+    for place in range(header.header_bytes, beside):
         with pytest.raises(FewbitsError):
             model.decode(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
 

@@ -16,6 +16,7 @@ from fewbits import __version__, files
 from fewbits.codec import (
     DEFAULT_QUALITY,
     TUNINGS,
+    Region,
     inspect,
     installed_models,
     latent_width,
@@ -28,6 +29,7 @@ from fewbits.errors import FewbitsError
 from fewbits.picture import DEPTHS
 from fewbits.picturefile import read_image
 from fewbits.runtime.bundle import manifest_id
+from fewbits.view import SCALES
 
 app = typer.Typer(
     help="Makes pictures small with learned autoencoders.",
@@ -138,6 +140,18 @@ def decode(
         str, typer.Option("--to", metavar="EXT", help="The format of pictures where OUT does not say it, such as jpg.")
     ] = "png",
     depth: Annotated[int, typer.Option("--depth", help="Bits a sample of pictures, 8 or 16.")] = 8,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            "--region", metavar="X,Y,W,H", help="Only this part: left, top, width, height in pixels of the upright picture."
+        ),
+    ] = None,
+    scale: Annotated[
+        str | None, typer.Option("--scale", metavar="1/N", help="Smaller: 1/2, 1/4 or 1/8 of the size; of --region where given.")
+    ] = None,
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Decode what is there of a file that was cut off; the rest is flat.")
+    ] = False,
     model: ModelOption = None,
     force: Force = False,
     threads: Threads = None,
@@ -151,8 +165,26 @@ def decode(
     extension = f".{to.removeprefix('.')}"
     if not can_write(extension):
         raise typer.BadParameter(f"Pillow writes no pictures with the extension {extension}", param_hint="'--to'")
-    convert = Decoding(extension, model, threads, depth)
+    convert = Decoding(extension, model, threads, depth, _numbers(region), _divisor(scale), allow_truncated)
     convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json)
+
+
+def _numbers(region: str | None) -> Region | None:
+    """X,Y,W,H as numbers; whether they lie in the picture is for the decoder to say."""
+    if region is None:
+        return None
+    try:
+        x, y, width, height = map(int, region.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{region!r} is not X,Y,W,H, four whole numbers", param_hint="'--region'") from None
+    return x, y, width, height
+
+
+def _divisor(scale: str | None) -> int:
+    names = {f"1/{n}": n for n in SCALES}
+    if scale is not None and scale not in names:
+        raise typer.BadParameter(f"{scale!r} is not one of {', '.join(names)}", param_hint="'--scale'")
+    return names[scale] if scale else 1
 
 
 @app.command()

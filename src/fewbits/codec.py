@@ -23,8 +23,9 @@ from fewbits.runtime.engines import Engine, onnxruntime_engine
 from fewbits.runtime.factorized import FactorizedCodec, nearest_level
 from fewbits.runtime.hyperprior import HyperpriorCodec, IndexedSymbols
 from fewbits.runtime.masked import MaskedCodec
-from fewbits.runtime.pipeline import Pipeline, Progress
+from fewbits.runtime.pipeline import CutSection, Pipeline, Progress
 from fewbits.sidecar import pack_sidecar, parse_alpha, parse_metadata
+from fewbits.view import view_of
 
 PIPELINES: dict[str, Callable[[Bundle, Engine], Pipeline]] = {
     "hyperprior": HyperpriorCodec,
@@ -35,6 +36,7 @@ TUNINGS: Final = {"visual": "few", "psnr": "few-psnr"}  # of the flagship: the m
 DEFAULT_TUNING: Final = "visual"
 DEFAULT_MODEL: Final = TUNINGS[DEFAULT_TUNING]
 DEFAULT_QUALITY = 60.0
+Region = tuple[int, int, int, int]  # x, y, width, height in pixels
 MODEL_PATH_VARIABLE = "FEWBITS_MODELS"
 _SHIPPED = Path(__file__).parent / "weights"
 _LOADING: Final = threading.Lock()
@@ -68,13 +70,15 @@ class Model:
         """See fewbits.encode. progress is called with the fraction done, 0..1."""
         steps = quality_steps(quality)
         picture = to_picture(image)
+        del image  # where it is nobody else's, its memory is free from here on
         if roi is not None and not self.pipeline.takes_roi:
             raise ImageError(f"roi: a model of family {self.bundle.family} cannot favour a region; content-weighted can")
         mask = None if roi is None else to_mask(roi, picture.width, picture.height)
         level = self.pipeline.level(steps, picture.colour)
+        sections = pack_sidecar(picture.alpha, picture.metadata)
         with _enough_memory(picture.width, picture.height):
-            symbols, sections = self.pipeline.quantize(self.pipeline.analyse(filled(picture), level, progress), level, mask)
-        sections += pack_sidecar(picture.alpha, picture.metadata)
+            symbols_crc, latent_sections = self.pipeline.encode(filled(picture), level, mask, progress)
+        sections += latent_sections
         header = Header(
             family=self.bundle.family,
             colour=picture.colour,
@@ -82,66 +86,95 @@ class Model:
             width=picture.width,
             height=picture.height,
             quality_steps=steps,
-            symbols_crc=symbols.crc(),
+            symbols_crc=symbols_crc,
             sections=tuple((kind, len(stream)) for kind, stream in sections),
             depth=picture.depth,
         )
         return container.pack(header, [stream for _, stream in sections])
 
-    def decode(self, data: bytes, *, progress: Progress = _silent) -> Image.Image:
-        """See fewbits.decode."""
-        return to_image(self.decode_picture(data, progress=progress))
+    def decode(
+        self,
+        data: bytes,
+        *,
+        region: Region | None = None,
+        scale: int = 1,
+        allow_truncated: bool = False,
+        progress: Progress = _silent,
+    ) -> Image.Image:
+        """See fewbits.decode. progress is called with the fraction done, 0..1."""
+        return to_image(self.decode_picture(data, region=region, scale=scale, allow_truncated=allow_truncated, progress=progress))
 
-    def decode_picture(self, data: bytes, *, depth: int = 8, progress: Progress = _silent) -> Picture:
-        """Pixels, alpha and metadata of a file, at 8 or 16 bits a sample. Raises as fewbits.decode."""
+    def decode_picture(
+        self,
+        data: bytes,
+        *,
+        depth: int = 8,
+        region: Region | None = None,
+        scale: int = 1,
+        allow_truncated: bool = False,
+        progress: Progress = _silent,
+    ) -> Picture:
+        """Pixels, alpha and metadata of a file, at 8 or 16 bits a sample. Arguments and errors as those of fewbits.decode."""
         if depth not in DEPTHS:
             raise ImageError(f"depth is {depth}, it must be 8 or 16")
-        header, sections = container.parse(data)
-        others = [(kind, bytes(payload)) for kind, payload in sections if kind not in container.LATENT_SECTIONS]
-        metadata = parse_metadata(others)
-        header, _, y_hat = self._decode_latent(data)
+        header, latent, beside = self._parsed(data, allow_truncated)
+        metadata = parse_metadata(beside)
+        view = view_of(region, scale, header.width, header.height)
         level = self.pipeline.level(header.quality_steps, header.colour)
+        size = (header.height, header.width)
         with _enough_memory(header.width, header.height):
-            alpha = parse_alpha(others, header.height, header.width, depth)
-            pixels = self.pipeline.synthesise(y_hat, header.height, header.width, level, progress, dtype_of(depth))
-        return Picture(pixels, header.colour, alpha, metadata)
+            alpha = parse_alpha(beside, *size, depth)
+            bands = self.pipeline.decode(
+                latent, size, (view.rows, view.columns), level, progress, symbols_crc=header.symbols_crc, dtype=dtype_of(depth)
+            )
+            return Picture(view.assemble(bands), header.colour, None if alpha is None else view.of(alpha), metadata)
 
     def verify(self, data: bytes) -> None:
         """Decodes all but the pixels, and raises what decode would on damaged bytes."""
-        header, sections = container.parse(data)
-        others = [(kind, bytes(payload)) for kind, payload in sections if kind not in container.LATENT_SECTIONS]
-        parse_metadata(others)
+        header, _, beside = self._parsed(data)
+        parse_metadata(beside)
         with _enough_memory(header.width, header.height):
-            parse_alpha(others, header.height, header.width, header.depth)
-        self._decode_latent(data)
+            parse_alpha(beside, header.height, header.width, header.depth)
+        self._symbols(data)
 
     def symbols(self, data: bytes) -> Any:
         """The integer symbols that a file holds (the pipeline's own kind), checked. The same on every machine."""
-        return self._decode_latent(data)[1]
+        return self._symbols(data)[1]
 
     def estimated_bits(self, data: bytes) -> float:
         """The model's own estimate of the bits in a file's symbols: their ideal code length."""
-        header, symbols, _ = self._decode_latent(data)
+        header, symbols = self._symbols(data)
         return self.pipeline.ideal_bits(symbols, self.pipeline.level(header.quality_steps, header.colour))
 
     def indexed_symbols(self, data: bytes) -> IndexedSymbols:
         """The coded latent symbols of a file, with the scale index that chose the table of each, where a hyperprior did."""
         if not isinstance(self.pipeline, HyperpriorCodec):
             raise ModelError(f"model {self.bundle.model_id.hex()}: its tables are chosen by no index")
-        header, symbols, _ = self._decode_latent(data)
+        header, symbols = self._symbols(data)
         return self.pipeline.indexed(symbols, self.pipeline.level(header.quality_steps, header.colour))
 
-    def _decode_latent(self, data: bytes) -> tuple[Header, Any, np.ndarray]:
-        header, sections = container.parse(data)
-        if header.model_id != self.bundle.model_id:
-            raise ModelError(f"made with model {header.model_id.hex()}, not with this one, {self.bundle.model_id.hex()}")
-        streams = [(kind, bytes(payload)) for kind, payload in sections if kind in container.LATENT_SECTIONS]
+    def _symbols(self, data: bytes) -> tuple[Header, Any]:
+        header, latent, _ = self._parsed(data)
         level = self.pipeline.level(header.quality_steps, header.colour)
         with _enough_memory(header.width, header.height):
-            symbols, y_hat = self.pipeline.decode_symbols(streams, header.height, header.width, level)
+            symbols = self.pipeline.decode_symbols(latent, header.height, header.width, level)
         if symbols.crc() != header.symbols_crc:
             raise CorruptError("the checksum of the decoded symbols does not match: the file is damaged")
-        return header, symbols, y_hat
+        return header, symbols
+
+    def _parsed(self, data: bytes, allow_truncated: bool = False) -> tuple[Header, list[CutSection], list[tuple[int, bytes]]]:
+        """The header, the latent's sections, and those beside it that are there."""
+        header, sections = container.parse(data, allow_truncated=allow_truncated)
+        if header.model_id != self.bundle.model_id:
+            raise ModelError(f"made with model {header.model_id.hex()}, not with this one, {self.bundle.model_id.hex()}")
+        latent: list[CutSection] = []
+        beside = []
+        for kind, part in sections:
+            if kind in container.LATENT_SECTIONS:
+                latent.append((kind, None if part is None else bytes(part)))
+            elif part is not None:
+                beside.append((kind, bytes(part)))
+        return header, latent, beside
 
 
 def quality_steps(quality: float) -> int:
@@ -176,23 +209,38 @@ def tuned_model(tune: str | None) -> str:
     return name
 
 
-def decode(data: bytes, *, model: Model | None = None) -> Image.Image:
+def decode(
+    data: bytes, *, region: Region | None = None, scale: int = 1, allow_truncated: bool = False, model: Model | None = None
+) -> Image.Image:
     """The bytes of a .few file -> a Pillow image of mode RGB, RGBA, L or LA (numpy.asarray of it is uint8).
 
     Its `info` has what the file keeps of icc_profile, exif and xmp.
-
+    region: (x, y, width, height) in pixels of the upright picture: decodes only what that part needs. scale: 1, 2, 4 or 8: of
+    every block of so many pixels a side, from the region's upper left corner on, their mean. allow_truncated: a file that ends
+    too early gives a picture all the same, coarse or grey where strips of it are missing; inspect(data).file_bytes > len(data)
+    tells. Of a picture that is not decoded as a whole the symbols' checksum cannot be checked.
     model: where None, the file's own, among the shipped ones and those in the folders of $FEWBITS_MODELS.
-    Raises FormatError on damaged bytes, ModelError where the model is not installed.
+    Raises FormatError on damaged bytes, ModelError where the model is not installed, ImageError on other regions and scales.
     """
-    return (model or model_of(inspect(data))).decode(data)
+    chosen = model or model_of(inspect(data))
+    return chosen.decode(data, region=region, scale=scale, allow_truncated=allow_truncated)
 
 
-def decode_array(data: bytes, *, depth: int = 8, model: Model | None = None) -> np.ndarray:
+def decode_array(
+    data: bytes,
+    *,
+    depth: int = 8,
+    region: Region | None = None,
+    scale: int = 1,
+    allow_truncated: bool = False,
+    model: Model | None = None,
+) -> np.ndarray:
     """The same as an array, (h, w), or (h, w, 2, 3 or 4): grey or RGB, then alpha; of uint8, or uint16 where `depth` is 16.
 
     The networks know more than 8 bits of any picture; of one that had 16, `inspect(data).depth` says so.
     """
-    return (model or model_of(inspect(data))).decode_picture(data, depth=depth).array()
+    chosen = model or model_of(inspect(data))
+    return chosen.decode_picture(data, depth=depth, region=region, scale=scale, allow_truncated=allow_truncated).array()
 
 
 def inspect(data: bytes) -> Header:

@@ -35,6 +35,7 @@ SECTION_NAMES: Final = {
 LATENT_SECTIONS: Final = (SECTION_HYPER, SECTION_LATENT, SECTION_IMPORTANCE)
 METADATA_SECTIONS: Final = (SECTION_ICC, SECTION_EXIF, SECTION_XMP)
 DEPTH_IDS: Final = {8: 0, 16: 1}  # bits a sample of the picture that was coded
+_NEEDED: Final = {SECTION_HYPER: "hyper", SECTION_IMPORTANCE: "importance"}  # before any strip can be decoded
 CRITICAL: Final = range(0, 128)  # a decoder must reject unknown sections of these types and skip the others
 
 _LAYOUT: Final = struct.Struct("<4sBBBB8sIIHII")  # docs/format.md, "Header"
@@ -142,15 +143,23 @@ def parse_header(data: bytes) -> Header:
     return Header(names[family], colours[colour], model_id, width, height, quality, symbols_crc, sections, depths[depth])
 
 
-def parse(data: bytes) -> tuple[Header, list[tuple[int, memoryview]]]:
-    """A whole file: its header and its sections as (type, bytes), in order. Raises a FormatError that names the field."""
+def parse(data: bytes, *, allow_truncated: bool = False) -> tuple[Header, list[tuple[int, memoryview | None]]]:
+    """A whole file: its header and its sections as (type, bytes), in order. Raises a FormatError that names the field.
+
+    allow_truncated: the file may have been cut after the sections that all strips need; those that are not there as a whole are
+    None.
+    """
     header = parse_header(data)
-    if len(data) < header.file_bytes:
+    if len(data) < header.file_bytes and not allow_truncated:
         raise TruncatedError("sections", need=header.file_bytes - header.header_bytes, got=len(data) - header.header_bytes)
     if len(data) > header.file_bytes:
         raise CorruptError(f"{len(data) - header.file_bytes} bytes follow the last section, none are allowed")
-    view, place, sections = memoryview(data), header.header_bytes, []
+    view, place = memoryview(data), header.header_bytes
+    sections: list[tuple[int, memoryview | None]] = []
     for kind, size in header.sections:
-        sections.append((kind, view[place : place + size]))
+        there = place + size <= len(data)
+        if not there and kind in _NEEDED:
+            raise TruncatedError(f"{_NEEDED[kind]} section", need=size, got=max(0, len(data) - place))
+        sections.append((kind, view[place : place + size] if there else None))
         place += size
     return header, sections

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Protocol
 from PIL import Image
 from PIL.ImageFile import StubImageFile
 
-from fewbits.codec import inspect, load_model, model_of
+from fewbits.codec import Region, inspect, load_model, model_of
 from fewbits.errors import FewbitsError, FormatError, ImageError
 from fewbits.image import stripped
 from fewbits.picturefile import read_picture, write_picture
@@ -94,13 +94,16 @@ class Encoding:
 class Decoding:
     """.few files -> pictures. extension: of the pictures, with the dot. model: None for the one that each file names.
 
-    depth: bits a sample, 8 or 16.
+    depth: bits a sample, 8 or 16. region, scale, allow_truncated: see fewbits.decode.
     """
 
     extension: str
     model: str | None = None
     threads: int | None = None
     depth: int = 8
+    region: Region | None = None
+    scale: int = 1
+    allow_truncated: bool = False
     for_one = ""
     what = "decoding"
     extensions = frozenset({FEW})
@@ -109,8 +112,17 @@ class Decoding:
         with about(source):
             header = inspect(data)
             model = load_model(self.model, threads=self.threads) if self.model else model_of(header, threads=self.threads)
-            picture = model.decode_picture(data, depth=self.depth, progress=progress)
-        return Converted(write_picture(picture, target), header.width * header.height)
+            picture = model.decode_picture(
+                data,
+                depth=self.depth,
+                region=self.region,
+                scale=self.scale,
+                allow_truncated=self.allow_truncated,
+                progress=progress,
+            )
+        there = f"{len(data)} of {header.file_bytes} bytes are there; what is missing of the picture is left flat"
+        note = f"warning: {source}: truncated file: {there}" if len(data) < header.file_bytes else ""
+        return Converted(write_picture(picture, target), header.width * header.height, note)
 
 
 @cache

@@ -14,6 +14,7 @@ from fewbits.container import MAX_PIXELS, MAX_SIDE
 from fewbits.errors import ImageError
 from fewbits.picture import Metadata, Picture, dtype_of
 
+_BAND_ROWS: Final = 256
 _EXIF_PREFIX: Final = b"Exif\0\0"
 _TIFF_HEADERS: Final = (b"II*\0", b"MM\0*")
 _TIFF_TAGS: Final = (270, 271, 272, 305, 306, 315, 33432)  # of a TIFF file's own: description, make, model, ..., copyright
@@ -57,7 +58,8 @@ def from_array(array: np.ndarray, metadata: Metadata) -> Picture:
     if alpha is not None and (alpha == np.iinfo(alpha.dtype).max).all():
         alpha = None
     if planes.shape[2] < 3:
-        return Picture(np.repeat(planes[:, :, :1], 3, axis=2), "grey", alpha, metadata)
+        same = np.broadcast_to(planes[:, :, :1], (*planes.shape[:2], 3))  # three planes without memory of their own
+        return Picture(same, "grey", alpha, metadata)
     return Picture(planes[:, :, :3], "rgb", alpha, metadata)
 
 
@@ -194,7 +196,19 @@ def _from_pillow(image: Image.Image) -> Picture:
         image = image.convert("L")
     elif mode != "RGB":
         image = image.convert("RGB")
-    return from_array(np.asarray(image), metadata)
+    return from_array(_samples(image), metadata)
+
+
+def _samples(image: Image.Image) -> np.ndarray:
+    """uint8 (h, w) or (h, w, c) of an image. Band by band: numpy.asarray of all of it would hold it twice."""
+    bands = range(0, image.height, _BAND_ROWS)
+    parts = (np.asarray(image.crop((0, top, image.width, min(top + _BAND_ROWS, image.height)))) for top in bands)
+    first = next(parts)
+    array = np.empty((image.height, *first.shape[1:]), np.uint8)
+    array[: len(first)] = first
+    for top, part in zip(bands[1:], parts, strict=True):
+        array[top : top + len(part)] = part
+    return array
 
 
 def _grey_from_deep(image: Image.Image) -> np.ndarray:

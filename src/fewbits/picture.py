@@ -9,6 +9,7 @@ import numpy as np
 from fewbits.errors import ImageError
 
 LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts to grey
+_BAND_ROWS: Final = 256
 DEPTHS: Final = (8, 16)  # bits a sample
 
 
@@ -81,7 +82,10 @@ def opaque_bytes(picture: Picture, name: str) -> np.ndarray:
 
 def grey_of(pixels: np.ndarray) -> np.ndarray:
     """uint8 or uint16 (h, w, 3) -> its luma, (h, w) of the same dtype."""
-    return np.asarray(np.rint(pixels @ np.array(LUMA, np.float32)), pixels.dtype)
+    luma, grey = np.array(LUMA, np.float32), np.empty(pixels.shape[:2], pixels.dtype)
+    for top in range(0, len(pixels), _BAND_ROWS):  # floats of all of it would take four times its memory
+        grey[top : top + _BAND_ROWS] = np.rint(pixels[top : top + _BAND_ROWS] @ luma)
+    return grey
 
 
 def filled(picture: Picture) -> np.ndarray:

@@ -23,6 +23,7 @@ from fewbits.families.masked import HALO, MaskedAutoencoder, leading_bits, maske
 from fewbits.runtime import masked as runtime  # noqa: E402
 from fewbits.runtime.engines import onnxruntime_engine  # noqa: E402
 from fewbits.training.export import bundle_files, write_folder  # noqa: E402
+from fewbits.view import box_averaged  # noqa: E402
 
 Picture = Callable[..., np.ndarray]
 SMALL = {"width": 8, "channels": 3}
@@ -181,6 +182,25 @@ def test_tiles_are_the_same_as_the_whole(family: str, picture: Picture, monkeypa
     assert np.abs(results[0][0] - results[1][0]).max() < 1e-5
     assert np.abs(results[0][1] - results[1][1]).max() <= 1
     assert HALO >= 9  # where a narrower one would do, the test would not notice
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_parts_and_cut_files(family: str, picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two strips: a region, a scale, and a file without its second strip, in small tiles."""
+    model, pixels = made(family), picture(32 * 8 + 30, 61)
+    data = model.encode(pixels, 60)
+    whole = np.asarray(model.decode(data), int)
+    monkeypatch.setattr(runtime, "TILE_ROWS", 5)
+    monkeypatch.setattr(runtime, "TILE_COLUMNS", 3)
+    assert np.abs(np.asarray(model.decode(data, region=(9, 250, 40, 21)), int) - whole[250:271, 9:49]).max() <= 1
+    small = np.asarray(model.decode(data, scale=4), int)
+    assert np.abs(small - box_averaged(whole, 4)).max() <= 1
+    level = model.pipeline.level(6000, "rgb")
+    crc, sections = model.pipeline.encode(pixels, level, None, lambda _: None)
+    symbols, held = model.pipeline.quantize(model.pipeline.analyse(pixels, level, lambda _: None), level)
+    assert crc == symbols.crc() and sections == held
+    cut = np.asarray(model.decode(data[:-1], allow_truncated=True), int)
+    assert cut.shape == whole.shape and np.abs(cut - whole)[: 256 - 8 * (HALO + 1)].max() <= 1
 
 
 def test_a_narrow_halo_is_noticed(picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:

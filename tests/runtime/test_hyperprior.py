@@ -54,8 +54,8 @@ def test_float_levels_are_interpolated(quality: int, levels: int) -> None:
 
 
 @given(st.integers(1, 2**20), st.integers(1, 2**20))
-def test_grids_cover_the_picture_and_no_more(height: int, width: int) -> None:
-    rows, columns = HyperpriorCodec.grid(height, width)
+def test_grids_cover_the_picture_and_no_more(model: Model, height: int, width: int) -> None:
+    rows, columns = model.pipeline.grid(height, width)
     assert 16 * (rows - 1) < height <= 16 * rows and 16 * (columns - 1) < width <= 16 * columns
     z_rows, z_columns = HyperpriorCodec.hyper_grid(rows, columns)
     assert 4 * (z_rows - 1) < rows <= 4 * z_rows and 4 * (z_columns - 1) < columns <= 4 * z_columns
@@ -163,13 +163,13 @@ def test_strips_are_coded_by_themselves(model: Model, picture: Picture) -> None:
     header, sections = parse(model.encode(pixels, 60))
     streams = [(kind, bytes(payload)) for kind, payload in sections]
     level = model.pipeline.level(header.quality_steps, "rgb")
-    good, _ = model.pipeline.decode_symbols(streams, 1100, 40, level)
+    good = model.pipeline.decode_symbols(streams, 1100, 40, level)
     bad = None
     kind, stream = streams[2]
     for place in range(len(stream) // 2, len(stream)):  # not all damage leaves a stream that can be decoded
         damaged = kind, stream[:place] + bytes([stream[place] ^ 0x55]) + stream[place + 1 :]
         with contextlib.suppress(FormatError):
-            bad, _ = model.pipeline.decode_symbols([*streams[:2], damaged, streams[3]], 1100, 40, level)
+            bad = model.pipeline.decode_symbols([*streams[:2], damaged, streams[3]], 1100, 40, level)
             break
     assert bad is not None
     assert np.array_equal(bad.latent[:, :32], good.latent[:, :32]) and np.array_equal(bad.latent[:, 64:], good.latent[:, 64:])

@@ -6,8 +6,7 @@ width and a gain. Networks may take weights as inputs, which are the leading sli
 widths (docs/bundle.md). Names as in hyperprior.py.
 """
 
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,22 +15,23 @@ import numpy as np
 from fewbits.coding.adaptive import decode_maps, encode_maps, ideal_bits
 from fewbits.coding.streams import SignedTable, decode_signed, encode_signed
 from fewbits.coding.tables import FrequencyTable
-from fewbits.container import QUALITY_STEPS, SECTION_LATENT
+from fewbits.container import QUALITY_STEPS
 from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
+from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
 from fewbits.runtime.pipeline import (
+    CutSection,
     NetworkLoader,
-    Progress,
-    Samples,
+    Pipeline,
     Section,
-    centred,
-    extended,
+    head_stream,
     latent_strips,
-    levels_of,
+    planes_of,
     strips_of,
 )
-from fewbits.runtime.tiling import Tile, scaled, tiles
+from fewbits.runtime.rows import Rows
+from fewbits.runtime.tiling import TilePlan
 
 MAX_CHANNELS = 2048  # of a ResNet-101
 MAX_BLOCK = 1024  # latent positions a side
@@ -43,9 +43,13 @@ class LatentSymbols(NamedTuple):
 
     latent: np.ndarray
 
+    @property
+    def head(self) -> np.ndarray:
+        return np.empty(0, np.uint8)
+
     def crc(self) -> int:
         """CRC-32 over the symbols as little-endian int16, in (c, h, w) order."""
-        return zlib.crc32(np.ascontiguousarray(self.latent, "<i2").data)
+        return symbols_crc(self.head, [self.latent])
 
 
 class WidthLevel:
@@ -104,7 +108,7 @@ class AdaptiveCoder:
         return sum(ideal_bits(symbols[:, strip]) for strip in strips_of(symbols.shape[1]))
 
 
-class FactorizedCodec:
+class FactorizedCodec(Pipeline):
     """A bundle of this kind with an engine to run its networks. Networks are loaded when first used."""
 
     takes_roi = False
@@ -140,64 +144,46 @@ class FactorizedCodec:
         """The nearest level of a quality in hundredths, 0..10000."""
         return self._levels[nearest_level(quality_steps, len(self._levels))]
 
-    def analyse(self, pixels: np.ndarray, level: WidthLevel, progress: Progress) -> np.ndarray:
-        """uint8 or uint16 (height, width, 3) -> y float32 (width, rows, columns), before the gain."""
-        rows, columns = (-(-side // self._stride) for side in pixels.shape[:2])
-        y = np.empty((level.width, rows, columns), np.float32)
-        parts = self._tiles(rows, columns)
-        for k, tile in enumerate(parts):
-            part = extended(pixels, scaled(tile.outer_rows, self._stride), scaled(tile.outer_columns, self._stride))
-            x = centred(part.transpose(2, 0, 1)[None])
-            y[:, tile.inner_rows, tile.inner_columns] = self._run("analysis", level, x=x)[:, tile.cut[0], tile.cut[1]]
-            progress((k + 1) / len(parts))
-        return y
+    def _analysed(self, pixels: np.ndarray, level: WidthLevel) -> np.ndarray:
+        """y before the gain."""
+        return self._run("analysis", level, x=planes_of(pixels)[None])
 
-    def quantize(self, y: np.ndarray, level: WidthLevel, roi: np.ndarray | None = None) -> tuple[LatentSymbols, list[Section]]:
-        """y -> symbols and one section for each strip of latent rows."""
+    def quantize_strips(self, y: Rows, level: WidthLevel, roi: np.ndarray | None) -> Iterator[tuple[LatentSymbols, bytes]]:
         limit = np.iinfo(np.int16).max
-        latent = np.clip(np.rint(y * level.gain), -limit, limit).astype(np.int16)
-        sections = []
-        for strip in strips_of(y.shape[1]):
-            sections.append((SECTION_LATENT, level.coder.encode(latent[:, strip])))
-        return LatentSymbols(latent), sections
+        for strip in strips_of(y.grid[0]):
+            latent = np.clip(np.rint(y.take(strip) * level.gain), -limit, limit).astype(np.int16)
+            y.forget(strip.stop)
+            yield LatentSymbols(latent), level.coder.encode(latent)
 
-    def decode_symbols(
-        self, sections: Sequence[Section], height: int, width: int, level: WidthLevel
-    ) -> tuple[LatentSymbols, np.ndarray]:
-        """Sections -> symbols, and y_hat float32 (width, rows, columns)."""
-        rows, columns = -(-height // self._stride), -(-width // self._stride)
-        if any(kind != SECTION_LATENT for kind, _ in sections):
-            raise CorruptError("a section of a type that this model does not have")
-        latent = np.empty((level.width, rows, columns), np.int16)
-        for strip, stream in latent_strips(sections, rows, height):
+    def _head_sections(self, head: np.ndarray, level: WidthLevel) -> list[Section]:
+        return []
+
+    def decode_strips(
+        self, sections: Sequence[CutSection], height: int, width: int, level: WidthLevel, wanted: range
+    ) -> Iterator[tuple[LatentSymbols | None, np.ndarray]]:
+        """Of a strip without symbols y_hat is 0."""
+        rows, columns = self.grid(height, width)
+        head_stream(sections, None)
+        for strip, stream in latent_strips(sections, rows, height, wanted):
             shape = (level.width, strip.stop - strip.start, columns)
-            latent[:, strip] = level.coder.decode(stream, shape)
-        return LatentSymbols(latent), latent / level.gain
+            if stream is None:
+                yield None, np.zeros(shape, np.float32)
+            else:
+                latent = level.coder.decode(stream, shape)
+                yield LatentSymbols(latent), latent / level.gain
 
-    def synthesise(
-        self, y_hat: np.ndarray, height: int, width: int, level: WidthLevel, progress: Progress, dtype: Samples = np.uint8
-    ) -> np.ndarray:
-        """y_hat -> uint8 or uint16 (height, width, 3)."""
-        pixels = np.empty((height, width, 3), dtype)
-        parts = self._tiles(*y_hat.shape[1:])
-        for k, tile in enumerate(parts):
-            part = np.ascontiguousarray(y_hat[None, :, tile.outer_rows, tile.outer_columns])
-            cut = tuple(scaled(s, self._stride) for s in tile.cut)
-            planes = self._run("synthesis", level, y_hat=part)[:, cut[0], cut[1]]
-            target = pixels[scaled(tile.inner_rows, self._stride), scaled(tile.inner_columns, self._stride)]
-            target[:] = levels_of(planes[:, : target.shape[0], : target.shape[1]], dtype).transpose(1, 2, 0)
-            progress((k + 1) / len(parts))
-        return pixels
+    def _synthesised(self, y_hat: np.ndarray, level: WidthLevel) -> np.ndarray:
+        return self._run("synthesis", level, y_hat=y_hat[None])
 
     def ideal_bits(self, symbols: LatentSymbols, level: WidthLevel) -> float:
         """The model's own estimate of the bits of `symbols`: their ideal code length."""
         return level.coder.bits(symbols.latent)
 
-    def _tiles(self, rows: int, columns: int) -> list[Tile]:
+    def _plan(self) -> TilePlan:
         """Tiles with halos, whose result is that of the whole; or the model's blocks, each by itself."""
         if self._block:
-            return list(tiles(rows, columns, tile_rows=self._block, tile_columns=self._block, halo=0))
-        return list(tiles(rows, columns, tile_rows=TILE_ROWS, tile_columns=TILE_COLUMNS, halo=self._halo))
+            return TilePlan(self._block, self._block, 0, blocks=True)
+        return TilePlan(TILE_ROWS, TILE_COLUMNS, self._halo)
 
     def _run(self, name: str, level: WidthLevel, **inputs: np.ndarray) -> np.ndarray:
         """The network's output (channels, rows, columns) for one picture."""

@@ -6,7 +6,6 @@ means and pixels pass through float networks, whose drift can move a pixel but n
 Names: y is the latent (channels, rows, columns) at 1/16 of the picture, z the hyper latent at 1/64.
 """
 
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,24 +13,26 @@ import numpy as np
 
 from fewbits.coding.streams import SignedTable, decode_planes, decode_signed, encode_planes, encode_signed
 from fewbits.coding.tables import FrequencyTable
-from fewbits.container import QUALITY_STEPS, SECTION_HYPER, SECTION_LATENT
-from fewbits.errors import CorruptError, ModelError
+from fewbits.container import QUALITY_STEPS, SECTION_HYPER
+from fewbits.errors import ModelError
 from fewbits.runtime.bundle import Bundle
+from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
 from fewbits.runtime.pipeline import (
-    STRIDE,
+    CutSection,
     NetworkLoader,
-    Progress,
-    Samples,
+    Pipeline,
     Section,
     centred,
     extended,
+    head_stream,
     latent_strips,
-    levels_of,
     strips_of,
 )
-from fewbits.runtime.tiling import Tile, scaled, tiles
+from fewbits.runtime.rows import Rows
+from fewbits.runtime.tiling import TilePlan, scaled, tiles
 
+STRIDE = 16  # pixels a latent position
 HYPER_STRIDE = 4  # latent positions a hyper position
 # Sizes of tiles change time and memory, never the result.
 TILE_ROWS, TILE_COLUMNS = 48, 64  # latent positions
@@ -48,10 +49,13 @@ class Symbols(NamedTuple):
     hyper: np.ndarray
     latent: np.ndarray
 
+    @property
+    def head(self) -> np.ndarray:
+        return self.hyper
+
     def crc(self) -> int:
         """CRC-32 over the hyper symbols as bytes, then the latent symbols as little-endian int16, both in (c, h, w) order."""
-        hyper, latent = np.ascontiguousarray(self.hyper, "i1"), np.ascontiguousarray(self.latent, "<i2")
-        return zlib.crc32(latent.data, zlib.crc32(hyper.data))
+        return symbols_crc(self.hyper, [self.latent])
 
 
 class IndexedSymbols(NamedTuple):
@@ -90,10 +94,11 @@ def floats_at(table: np.ndarray, quality_steps: int) -> np.ndarray:
     return np.asarray(row, np.float32)[None, :, None, None]
 
 
-class HyperpriorCodec:
+class HyperpriorCodec(Pipeline):
     """A bundle of this kind with an engine to run its networks. Networks are loaded when first used."""
 
     takes_roi = False
+    _stride = STRIDE
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle, self._network = bundle, NetworkLoader(bundle, engine)
@@ -146,74 +151,62 @@ class HyperpriorCodec:
     # Shapes
 
     @staticmethod
-    def grid(height: int, width: int) -> tuple[int, int]:
-        """Latent rows and columns of a picture."""
-        return -(-height // STRIDE), -(-width // STRIDE)
-
-    @staticmethod
     def hyper_grid(rows: int, columns: int) -> tuple[int, int]:
         """Hyper rows and columns of a latent."""
         return -(-rows // HYPER_STRIDE), -(-columns // HYPER_STRIDE)
 
     # Encoding
 
-    def analyse(self, pixels: np.ndarray, level: Level, progress: Progress) -> np.ndarray:
-        """uint8 or uint16 (height, width, 3) -> y float32 (latent, rows, columns), before the gains. The same at every level."""
-        rows, columns = self.grid(*pixels.shape[:2])
-        y = np.empty((self.latent_channels, rows, columns), np.float32)
-        network = self._network("analysis")
-        for tile, done in self._tiles(rows, columns):
-            x = extended(pixels, scaled(tile.outer_rows, STRIDE), scaled(tile.outer_columns, STRIDE))
-            y[:, tile.inner_rows, tile.inner_columns] = network(x=_unshuffled(x))[0][:, tile.cut[0], tile.cut[1]]
-            progress(done)
+    def _analysed(self, pixels: np.ndarray, level: Level) -> np.ndarray:
+        """y before the gains: the same at every level."""
+        y: np.ndarray = self._network("analysis")(x=_unshuffled(pixels))[0]
         return y
 
-    def quantize(self, y: np.ndarray, level: Level, roi: np.ndarray | None = None) -> tuple[Symbols, list[Section]]:
-        """y -> symbols and their sections: the hyper stream, then one stream for each strip of latent rows."""
-        z = self._hyper_symbols(y, level)
-        hyper_stream = encode_planes(z.reshape(len(z), -1).astype(np.int32) + self._hyper_limit, level.z_tables)
-        sections = [(SECTION_HYPER, hyper_stream)]
-        latent = np.zeros(y.shape, np.int16)
-        for strip in strips_of(y.shape[1]):
-            index, mean = self._prior(z, strip, y.shape[1:], level)
-            residual = y[:, strip] * level.gain[0] - mean
-            limits = np.iinfo(np.int16)
-            symbols = np.clip(np.rint(residual), limits.min, limits.max).astype(np.int16)
-            symbols[index < self._first_coded] = 0
-            latent[:, strip] = symbols
+    def quantize_strips(self, y: Rows, level: Level, roi: np.ndarray | None) -> Iterator[tuple[Symbols, bytes]]:
+        z_rows, z_columns = self.hyper_grid(*y.grid)
+        z = np.zeros((self.hyper_channels, z_rows, z_columns), np.int8)
+        filled, ready = self._fill(z, y, level), 0
+        limits = np.iinfo(np.int16)
+        for strip in strips_of(y.grid[0]):
+            while ready < min(z_rows, -(-strip.stop // HYPER_STRIDE) + self._hyper_halo):
+                ready = next(filled)
+            index, mean = self._prior(z, strip, y.grid, level)
+            residual = y.take(strip) * level.gain[0]
+            residual -= mean
+            np.clip(np.rint(residual, out=residual), limits.min, limits.max, out=residual)
             coded = index >= self._first_coded
-            sections.append((SECTION_LATENT, encode_signed(symbols[coded], index[coded], self._y_tables)))
-        return Symbols(z, latent), sections
+            symbols = np.where(coded, residual, 0).astype(np.int16)
+            del residual, mean
+            yield Symbols(z, symbols), encode_signed(symbols[coded], index[coded], self._y_tables)
+            y.forget(min(strip.stop, ready * HYPER_STRIDE - HYPER_ANALYSIS_HALO))
 
-    def _hyper_symbols(self, y: np.ndarray, level: Level) -> np.ndarray:
-        rows, columns = y.shape[1:]
-        z_rows, z_columns = self.hyper_grid(rows, columns)
-        z = np.empty((self.hyper_channels, z_rows, z_columns), np.int8)
+    def _head_sections(self, head: np.ndarray, level: Level) -> list[Section]:
+        planes = head.reshape(len(head), -1).astype(np.int32) + self._hyper_limit
+        return [(SECTION_HYPER, encode_planes(planes, level.z_tables))]
+
+    def _fill(self, z: np.ndarray, y: Rows, level: Level) -> Iterator[int]:
+        """Fills the hyper symbols from the top; gives the number of their rows that are there, again and again."""
         network = self._network("hyper_analysis")
-        for tile in tiles(
-            z_rows * HYPER_STRIDE,
-            z_columns * HYPER_STRIDE,
-            tile_rows=TILE_ROWS,
-            tile_columns=TILE_COLUMNS,
-            halo=HYPER_ANALYSIS_HALO,
-            align=HYPER_STRIDE,
-        ):
-            part = extended(y.transpose(1, 2, 0), tile.outer_rows, tile.outer_columns).transpose(2, 0, 1) / self._deviation
-            real = network(y=np.ascontiguousarray(part[None]), **level.hyper)[0]
-            cut = [
-                slice(s.start // HYPER_STRIDE, s.stop // HYPER_STRIDE) for s in (*tile.cut, tile.inner_rows, tile.inner_columns)
-            ]
-            limited = np.clip(np.rint(real[:, cut[0], cut[1]]), -self._hyper_limit, self._hyper_limit)
-            z[:, cut[2], cut[3]] = limited.astype(np.int8)
-        return z
+        padded = [side * HYPER_STRIDE for side in z.shape[1:]]
+        plan = TilePlan(TILE_ROWS, TILE_COLUMNS, HYPER_ANALYSIS_HALO, align=HYPER_STRIDE).cover(*padded)
+        for row in plan:
+            outer = row[0].outer_rows
+            stretch = y.take(slice(outer.start, min(outer.stop, y.grid[0]))).transpose(1, 2, 0)
+            for tile in row:
+                part = extended(stretch, slice(0, outer.stop - outer.start), tile.outer_columns)
+                real = network(y=np.ascontiguousarray((part.transpose(2, 0, 1) / self._deviation)[None]), **level.hyper)[0]
+                cut = [
+                    slice(s.start // HYPER_STRIDE, s.stop // HYPER_STRIDE)
+                    for s in (*tile.cut, tile.inner_rows, tile.inner_columns)
+                ]
+                limited = np.clip(np.rint(real[:, cut[0], cut[1]]), -self._hyper_limit, self._hyper_limit)
+                z[:, cut[2], cut[3]] = limited.astype(np.int8)
+            yield cut[2].stop
 
     # Both ways
 
-    def _tiles(self, rows: int, columns: int) -> Iterator[tuple[Tile, float]]:
-        """Tiles of the latent grid with the fraction that is done after each."""
-        parts = list(tiles(rows, columns, tile_rows=TILE_ROWS, tile_columns=TILE_COLUMNS, halo=self._halo))
-        for k, tile in enumerate(parts):
-            yield tile, (k + 1) / len(parts)
+    def _plan(self) -> TilePlan:
+        return TilePlan(TILE_ROWS, TILE_COLUMNS, self._halo)
 
     def _prior(self, z: np.ndarray, strip: slice, grid: tuple[int, ...], level: Level) -> tuple[np.ndarray, np.ndarray]:
         """Scale indices uint8 and scaled means float32 of a strip, both (latent, strip rows, columns)."""
@@ -235,42 +228,30 @@ class HyperpriorCodec:
 
     # Decoding
 
-    def decode_symbols(self, sections: Sequence[Section], height: int, width: int, level: Level) -> tuple[Symbols, np.ndarray]:
-        """Sections -> symbols, and y_hat float32 (latent, rows, columns), the dequantized latent divided by the gains."""
-        rows, columns = self.grid(height, width)
-        z_rows, z_columns = self.hyper_grid(rows, columns)
-        hyper = [stream for kind, stream in sections if kind == SECTION_HYPER]
-        if len(hyper) != 1:
-            raise CorruptError(f"{len(hyper)} hyper sections, there must be 1")
-        if any(kind not in (SECTION_HYPER, SECTION_LATENT) for kind, _ in sections):
-            raise CorruptError("a section of a type that this model does not have")
-        planes = decode_planes(hyper[0], z_rows * z_columns, level.z_tables)
+    def decode_strips(
+        self, sections: Sequence[CutSection], height: int, width: int, level: Level, wanted: range
+    ) -> Iterator[tuple[Symbols | None, np.ndarray]]:
+        """y_hat is the dequantized latent divided by the gains; of a strip without symbols, their means."""
+        grid = self.grid(height, width)
+        z_rows, z_columns = self.hyper_grid(*grid)
+        planes = decode_planes(head_stream(sections, SECTION_HYPER, "hyper"), z_rows * z_columns, level.z_tables)
         z = (planes - self._hyper_limit).astype(np.int8).reshape(-1, z_rows, z_columns)
-        latent = np.zeros((self.latent_channels, rows, columns), np.int16)
-        y_hat = np.empty(latent.shape, np.float32)
-        for strip, stream in latent_strips(sections, rows, height):
-            index, mean = self._prior(z, strip, (rows, columns), level)
-            coded = index >= self._first_coded
-            symbols = np.zeros(index.shape, np.int16)
-            symbols[coded] = decode_signed(stream, index[coded], self._y_tables)
-            latent[:, strip] = symbols
-            y_hat[:, strip] = (symbols + mean) * level.inverse_gain[0]
-        return Symbols(z, latent), y_hat
+        for strip, stream in latent_strips(sections, grid[0], height, wanted):
+            index, y_hat = self._prior(z, strip, grid, level)
+            symbols = None
+            if stream is not None:
+                coded = index >= self._first_coded
+                latent = np.zeros(index.shape, np.int16)
+                latent[coded] = decode_signed(stream, index[coded], self._y_tables)
+                y_hat += latent
+                symbols = Symbols(z, latent)
+            del index
+            y_hat *= level.inverse_gain[0]
+            yield symbols, y_hat
 
-    def synthesise(
-        self, y_hat: np.ndarray, height: int, width: int, level: Level, progress: Progress, dtype: Samples = np.uint8
-    ) -> np.ndarray:
-        """y_hat -> uint8 or uint16 (height, width, 3)."""
-        pixels = np.empty((height, width, 3), dtype)
-        network = self._network("synthesis")
-        for tile, done in self._tiles(*y_hat.shape[1:]):
-            part = np.ascontiguousarray(y_hat[None, :, tile.outer_rows, tile.outer_columns])
-            cut = tuple(scaled(s, STRIDE) for s in tile.cut)
-            planes = network(y_hat=part, **level.synthesis)[0][:, cut[0], cut[1]]
-            target = pixels[scaled(tile.inner_rows, STRIDE), scaled(tile.inner_columns, STRIDE)]
-            target[:] = levels_of(planes[:, : target.shape[0], : target.shape[1]], dtype).transpose(1, 2, 0)
-            progress(done)
-        return pixels
+    def _synthesised(self, y_hat: np.ndarray, level: Level) -> np.ndarray:
+        planes: np.ndarray = self._network("synthesis")(y_hat=y_hat[None], **level.synthesis)[0]
+        return planes
 
     # Rates
 

@@ -8,29 +8,29 @@ Names as in hyperprior.py; the importance r is a real number before it is rounde
 
 import math
 import struct
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from fewbits.coding import adaptive, huffman
-from fewbits.container import SECTION_IMPORTANCE, SECTION_LATENT
+from fewbits.container import SECTION_IMPORTANCE
 from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
+from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
 from fewbits.runtime.pipeline import (
+    CutSection,
     NetworkLoader,
-    Progress,
-    Samples,
+    Pipeline,
     Section,
-    centred,
-    extended,
+    head_stream,
     latent_strips,
-    levels_of,
+    planes_of,
     strips_of,
 )
-from fewbits.runtime.tiling import scaled, tiles
+from fewbits.runtime.rows import Rows
+from fewbits.runtime.tiling import TilePlan, scaled
 
 BITS = 6  # of a latent value, of which the leading ones are kept
 STEP_BITS = 2  # that one step of importance is worth
@@ -46,9 +46,13 @@ class MaskedSymbols(NamedTuple):
     importance: np.ndarray
     latent: np.ndarray
 
+    @property
+    def head(self) -> np.ndarray:
+        return self.importance
+
     def crc(self) -> int:
         """CRC-32 over the importance, then the latent symbols, both as bytes, in (plane, c, h, w) order."""
-        return zlib.crc32(np.ascontiguousarray(self.latent).data, zlib.crc32(np.ascontiguousarray(self.importance).data))
+        return symbols_crc(self.importance, [self.latent])
 
 
 class MaskedLevel(NamedTuple):
@@ -122,7 +126,7 @@ def _centred(group: np.ndarray, alphabet: int) -> np.ndarray:
 CODERS: dict[str, type[HuffmanCoder] | type[AdaptiveCoder]] = {"huffman": HuffmanCoder, "adaptive": AdaptiveCoder}
 
 
-class MaskedCodec:
+class MaskedCodec(Pipeline):
     """A bundle of this kind with an engine to run its networks. Networks are loaded when first used."""
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
@@ -149,77 +153,60 @@ class MaskedCodec:
             return MaskedLevel(value, BITS, planes)
         return MaskedLevel(0.0, int(np.clip(math.floor(value + 0.5), 1, BITS)), planes)
 
-    def analyse(self, pixels: np.ndarray, level: MaskedLevel, progress: Progress) -> np.ndarray:
-        """uint8 or uint16 (height, width, 3) -> y float32 (planes, channels and importance where there is a map, rows, columns):
-        values in 0..1, then r in 0..3."""
-        rows, columns = (-(-side // self._stride) for side in pixels.shape[:2])
-        y = np.empty((level.planes, self._channels + self.takes_roi, rows, columns), np.float32)
-        parts = list(tiles(rows, columns, tile_rows=TILE_ROWS, tile_columns=TILE_COLUMNS, halo=self._halo))
-        for k, tile in enumerate(parts):
-            part = extended(pixels, scaled(tile.outer_rows, self._stride), scaled(tile.outer_columns, self._stride))
-            x = centred(part.transpose(2, 0, 1).reshape(-1, self._colours, *part.shape[:2])[: level.planes])
-            out = np.concatenate([self._network("analysis")(x=plane[None]) for plane in x])
-            y[:, :, tile.inner_rows, tile.inner_columns] = out[:, :, tile.cut[0], tile.cut[1]]
-            progress((k + 1) / len(parts))
-        return y
+    def _analysed(self, pixels: np.ndarray, level: MaskedLevel) -> np.ndarray:
+        """y (planes, channels and importance where there is a map, rows, columns): values in 0..1, then r in 0..3."""
+        x = planes_of(pixels).reshape(-1, self._colours, *pixels.shape[:2])[: level.planes]
+        return np.concatenate([self._network("analysis")(x=plane[None]) for plane in x])
 
-    def quantize(self, y: np.ndarray, level: MaskedLevel, roi: np.ndarray | None = None) -> tuple[MaskedSymbols, list[Section]]:
-        """y -> symbols and their sections: the importance where there is a map, then one for each strip of latent rows.
+    def quantize_strips(self, y: Rows, level: MaskedLevel, roi: np.ndarray | None) -> Iterator[tuple[MaskedSymbols, bytes]]:
+        """roi: float (height, width) in 0..1; where it is 1 all bits are kept."""
+        importance = np.zeros((level.planes if self.takes_roi else 0, *y.grid), np.uint8)
+        for strip in strips_of(y.grid[0]):
+            part = y.take(strip)
+            if self.takes_roi:
+                r = part[:, -1] + level.shift
+                if roi is not None:
+                    wanted = _block_maxima(roi[scaled(strip, self._stride)], self._stride)
+                    r = r + wanted * (HIGHEST - r)
+                importance[:, strip] = np.clip(np.rint(r), 0, HIGHEST)
+            kept = self._kept(importance[:, strip], level, (strip.stop - strip.start, y.grid[1]))
+            whole = np.clip(np.floor(part[:, : self._channels] * (1 << BITS)), 0, (1 << BITS) - 1).astype(np.uint8)
+            latent = whole >> (BITS - kept[:, None])
+            y.forget(strip.stop)
+            yield MaskedSymbols(importance, latent), self._coder.encode(_groups(latent, kept), ALPHABETS)
 
-        roi: float (height, width) in 0..1; where it is 1 all bits are kept.
-        """
-        importance = np.zeros((0, *y.shape[2:]), np.uint8)
-        sections: list[Section] = []
-        if self.takes_roi:
-            r = y[:, -1] + level.shift
-            if roi is not None:
-                wanted = _block_maxima(roi, self._stride)
-                r = r + wanted * (HIGHEST - r)
-            importance = np.clip(np.rint(r), 0, HIGHEST).astype(np.uint8)
-            sections.append((SECTION_IMPORTANCE, self._coder.encode([importance.ravel()], [HIGHEST + 1])))
-        kept = self._kept(importance, level, y.shape[2:])
-        whole = np.clip(np.floor(y[:, : self._channels] * (1 << BITS)), 0, (1 << BITS) - 1).astype(np.uint8)
-        latent = whole >> (BITS - kept[:, None])
-        for strip in strips_of(y.shape[2]):
-            sections.append((SECTION_LATENT, self._coder.encode(_groups(latent[:, :, strip], kept[:, strip]), ALPHABETS)))
-        return MaskedSymbols(importance, latent), sections
+    def _head_sections(self, head: np.ndarray, level: MaskedLevel) -> list[Section]:
+        return [(SECTION_IMPORTANCE, self._coder.encode([head.ravel()], [HIGHEST + 1]))] if self.takes_roi else []
 
-    def decode_symbols(
-        self, sections: Sequence[Section], height: int, width: int, level: MaskedLevel
-    ) -> tuple[MaskedSymbols, np.ndarray]:
-        """Sections -> symbols, and y_hat float32 (planes, channels, rows, columns), about 0."""
-        rows, columns = -(-height // self._stride), -(-width // self._stride)
-        maps = [stream for kind, stream in sections if kind == SECTION_IMPORTANCE]
-        if len(maps) != self.takes_roi or any(kind not in (SECTION_IMPORTANCE, SECTION_LATENT) for kind, _ in sections):
-            raise CorruptError(f"{len(maps)} importance sections, or one of a type that this model does not have")
+    def decode_strips(
+        self, sections: Sequence[CutSection], height: int, width: int, level: MaskedLevel, wanted: range
+    ) -> Iterator[tuple[MaskedSymbols | None, np.ndarray]]:
+        """y_hat is about 0, and 0 in a strip without symbols."""
+        rows, columns = self.grid(height, width)
+        stream = head_stream(sections, SECTION_IMPORTANCE if self.takes_roi else None, "importance")
         importance = np.zeros((0, rows, columns), np.uint8)
-        if maps:
+        if self.takes_roi:
             shape = (level.planes, rows, columns)
-            importance = self._coder.decode(maps[0], [math.prod(shape)], [HIGHEST + 1])[0].astype(np.uint8).reshape(shape)
-        kept = self._kept(importance, level, (rows, columns))
-        latent = np.zeros((level.planes, self._channels, rows, columns), np.uint8)
-        for strip, stream in latent_strips(sections, rows, height):
-            places = _places(kept[:, strip])
+            importance = self._coder.decode(stream, [math.prod(shape)], [HIGHEST + 1])[0].astype(np.uint8).reshape(shape)
+        for strip, content in latent_strips(sections, rows, height, wanted):
+            kept = self._kept(importance[:, strip], level, (strip.stop - strip.start, columns))
+            latent = np.zeros((level.planes, self._channels, *kept.shape[1:]), np.uint8)
+            if content is None:
+                yield None, latent.astype(np.float32)
+                continue
+            places = _places(kept)
             sizes = [self._channels * int(where.sum()) for where in places]
-            for where, values in zip(places, self._coder.decode(stream, sizes, ALPHABETS), strict=True):
-                latent[:, :, strip].swapaxes(0, 1)[:, where] = values.reshape(self._channels, -1)
-        y_hat = (latent + np.float32(0.5)) * np.ldexp(np.float32(1), -kept.astype(np.int32))[:, None] - np.float32(0.5)
-        return MaskedSymbols(importance, latent), y_hat
+            for where, values in zip(places, self._coder.decode(content, sizes, ALPHABETS), strict=True):
+                latent.swapaxes(0, 1)[:, where] = values.reshape(self._channels, -1)
+            y_hat = (latent + np.float32(0.5)) * np.ldexp(np.float32(1), -kept.astype(np.int32))[:, None] - np.float32(0.5)
+            yield MaskedSymbols(importance, latent), y_hat
 
-    def synthesise(
-        self, y_hat: np.ndarray, height: int, width: int, level: MaskedLevel, progress: Progress, dtype: Samples = np.uint8
-    ) -> np.ndarray:
-        """y_hat -> uint8 or uint16 (height, width, 3)."""
-        pixels = np.empty((height, width, 3), dtype)
-        parts = list(tiles(*y_hat.shape[2:], tile_rows=TILE_ROWS, tile_columns=TILE_COLUMNS, halo=self._halo))
-        for k, tile in enumerate(parts):
-            part = np.ascontiguousarray(y_hat[:, :, tile.outer_rows, tile.outer_columns])
-            planes = np.concatenate([self._network("synthesis")(y_hat=plane[None])[0] for plane in part])
-            cut = tuple(scaled(s, self._stride) for s in tile.cut)
-            target = pixels[scaled(tile.inner_rows, self._stride), scaled(tile.inner_columns, self._stride)]
-            target[:] = levels_of(planes[:, cut[0], cut[1]][:, : target.shape[0], : target.shape[1]], dtype).transpose(1, 2, 0)
-            progress((k + 1) / len(parts))
-        return pixels
+    def _synthesised(self, y_hat: np.ndarray, level: MaskedLevel) -> np.ndarray:
+        planes = np.concatenate([self._network("synthesis")(y_hat=plane[None])[0] for plane in y_hat])
+        return np.broadcast_to(planes, (3, *planes.shape[1:]))
+
+    def _plan(self) -> TilePlan:
+        return TilePlan(TILE_ROWS, TILE_COLUMNS, self._halo)
 
     def ideal_bits(self, symbols: MaskedSymbols, level: MaskedLevel) -> float:
         """What the coder's model says of `symbols`, strip by strip; with Huffman the order-0 entropy, without tables."""

@@ -1,7 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""What every coding pipeline offers, and what they share: edges of pictures, strips of the latent grid, sections of a file."""
+"""What every coding pipeline offers, and what they share: tiles, strips of the latent grid, sections of a file.
 
+A picture passes from the top down: analysis makes bands of the latent, strips of it are quantized and coded as soon as what they
+need is there, and what is done with is let go; likewise on the way back. So memory beyond the picture's own grows with its width,
+not with its height. `analyse` and `quantize` are the same passes over a latent that is held as a whole.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,47 +16,213 @@ import numpy as np
 from fewbits.container import SECTION_LATENT
 from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
+from fewbits.runtime.checksum import StripsChecksum
 from fewbits.runtime.engines import Engine, Network
+from fewbits.runtime.rows import Rows
+from fewbits.runtime.tiling import Tile, TilePlan, scaled
 
-STRIDE = 16  # pixels a latent position
 STRIP_ROWS = 32  # latent rows in one stream; part of the format
 
 Progress = Callable[[float], None]
-Samples = type[np.uint8] | type[np.uint16]
+Samples = type[np.uint8] | type[np.uint16]  # of pixels
 Section = tuple[int, bytes]  # type, content
+CutSection = tuple[int, bytes | None]  # None where the file was cut before the section's end
 
 
 class HeldSymbols(Protocol):
-    """The integers that a file holds."""
+    """The integers that a file holds, of all strips or of some: a NamedTuple, whose field `latent` is (..., rows, columns)."""
+
+    latent: np.ndarray
+
+    @property
+    def head(self) -> np.ndarray:
+        """Those that come before all strips, of the whole picture, a byte each."""
 
     def crc(self) -> int:
-        """The checksum in the file's header."""
+        """The checksum in the file's header, where these are the symbols of all of it."""
+
+    def _replace(self, **fields: Any) -> Any: ...
 
 
-class Pipeline(Protocol):
-    """A bundle with an engine: pixels <-> latent <-> symbols and sections. What `level` gives goes into all the others."""
+class Pipeline(ABC):
+    """A bundle with an engine: pixels <-> latent <-> symbols and sections. What `level` gives goes into all the others.
+
+    What is abstract here is what makes a kind; nothing else is overridden.
+    """
 
     takes_roi: bool  # whether quantize takes a region of interest
+    _stride: int  # pixels a latent position
 
+    # What a kind is
+
+    @abstractmethod
     def level(self, quality_steps: int, colour: str) -> Any:
         """Everything that a quality in hundredths, 0..10000, and a colour, "grey" or "rgb", set."""
 
+    @abstractmethod
+    def ideal_bits(self, symbols: Any, level: Any) -> float:
+        """The model's own estimate of the bits of `symbols`."""
+
+    @abstractmethod
+    def _plan(self) -> TilePlan:
+        """Tiles for analysis and synthesis; they change time and memory, never the result."""
+
+    @abstractmethod
+    def _analysed(self, pixels: np.ndarray, level: Any) -> np.ndarray:
+        """A tile uint8 or uint16 (height, width, 3), both a multiple of the stride -> its y float32 (..., rows, columns)."""
+
+    @abstractmethod
+    def _synthesised(self, y_hat: np.ndarray, level: Any) -> np.ndarray:
+        """A tile (..., rows, columns) -> float32 planes (3, height, width) about 0; y_hat has one dimension less than y."""
+
+    @abstractmethod
+    def quantize_strips(self, y: Rows, level: Any, roi: np.ndarray | None) -> Iterator[tuple[Any, bytes]]:
+        """Strip by strip the symbols (HeldSymbols) and their stream. `head` is complete after the last one."""
+
+    @abstractmethod
+    def _head_sections(self, head: np.ndarray, level: Any) -> list[Section]:
+        """The sections of the symbols before all strips."""
+
+    @abstractmethod
+    def decode_strips(
+        self, sections: Sequence[CutSection], height: int, width: int, level: Any, wanted: range
+    ) -> Iterator[tuple[Any, np.ndarray]]:
+        """Of each wanted strip the symbols, and y_hat float32 (..., strip rows, columns).
+
+        A strip whose content is None has no symbols (None), and in y_hat what can be said without. Raises CorruptError.
+        """
+
+    # What all share
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Latent rows and columns of a picture."""
+        return -(-height // self._stride), -(-width // self._stride)
+
+    def encode(self, pixels: np.ndarray, level: Any, roi: np.ndarray | None, progress: Progress) -> tuple[int, list[Section]]:
+        """Pixels as analyse takes them -> the symbols' checksum, and the sections. Holds neither the latent nor all symbols."""
+        checksum, streams, symbols = StripsChecksum(), [], None
+        for symbols, stream in self.quantize_strips(self._latent(pixels, level, progress), level, roi):
+            checksum.add(symbols.latent)
+            streams.append(stream)
+        assert symbols is not None
+        sections = self._head_sections(symbols.head, level)
+        return checksum.value(symbols.head), [*sections, *((SECTION_LATENT, stream) for stream in streams)]
+
     def analyse(self, pixels: np.ndarray, level: Any, progress: Progress) -> np.ndarray:
-        """uint8 or uint16 (height, width, 3) -> y float32 (..., rows, columns)."""
+        """uint8 or uint16 (height, width, 3) -> y float32 (..., rows, columns), whole: for who quantizes it several times."""
+        return self._latent(pixels, level, progress).whole()
 
     def quantize(self, y: np.ndarray, level: Any, roi: np.ndarray | None = None) -> tuple[Any, list[Section]]:
         """y -> its symbols (HeldSymbols), and their sections. roi: float (height, width), 1 where bits are wanted."""
+        parts = list(self.quantize_strips(Rows.of(y), level, roi))
+        symbols = joined([part for part, _ in parts])
+        sections = self._head_sections(symbols.head, level)
+        return symbols, [*sections, *((SECTION_LATENT, stream) for _, stream in parts)]
 
-    def decode_symbols(self, sections: Sequence[Section], height: int, width: int, level: Any) -> tuple[Any, np.ndarray]:
-        """Sections -> the same symbols, and y_hat. Raises CorruptError."""
+    def decode_symbols(self, sections: Sequence[CutSection], height: int, width: int, level: Any) -> Any:
+        """Sections -> all symbols. Raises CorruptError."""
+        strips = range(len(strips_of(self.grid(height, width)[0])))
+        return joined([symbols for symbols, _ in self.decode_strips(sections, height, width, level, strips)])
 
-    def synthesise(
-        self, y_hat: np.ndarray, height: int, width: int, level: Any, progress: Progress, dtype: Samples = np.uint8
-    ) -> np.ndarray:
-        """y_hat -> uint8 or uint16 (height, width, 3)."""
+    def decode(
+        self, sections: Sequence[CutSection], size: tuple[int, int], window: tuple[slice, slice], level: Any, progress: Progress,
+        *, symbols_crc: int, dtype: Samples = np.uint8,
+    ) -> Iterator[np.ndarray]:  # fmt: skip
+        """The pixels of a window (rows, columns) of a picture of `size` (height, width): dtype (n, columns, 3), from the top.
 
-    def ideal_bits(self, symbols: Any, level: Any) -> float:
-        """The model's own estimate of the bits of `symbols`."""
+        Decodes the strips and tiles that are needed. Raises CorruptError; after the last band where every strip was decoded and
+        their checksum is not symbols_crc.
+        """
+        rows, columns = self.grid(*size)
+        plan = self._plan().cover(rows, columns, (_covered(window[0], self._stride), _covered(window[1], self._stride)))
+        first, last = plan[0][0].outer_rows.start // STRIP_ROWS, (plan[-1][0].outer_rows.stop - 1) // STRIP_ROWS
+        checksum, head = StripsChecksum(), np.empty(0, np.uint8)
+
+        def bands() -> Iterator[np.ndarray]:
+            nonlocal head
+            for symbols, y_hat in self.decode_strips(sections, *size, level, range(first, last + 1)):
+                if symbols is not None:
+                    checksum.add(symbols.latent)
+                    head = symbols.head
+                yield y_hat
+
+        y_hat = Rows((rows, columns), bands(), first * STRIP_ROWS)
+        yield from self._pixels(y_hat, plan, window, level, progress, dtype)
+        if checksum.rows == rows and checksum.value(head) != symbols_crc:
+            raise CorruptError("the checksum of the decoded symbols does not match: the file is damaged")
+
+    def synthesise(self, y_hat: np.ndarray, height: int, width: int, level: Any, progress: Progress) -> np.ndarray:
+        """y_hat as a whole -> uint8 (height, width, 3)."""
+        plan, whole = self._plan().cover(*self.grid(height, width)), (slice(0, height), slice(0, width))
+        return np.concatenate(list(self._pixels(Rows.of(y_hat), plan, whole, level, progress, np.uint8)))
+
+    def _latent(self, pixels: np.ndarray, level: Any, progress: Progress) -> Rows:
+        """y in bands, each analysed when it is asked for."""
+        grid = self.grid(*pixels.shape[:2])
+        plan = self._plan().cover(*grid)
+        shown = _counted(progress, plan)
+
+        def bands() -> Iterator[np.ndarray]:
+            for row in plan:
+                band = np.empty(0, np.float32)
+                for tile in row:
+                    part = extended(pixels, scaled(tile.outer_rows, self._stride), scaled(tile.outer_columns, self._stride))
+                    y = self._analysed(part, level)[..., tile.cut[0], tile.cut[1]]
+                    if tile is row[0]:
+                        band = np.empty((*y.shape[:-1], grid[1]), np.float32)
+                    band[..., tile.inner_columns] = y
+                    shown()
+                yield band
+
+        return Rows(grid, bands())
+
+    def _pixels(
+        self,
+        y_hat: Rows,
+        plan: list[list[Tile]],
+        window: tuple[slice, slice],
+        level: Any,
+        progress: Progress,
+        dtype: Samples,
+    ) -> Iterator[np.ndarray]:
+        """Rows of tiles -> the pixels in the window."""
+        shown = _counted(progress, plan)
+        for row in plan:
+            outer, wanted = row[0].outer_rows, _common(window[0], scaled(row[0].inner_rows, self._stride))
+            stretch = y_hat.take(outer)
+            band = np.empty((wanted.stop - wanted.start, window[1].stop - window[1].start, 3), dtype)
+            for tile in row:
+                planes = self._synthesised(np.ascontiguousarray(stretch[..., tile.outer_columns]), level)
+                across = _common(window[1], scaled(tile.inner_columns, self._stride))
+                cut = _moved(wanted, outer.start * self._stride), _moved(across, tile.outer_columns.start * self._stride)
+                band[:, _moved(across, window[1].start)] = levels_of(planes[:, cut[0], cut[1]], dtype).transpose(1, 2, 0)
+                shown()
+            y_hat.forget(row[0].inner_rows.stop - self._plan().halo)
+            yield band
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """The symbols of strips that lie one below the other as those of one."""
+    return parts[0]._replace(latent=np.concatenate([part.latent for part in parts], axis=-2))
+
+
+def _counted(progress: Progress, plan: list[list[Tile]]) -> Callable[[], None]:
+    """To be called after each tile: tells `progress` the fraction that is done."""
+    numbers, total = count(1), sum(map(len, plan))
+    return lambda: progress(next(numbers) / total)
+
+
+def _covered(pixels: slice, stride: int) -> slice:
+    """The latent positions that pixels lie in."""
+    return slice(pixels.start // stride, -(-pixels.stop // stride))
+
+
+def _common(one: slice, other: slice) -> slice:
+    return slice(max(one.start, other.start), min(one.stop, other.stop))
+
+
+def _moved(part: slice, by: int) -> slice:
+    return slice(part.start - by, part.stop - by)
 
 
 class NetworkLoader:
@@ -76,8 +249,8 @@ def strips_of(rows: int) -> list[slice]:
     return [slice(start, min(start + STRIP_ROWS, rows)) for start in range(0, rows, STRIP_ROWS)]
 
 
-def latent_strips(sections: Sequence[Section], rows: int, height: int) -> Iterator[tuple[slice, bytes]]:
-    """Each strip of a latent of so many rows with its stream. height: of the picture in pixels, for the message.
+def latent_strips(sections: Sequence[CutSection], rows: int, height: int, wanted: range) -> Iterator[tuple[slice, bytes | None]]:
+    """Each wanted strip of a latent of so many rows with its stream. height: of the picture in pixels, for the message.
 
     Raises CorruptError where there are more or fewer streams than strips.
     """
@@ -85,23 +258,44 @@ def latent_strips(sections: Sequence[Section], rows: int, height: int) -> Iterat
     strips = strips_of(rows)
     if len(streams) != len(strips):
         raise CorruptError(f"{len(streams)} latent sections, a picture {height} pixels high has {len(strips)}")
-    return zip(strips, streams, strict=True)
+    return zip(strips[wanted.start : wanted.stop], streams[wanted.start : wanted.stop], strict=True)
 
 
-def levels_of(planes: np.ndarray, dtype: Samples = np.uint8) -> np.ndarray:
+def head_stream(sections: Sequence[CutSection], kind: int | None, name: str = "") -> bytes:
+    """The content of the one section of that type, which comes before the strips; empty where the model has none (None).
+
+    Raises CorruptError on another number of them and on sections of further types.
+    """
+    if any(each not in (kind, SECTION_LATENT) for each, _ in sections):
+        raise CorruptError("a section of a type that this model does not have")
+    if kind is None:
+        return b""
+    found = [content for each, content in sections if each == kind]
+    if len(found) != 1:
+        raise CorruptError(f"{len(found)} {name} sections, there must be 1")
+    assert found[0] is not None, "container.parse refuses such a file"
+    return found[0]
+
+
+def planes_of(pixels: np.ndarray) -> np.ndarray:
+    """uint8 or uint16 (h, w, 3) -> float32 (3, h, w), about 0."""
+    return centred(pixels.transpose(2, 0, 1))
+
+
+def centred(samples: np.ndarray) -> np.ndarray:
+    """uint8 or uint16 -> float32, C-contiguous: samples / the largest level - 1/2."""
+    planes = np.ascontiguousarray(samples) * np.float32(1 / np.iinfo(samples.dtype).max)
+    planes -= np.float32(0.5)
+    return planes
+
+
+def levels_of(planes: np.ndarray, dtype: Samples) -> np.ndarray:
     """Float planes about 0 -> uint8 or uint16: (plane + 1/2) times the largest level, rounded and clipped."""
     top = np.float32(np.iinfo(dtype).max)
     levels = planes * top
     levels += (top + 1) / 2  # half the range, and 0.5 that makes truncation round
     np.clip(levels, 0, top, out=levels)
     return levels.astype(dtype)
-
-
-def centred(samples: np.ndarray) -> np.ndarray:
-    """uint8 or uint16 -> float32, C-contiguous: samples / the largest level - 1/2. The inverse of levels_of."""
-    planes = np.ascontiguousarray(samples) * np.float32(1 / np.iinfo(samples.dtype).max)
-    planes -= np.float32(0.5)
-    return planes
 
 
 def extended(array: np.ndarray, rows: slice, columns: slice) -> np.ndarray:

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+"""The CRC-32 of a file's symbols from strips of them, though it runs channel by channel over all strips (docs/format.md).
+
+CRC-32 is linear: that of two stretches of bytes follows from the CRC of each and the length of the second one. So the symbols
+need never be in memory together.
+"""
+
+import zlib
+from collections.abc import Iterable
+from functools import lru_cache
+
+import numpy as np
+
+_POLYNOMIAL = 0xEDB88320  # CRC-32's, the bit of x^0 highest
+_ONE = 1 << 31
+
+
+def _times(a: int, b: int) -> int:
+    """The product of two polynomials over GF(2), modulo CRC-32's."""
+    product = 0
+    while a:
+        if a & _ONE:
+            product ^= b
+        a = a << 1 & 0xFFFFFFFF
+        b = b >> 1 ^ _POLYNOMIAL if b & 1 else b >> 1
+    return product
+
+
+@lru_cache(maxsize=64)
+def _shift(n_bytes: int) -> int:
+    """x^(8 n_bytes): what a CRC is multiplied by when so many bytes follow."""
+    power, square = _ONE, _ONE >> 8
+    while n_bytes:
+        if n_bytes & 1:
+            power = _times(power, square)
+        square = _times(square, square)
+        n_bytes >>= 1
+    return power
+
+
+def joined_crc(first: int, second: int, second_bytes: int) -> int:
+    """The CRC-32 of two stretches of bytes, one after the other, from the CRC-32 of each."""
+    return _times(first, _shift(second_bytes)) ^ second
+
+
+class StripsChecksum:
+    """CRC-32 over symbols that come before the strips, then those of all strips in the order (..., channel, row, column)."""
+
+    def __init__(self) -> None:
+        self._planes: list[int] = []  # the CRC of each channel so far
+        self._plane_bytes = 0
+        self.rows = 0  # latent rows seen
+
+    def add(self, latent: np.ndarray) -> None:
+        """The next strip from the top: integers (..., rows, columns) of the size that the format says."""
+        planes = latent.reshape(-1, *latent.shape[-2:])
+        planes = planes.astype(planes.dtype.newbyteorder("<"), copy=False)
+        crcs = [zlib.crc32(np.ascontiguousarray(plane).data) for plane in planes]
+        size = planes[0].nbytes
+        self._planes = (
+            [joined_crc(one, other, size) for one, other in zip(self._planes, crcs, strict=True)] if self.rows else crcs
+        )
+        self._plane_bytes += size
+        self.rows += latent.shape[-2]
+
+    def value(self, head: np.ndarray) -> int:
+        """The CRC-32 of `head`, integers of a byte each, and all strips."""
+        total = zlib.crc32(np.ascontiguousarray(head).data)
+        for plane in self._planes:
+            total = joined_crc(total, plane, self._plane_bytes)
+        return total
+
+
+def symbols_crc(head: np.ndarray, strips: Iterable[np.ndarray]) -> int:
+    """The same, of strips that are all there."""
+    checksum = StripsChecksum()
+    for strip in strips:
+        checksum.add(strip)
+    return checksum.value(head)
