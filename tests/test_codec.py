@@ -62,7 +62,7 @@ def test_more_quality_means_more_bytes_and_better_pictures_whatever_the_model(na
     score = psnr
     if "ms-ssim" in model.bundle.card["training"].get("loss", "mse"):
         pytest.importorskip("scipy")
-        from fewbits.bench.structure import ms_ssim as score
+        from fewbits.structure import ms_ssim as score
     files = [model.encode(crop, quality) for quality in range(0, 101, 10)]
     sizes = [len(data) for data in files]
     scores = [score(crop, np.asarray(model.decode(data))) for data in files]

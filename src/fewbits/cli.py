@@ -29,6 +29,7 @@ from fewbits.container import MAX_SECTIONS
 from fewbits.errors import FewbitsError, FormatError, ImageError
 from fewbits.image import read_image, write_image
 from fewbits.runtime.bundle import manifest_id
+from fewbits.target import Target
 
 app = typer.Typer(
     help="Makes pictures small with learned autoencoders.",
@@ -66,8 +67,35 @@ def encode(
         str | None, typer.Argument(metavar="OUT", help="The .few file, or - for stdout; where not given, IN with .few.")
     ] = None,
     quality: Annotated[
-        float, typer.Option("-q", "--quality", help="0 to 100, continuous; higher is better and larger.")
-    ] = DEFAULT_QUALITY,
+        float | None,
+        typer.Option(
+            "-q",
+            "--quality",
+            help=f"0 to 100, continuous; higher is better and larger. Default: {DEFAULT_QUALITY:g}, or a target.",
+        ),
+    ] = None,
+    target_size: Annotated[
+        str | None,
+        typer.Option(
+            "--target-size", metavar="BYTES", help="The best file of at most so many bytes, such as 200kB, 1.5MiB or 4096."
+        ),
+    ] = None,
+    target_bpp: Annotated[float | None, typer.Option("--target-bpp", metavar="BITS", help="The same, in bits per pixel.")] = None,
+    target_psnr: Annotated[
+        float | None, typer.Option("--target-psnr", metavar="DB", help="The smallest file with this PSNR (RGB), such as 38.")
+    ] = None,
+    target_ssim: Annotated[
+        float | None,
+        typer.Option("--target-ssim", metavar="N", help="The smallest file with this SSIM (not MS-SSIM), such as 0.98."),
+    ] = None,
+    target_ssimulacra2: Annotated[
+        float | None,
+        typer.Option(
+            "--target-ssimulacra2",
+            metavar="N",
+            help="The smallest file with this SSIMULACRA2, such as 70. Needs the extra `bench`.",
+        ),
+    ] = None,
     tune: Annotated[
         str | None,
         typer.Option("--tune", help="visual (the default): for structure as people see it; psnr: for squared error."),
@@ -83,7 +111,11 @@ def encode(
     threads: Threads = None,
 ) -> None:
     """Make a .few file of a picture."""
-    if not 0 <= quality <= 100:
+    aims = {
+        "size": target_size, "bpp": target_bpp, "psnr": target_psnr, "ssim": target_ssim, "ssimulacra2": target_ssimulacra2,
+    }  # fmt: skip
+    goal = _target(quality, {name: value for name, value in aims.items() if value is not None})
+    if quality is not None and not 0 <= quality <= 100:
         raise typer.BadParameter(f"{quality} is not in the range 0 to 100", param_hint="'-q' / '--quality'")
     if tune is not None and model is not None:
         raise typer.BadParameter("it chooses among the flagship's models: leave --model out", param_hint="'--tune'")
@@ -93,7 +125,8 @@ def encode(
     picture = read_image(files.read(source), source)
     mask = read_image(files.read(str(roi)), str(roi)) if roi else None
     with _about(source), _progress("encoding") as show:
-        data = load_model(model or tuned_model(tune), threads=threads).encode(picture, quality, roi=mask, progress=show)
+        chosen = load_model(model or tuned_model(tune), threads=threads)
+        data = chosen.encode(picture, quality, target=goal, roi=mask, progress=show, warn=lambda text: _say(f"{source}: {text}"))
     files.write(out, data, force)
 
 
@@ -378,6 +411,17 @@ def compare(
     _extra("bench").run_compare(first, second, metrics or [])
 
 
+def _target(quality: float | None, given: dict[str, Any]) -> Target | None:
+    """The one target that is given. Wrong usage where it is not one, or beside a quality."""
+    names = ["--quality"] * (quality is not None) + [f"--target-{name}" for name in given]
+    if len(names) > 1:
+        raise typer.BadParameter(f"give one of them, not {' and '.join(names)}", param_hint=f"'{names[-1]}'")
+    try:
+        return Target(**given) if given else None
+    except ImageError as error:
+        raise typer.BadParameter(str(error), param_hint=f"'{names[0]}'") from error
+
+
 def _extra(name: Literal["train", "bench"]) -> Any:
     """The side of the program that needs an extra. Raises FewbitsError where it is not installed."""
     try:
@@ -432,10 +476,15 @@ def main() -> None:
 
 
 def _complain(message: str) -> NoReturn:
-    """One line on stderr, whatever is in it (a file's name may hold line breaks); exit 1."""
+    """The line, and exit 1."""
+    _say(message)
+    sys.exit(1)
+
+
+def _say(message: str) -> None:
+    """One line on stderr, whatever is in it (a file's name may hold line breaks)."""
     line = message.replace("\n", "\\n").replace("\r", "\\r")
     sys.stderr.write(f"fewbits: {line}\n")
-    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from numbers import Real
@@ -13,15 +14,17 @@ import numpy as np
 from PIL import Image
 
 from fewbits import container
+from fewbits.attempts import Attempts, Warn
 from fewbits.container import Header
-from fewbits.errors import CorruptError, ImageError, ModelError
+from fewbits.errors import CorruptError, ImageError, ModelError, TargetWarning
 from fewbits.image import from_planes, to_mask, to_planes
 from fewbits.runtime.bundle import MANIFEST, Bundle, manifest_id, parse_bundle, parse_manifest
 from fewbits.runtime.engines import Engine, onnxruntime_engine
 from fewbits.runtime.factorized import FactorizedCodec, nearest_level
 from fewbits.runtime.hyperprior import HyperpriorCodec, IndexedSymbols
 from fewbits.runtime.masked import MaskedCodec
-from fewbits.runtime.pipeline import Pipeline, Progress
+from fewbits.runtime.pipeline import Pipeline, Progress, Section
+from fewbits.target import Target
 
 PIPELINES: dict[str, Callable[[Bundle, Engine], Pipeline]] = {
     "hyperprior": HyperpriorCodec,
@@ -38,6 +41,10 @@ _SHIPPED = Path(__file__).parent / "weights"
 
 def _silent(_: float) -> None:
     """Progress that nobody watches."""
+
+
+def _python_warning(text: str) -> None:
+    warnings.warn(text, TargetWarning, stacklevel=4)
 
 
 @contextlib.contextmanager
@@ -60,27 +67,44 @@ class Model:
         self.bundle = bundle
         self.pipeline: Pipeline = PIPELINES[kind](bundle, engine or onnxruntime_engine())
 
-    def encode(self, image: Any, quality: float = DEFAULT_QUALITY, *, roi: Any = None, progress: Progress = _silent) -> bytes:
-        """See fewbits.encode. progress is called with the fraction done, 0..1."""
-        steps = quality_steps(quality)
+    def encode(
+        self,
+        image: Any,
+        quality: float | None = None,
+        *,
+        target: Target | None = None,
+        roi: Any = None,
+        progress: Progress = _silent,
+        warn: Warn = _python_warning,
+    ) -> bytes:
+        """See fewbits.encode. progress is called with the fraction done, 0..1; warn with a line where a target is missed."""
+        if quality is not None and target is not None:
+            raise ImageError(f"quality is {quality} beside a target of {target.name}: give one of them")
+        steps = quality_steps(DEFAULT_QUALITY if quality is None else quality)
         pixels, colour = to_planes(image)
         if roi is not None and not self.pipeline.takes_roi:
             raise ImageError(f"roi: a model of family {self.bundle.family} cannot favour a region; content-weighted can")
         mask = None if roi is None else to_mask(roi, pixels.shape[1], pixels.shape[0])
-        level = self.pipeline.level(steps, colour)
+
+        def pack(steps: int, symbols: Any, sections: list[Section]) -> bytes:
+            header = Header(
+                family=self.bundle.family,
+                colour=colour,
+                model_id=self.bundle.model_id,
+                width=pixels.shape[1],
+                height=pixels.shape[0],
+                quality_steps=steps,
+                symbols_crc=symbols.crc(),
+                sections=tuple((kind, len(stream)) for kind, stream in sections),
+            )
+            return container.pack(header, [stream for _, stream in sections])
+
         with _enough_memory(pixels.shape[1], pixels.shape[0]):
+            if target is not None:
+                return Attempts(self.pipeline, pixels, colour, mask, pack, progress).encode(target, warn)
+            level = self.pipeline.level(steps, colour)
             symbols, sections = self.pipeline.quantize(self.pipeline.analyse(pixels, level, progress), level, mask)
-        header = Header(
-            family=self.bundle.family,
-            colour=colour,
-            model_id=self.bundle.model_id,
-            width=pixels.shape[1],
-            height=pixels.shape[0],
-            quality_steps=steps,
-            symbols_crc=symbols.crc(),
-            sections=tuple((kind, len(stream)) for kind, stream in sections),
-        )
-        return container.pack(header, [stream for _, stream in sections])
+            return pack(steps, symbols, sections)
 
     def decode(self, data: bytes, *, progress: Progress = _silent) -> Image.Image:
         """See fewbits.decode."""
@@ -127,18 +151,27 @@ def quality_steps(quality: float) -> int:
 
 
 def encode(
-    image: Any, quality: float = DEFAULT_QUALITY, *, tune: str | None = None, roi: Any = None, model: Model | None = None
+    image: Any,
+    quality: float | None = None,
+    *,
+    target: Target | None = None,
+    tune: str | None = None,
+    roi: Any = None,
+    model: Model | None = None,
 ) -> bytes:
     """A picture -> the bytes of a .few file.
 
-    image: Pillow image, or uint8 array (h, w) or (h, w, 1 or 3). quality: 0-100, continuous; higher is better and larger.
+    image: Pillow image, or uint8 array (h, w) or (h, w, 1 or 3). quality: 0-100, continuous; higher is better and larger; 60
+    where neither it nor a target is given. target: a size or a quality to reach in its place, such as Target(size="200kB"); a quality
+    that is out of reach gives the best file and a TargetWarning.
     roi: a mask of the upright picture's size, Pillow image or uint8 array (h, w): white where detail is wanted; only models with
     an importance map take one. tune: "visual", the default, for structure as people see it, or "psnr"; or in its place model,
-    from load_model. Raises ImageError on unsuitable pictures or options.
+    from load_model. Raises ImageError on unsuitable pictures or options, and
+    where a target size is below the smallest possible.
     """
     if tune is not None and model is not None:
         raise ImageError(f"tune is {tune!r} beside a model: give one of them")
-    return (model or load_model(tuned_model(tune))).encode(image, quality, roi=roi)
+    return (model or load_model(tuned_model(tune))).encode(image, quality, target=target, roi=roi)
 
 
 def tuned_model(tune: str | None) -> str:

@@ -7,7 +7,7 @@ widths (docs/bundle.md). Names as in hyperprior.py.
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -103,7 +103,7 @@ class FactorizedCodec:
         self.bundle, self._network = bundle, NetworkLoader(bundle, engine)
         coding, tables = bundle.coding, bundle.tables
         try:
-            self._halo, self._stride = int(coding["halo"]), int(coding["stride"])
+            self._halo, self.stride = int(coding["halo"]), int(coding["stride"])
             self._block = int(coding.get("block", 0))
             if not 0 <= self._block <= MAX_BLOCK:
                 raise ValueError(f"block {self._block}")
@@ -122,6 +122,7 @@ class FactorizedCodec:
             ]
             if not self._levels:
                 raise ValueError("levels")
+            self.qualities: Sequence[int] = quality_of_levels(len(self._levels))
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
         self._weights: dict[tuple[str, int], dict[str, np.ndarray]] = {}
@@ -130,13 +131,18 @@ class FactorizedCodec:
         """The nearest level of a quality in hundredths, 0..10000."""
         return self._levels[nearest_level(quality_steps, len(self._levels))]
 
+    @staticmethod
+    def analysis_key(level: WidthLevel) -> Hashable:
+        """Those of one width have the same y."""
+        return level.width
+
     def analyse(self, pixels: np.ndarray, level: WidthLevel, progress: Progress) -> np.ndarray:
         """uint8 (height, width, 3) -> y float32 (width, rows, columns), before the gain."""
-        rows, columns = (-(-side // self._stride) for side in pixels.shape[:2])
+        rows, columns = (-(-side // self.stride) for side in pixels.shape[:2])
         y = np.empty((level.width, rows, columns), np.float32)
         parts = self._tiles(rows, columns)
         for k, tile in enumerate(parts):
-            part = extended(pixels, scaled(tile.outer_rows, self._stride), scaled(tile.outer_columns, self._stride))
+            part = extended(pixels, scaled(tile.outer_rows, self.stride), scaled(tile.outer_columns, self.stride))
             x = np.ascontiguousarray(part.transpose(2, 0, 1)[None]) * np.float32(1 / 255) - np.float32(0.5)
             y[:, tile.inner_rows, tile.inner_columns] = self._run("analysis", level, x=x)[:, tile.cut[0], tile.cut[1]]
             progress((k + 1) / len(parts))
@@ -144,18 +150,21 @@ class FactorizedCodec:
 
     def quantize(self, y: np.ndarray, level: WidthLevel, roi: np.ndarray | None = None) -> tuple[LatentSymbols, list[Section]]:
         """y -> symbols and one section for each strip of latent rows."""
-        limit = np.iinfo(np.int16).max
-        latent = np.clip(np.rint(y * level.gain), -limit, limit).astype(np.int16)
+        latent = _rounded(y, level)
         sections = []
         for strip in strips_of(y.shape[1]):
             sections.append((SECTION_LATENT, level.coder.encode(latent[:, strip])))
         return LatentSymbols(latent), sections
 
+    def requantize(self, y: np.ndarray, level: WidthLevel, roi: np.ndarray | None = None) -> np.ndarray:
+        """y -> y_hat, both float32 (width, rows, columns)."""
+        return np.asarray(_rounded(y, level) / level.gain)
+
     def decode_symbols(
         self, sections: Sequence[Section], height: int, width: int, level: WidthLevel
     ) -> tuple[LatentSymbols, np.ndarray]:
         """Sections -> symbols, and y_hat float32 (width, rows, columns)."""
-        rows, columns = -(-height // self._stride), -(-width // self._stride)
+        rows, columns = -(-height // self.stride), -(-width // self.stride)
         if any(kind != SECTION_LATENT for kind, _ in sections):
             raise CorruptError("a section of a type that this model does not have")
         latent = np.empty((level.width, rows, columns), np.int16)
@@ -170,9 +179,9 @@ class FactorizedCodec:
         parts = self._tiles(*y_hat.shape[1:])
         for k, tile in enumerate(parts):
             part = np.ascontiguousarray(y_hat[None, :, tile.outer_rows, tile.outer_columns])
-            cut = tuple(scaled(s, self._stride) for s in tile.cut)
+            cut = tuple(scaled(s, self.stride) for s in tile.cut)
             planes = self._run("synthesis", level, y_hat=part)[:, cut[0], cut[1]]
-            target = pixels[scaled(tile.inner_rows, self._stride), scaled(tile.inner_columns, self._stride)]
+            target = pixels[scaled(tile.inner_rows, self.stride), scaled(tile.inner_columns, self.stride)]
             target[:] = levels_of(planes[:, : target.shape[0], : target.shape[1]]).transpose(1, 2, 0)
             progress((k + 1) / len(parts))
         return pixels
@@ -213,6 +222,16 @@ class FactorizedCodec:
 def nearest_level(quality_steps: int, n_levels: int) -> int:
     """The number of the level that a quality in hundredths stands for, in whole numbers: halves go up."""
     return (2 * quality_steps * (n_levels - 1) + QUALITY_STEPS) // (2 * QUALITY_STEPS)
+
+
+def quality_of_levels(n_levels: int) -> list[int]:
+    """A quality in hundredths for each level: the one in the middle of those that stand for it."""
+    return [QUALITY_STEPS * level // max(n_levels - 1, 1) for level in range(n_levels)]
+
+
+def _rounded(y: np.ndarray, level: WidthLevel) -> np.ndarray:
+    limit = np.iinfo(np.int16).max
+    return np.clip(np.rint(y * level.gain), -limit, limit).astype(np.int16)
 
 
 def _rows(shape: tuple[int, ...]) -> np.ndarray:

@@ -7,7 +7,7 @@ Names: y is the latent (channels, rows, columns) at 1/16 of the picture, z the h
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -83,6 +83,8 @@ class HyperpriorCodec:
     """A bundle of this kind with an engine to run its networks. Networks are loaded when first used."""
 
     takes_roi = False
+    stride = STRIDE
+    qualities = range(QUALITY_STEPS + 1)  # continuous
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle, self._network = bundle, NetworkLoader(bundle, engine)
@@ -146,6 +148,11 @@ class HyperpriorCodec:
 
     # Encoding
 
+    @staticmethod
+    def analysis_key(level: Level) -> Hashable:
+        """All have the same y."""
+        return None
+
     def analyse(self, pixels: np.ndarray, level: Level, progress: Progress) -> np.ndarray:
         """uint8 (height, width, 3) -> y float32 (latent, rows, columns), before the gains. The same at every level."""
         rows, columns = self.grid(*pixels.shape[:2])
@@ -164,15 +171,29 @@ class HyperpriorCodec:
         sections = [(SECTION_HYPER, hyper_stream)]
         latent = np.zeros(y.shape, np.int16)
         for strip in strips_of(y.shape[1]):
-            index, mean = self._prior(z, strip, y.shape[1:], level)
-            residual = y[:, strip] * level.gain[0] - mean
-            limits = np.iinfo(np.int16)
-            symbols = np.clip(np.rint(residual), limits.min, limits.max).astype(np.int16)
-            symbols[index < self._first_coded] = 0
+            symbols, index, _ = self._strip_symbols(y, z, strip, level)
             latent[:, strip] = symbols
             coded = index >= self._first_coded
             sections.append((SECTION_LATENT, encode_signed(symbols[coded], index[coded], self._y_tables)))
         return Symbols(z, latent), sections
+
+    def requantize(self, y: np.ndarray, level: Level, roi: np.ndarray | None = None) -> np.ndarray:
+        """y -> y_hat, both float32 (latent, rows, columns)."""
+        z = self._hyper_symbols(y, level)
+        y_hat = np.empty_like(y)
+        for strip in strips_of(y.shape[1]):
+            symbols, _, mean = self._strip_symbols(y, z, strip, level)
+            y_hat[:, strip] = (symbols + mean) * level.inverse_gain[0]
+        return y_hat
+
+    def _strip_symbols(self, y: np.ndarray, z: np.ndarray, strip: slice, level: Level) -> tuple[np.ndarray, ...]:
+        """Symbols int16, scale indices uint8 and scaled means float32 of a strip, all (latent, strip rows, columns)."""
+        index, mean = self._prior(z, strip, y.shape[1:], level)
+        residual = y[:, strip] * level.gain[0] - mean
+        limits = np.iinfo(np.int16)
+        symbols = np.clip(np.rint(residual), limits.min, limits.max).astype(np.int16)
+        symbols[index < self._first_coded] = 0
+        return symbols, index, mean
 
     def _hyper_symbols(self, y: np.ndarray, level: Level) -> np.ndarray:
         rows, columns = y.shape[1:]

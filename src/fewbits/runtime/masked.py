@@ -9,13 +9,13 @@ Names as in hyperprior.py; the importance r is a real number before it is rounde
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from fewbits.coding import adaptive, huffman
-from fewbits.container import SECTION_IMPORTANCE, SECTION_LATENT
+from fewbits.container import QUALITY_STEPS, SECTION_IMPORTANCE, SECTION_LATENT
 from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.engines import Engine
@@ -119,15 +119,19 @@ class MaskedCodec:
         self.bundle, self._network = bundle, NetworkLoader(bundle, engine)
         coding = bundle.coding
         try:
-            self._stride, self._halo = int(coding["stride"]), int(coding["halo"])
+            self.stride, self._halo = int(coding["stride"]), int(coding["halo"])
             self._channels, self._colours = int(coding["channels"]), int(coding["colours"])
-            if self._stride < 1 or self._halo < 0 or self._channels < 1 or self._colours not in (1, 3):
+            if self.stride < 1 or self._halo < 0 or self._channels < 1 or self._colours not in (1, 3):
                 raise ValueError(f"stride, halo, channels or colours in {dict(coding)}")
             self.takes_roi = bool(coding["map"])
             self._coder: GroupCoder = CODERS[coding["coder"]]()
             self._qualities, self._values = np.array(coding["levels"], np.float64).T
             if (np.diff(self._qualities) <= 0).any():
                 raise ValueError("levels, whose qualities must rise")
+            self.qualities: Sequence[int] = range(QUALITY_STEPS + 1)
+            if not self.takes_roi:  # the first quality of each number of bits
+                bits = [self.level(steps, "rgb").bits for steps in self.qualities]
+                self.qualities = [int(steps) for steps in np.unique(bits, return_index=True)[1]]
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
 
@@ -139,14 +143,19 @@ class MaskedCodec:
             return MaskedLevel(value, BITS, planes)
         return MaskedLevel(0.0, int(np.clip(math.floor(value + 0.5), 1, BITS)), planes)
 
+    @staticmethod
+    def analysis_key(level: MaskedLevel) -> Hashable:
+        """All have the same y."""
+        return None
+
     def analyse(self, pixels: np.ndarray, level: MaskedLevel, progress: Progress) -> np.ndarray:
         """uint8 (height, width, 3) -> y float32 (planes, channels and importance where there is a map, rows, columns): values
         in 0..1, then r in 0..3."""
-        rows, columns = (-(-side // self._stride) for side in pixels.shape[:2])
+        rows, columns = (-(-side // self.stride) for side in pixels.shape[:2])
         y = np.empty((level.planes, self._channels + self.takes_roi, rows, columns), np.float32)
         parts = list(tiles(rows, columns, tile_rows=TILE_ROWS, tile_columns=TILE_COLUMNS, halo=self._halo))
         for k, tile in enumerate(parts):
-            part = extended(pixels, scaled(tile.outer_rows, self._stride), scaled(tile.outer_columns, self._stride))
+            part = extended(pixels, scaled(tile.outer_rows, self.stride), scaled(tile.outer_columns, self.stride))
             x = part.transpose(2, 0, 1).reshape(-1, self._colours, *part.shape[:2])[: level.planes]
             x = np.ascontiguousarray(x) * np.float32(1 / 255) - np.float32(0.5)
             out = np.concatenate([self._network("analysis")(x=plane[None]) for plane in x])
@@ -159,27 +168,37 @@ class MaskedCodec:
 
         roi: float (height, width) in 0..1; where it is 1 all bits are kept.
         """
-        importance = np.zeros((0, *y.shape[2:]), np.uint8)
+        importance, kept, latent = self._symbols_of(y, level, roi)
         sections: list[Section] = []
         if self.takes_roi:
-            r = y[:, -1] + level.shift
-            if roi is not None:
-                wanted = _block_maxima(roi, self._stride)
-                r = r + wanted * (HIGHEST - r)
-            importance = np.clip(np.rint(r), 0, HIGHEST).astype(np.uint8)
             sections.append((SECTION_IMPORTANCE, self._coder.encode([importance.ravel()], [HIGHEST + 1])))
-        kept = self._kept(importance, level, y.shape[2:])
-        whole = np.clip(np.floor(y[:, : self._channels] * (1 << BITS)), 0, (1 << BITS) - 1).astype(np.uint8)
-        latent = whole >> (BITS - kept[:, None])
         for strip in strips_of(y.shape[2]):
             sections.append((SECTION_LATENT, self._coder.encode(_groups(latent[:, :, strip], kept[:, strip]), ALPHABETS)))
         return MaskedSymbols(importance, latent), sections
+
+    def requantize(self, y: np.ndarray, level: MaskedLevel, roi: np.ndarray | None = None) -> np.ndarray:
+        """y -> y_hat float32 (planes, channels, rows, columns), about 0."""
+        _, kept, latent = self._symbols_of(y, level, roi)
+        return _middles(latent, kept)
+
+    def _symbols_of(self, y: np.ndarray, level: MaskedLevel, roi: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Importance (planes or 0, rows, columns), kept bits (planes, rows, columns), symbols like y."""
+        importance = np.zeros((0, *y.shape[2:]), np.uint8)
+        if self.takes_roi:
+            r = y[:, -1] + level.shift
+            if roi is not None:
+                wanted = _block_maxima(roi, self.stride)
+                r = r + wanted * (HIGHEST - r)
+            importance = np.clip(np.rint(r), 0, HIGHEST).astype(np.uint8)
+        kept = self._kept(importance, level, y.shape[2:])
+        whole = np.clip(np.floor(y[:, : self._channels] * (1 << BITS)), 0, (1 << BITS) - 1).astype(np.uint8)
+        return importance, kept, whole >> (BITS - kept[:, None])
 
     def decode_symbols(
         self, sections: Sequence[Section], height: int, width: int, level: MaskedLevel
     ) -> tuple[MaskedSymbols, np.ndarray]:
         """Sections -> symbols, and y_hat float32 (planes, channels, rows, columns), about 0."""
-        rows, columns = -(-height // self._stride), -(-width // self._stride)
+        rows, columns = -(-height // self.stride), -(-width // self.stride)
         maps = [stream for kind, stream in sections if kind == SECTION_IMPORTANCE]
         if len(maps) != self.takes_roi or any(kind not in (SECTION_IMPORTANCE, SECTION_LATENT) for kind, _ in sections):
             raise CorruptError(f"{len(maps)} importance sections, or one of a type that this model does not have")
@@ -194,8 +213,7 @@ class MaskedCodec:
             sizes = [self._channels * int(where.sum()) for where in places]
             for where, values in zip(places, self._coder.decode(stream, sizes, ALPHABETS), strict=True):
                 latent[:, :, strip].swapaxes(0, 1)[:, where] = values.reshape(self._channels, -1)
-        y_hat = (latent + np.float32(0.5)) * np.ldexp(np.float32(1), -kept.astype(np.int32))[:, None] - np.float32(0.5)
-        return MaskedSymbols(importance, latent), y_hat
+        return MaskedSymbols(importance, latent), _middles(latent, kept)
 
     def synthesise(self, y_hat: np.ndarray, height: int, width: int, level: MaskedLevel, progress: Progress) -> np.ndarray:
         """y_hat -> uint8 (height, width, 3)."""
@@ -204,8 +222,8 @@ class MaskedCodec:
         for k, tile in enumerate(parts):
             part = np.ascontiguousarray(y_hat[:, :, tile.outer_rows, tile.outer_columns])
             planes = np.concatenate([self._network("synthesis")(y_hat=plane[None])[0] for plane in part])
-            cut = tuple(scaled(s, self._stride) for s in tile.cut)
-            target = pixels[scaled(tile.inner_rows, self._stride), scaled(tile.inner_columns, self._stride)]
+            cut = tuple(scaled(s, self.stride) for s in tile.cut)
+            target = pixels[scaled(tile.inner_rows, self.stride), scaled(tile.inner_columns, self.stride)]
             target[:] = levels_of(planes[:, cut[0], cut[1]][:, : target.shape[0], : target.shape[1]]).transpose(1, 2, 0)
             progress((k + 1) / len(parts))
         return pixels
@@ -224,6 +242,11 @@ class MaskedCodec:
         if len(importance):
             return importance * np.uint8(STEP_BITS)
         return np.full((level.planes, *grid), level.bits, np.uint8)
+
+
+def _middles(latent: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The middle of what each symbol stands for, about 0."""
+    return np.asarray((latent + np.float32(0.5)) * np.ldexp(np.float32(1), -kept.astype(np.int32))[:, None] - np.float32(0.5))
 
 
 def _places(kept: np.ndarray) -> list[np.ndarray]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What every coding pipeline offers, and what they share: edges of pictures, strips of the latent grid, sections of a file."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,15 +29,23 @@ class Pipeline(Protocol):
     """A bundle with an engine: pixels <-> latent <-> symbols and sections. What `level` gives goes into all the others."""
 
     takes_roi: bool  # whether quantize takes a region of interest
+    stride: int  # pixels a latent position
+    qualities: Sequence[int]  # in hundredths, rising: one for each level that differs from the others
 
     def level(self, quality_steps: int, colour: str) -> Any:
         """Everything that a quality in hundredths, 0..10000, and a colour, "grey" or "rgb", set."""
+
+    def analysis_key(self, level: Any) -> Hashable:
+        """Levels with the same one have the same y, for pictures of one colour."""
 
     def analyse(self, pixels: np.ndarray, level: Any, progress: Progress) -> np.ndarray:
         """uint8 (height, width, 3) -> y float32 (..., rows, columns)."""
 
     def quantize(self, y: np.ndarray, level: Any, roi: np.ndarray | None = None) -> tuple[Any, list[Section]]:
         """y -> its symbols (HeldSymbols), and their sections. roi: float (height, width), 1 where bits are wanted."""
+
+    def requantize(self, y: np.ndarray, level: Any, roi: np.ndarray | None = None) -> np.ndarray:
+        """y -> the y_hat that quantize leads to, without coding."""
 
     def decode_symbols(self, sections: Sequence[Section], height: int, width: int, level: Any) -> tuple[Any, np.ndarray]:
         """Sections -> the same symbols, and y_hat. Raises CorruptError."""
