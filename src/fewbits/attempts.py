@@ -151,7 +151,7 @@ class Attempts:
 def window_corners(pixels: np.ndarray) -> list[tuple[int, int]]:
     """Top left corners, in pixels, of windows that stand for a picture; none where it is too small to be sampled.
 
-    They are at even ranks when all are sorted by detail, so that they are as hard to code as the picture. pixels: uint8 (h, w, 3).
+    They are at even ranks when all are sorted by detail, so as hard to code as the picture. pixels: uint8 (h, w, 3).
     """
     rows, columns = pixels.shape[0] // WINDOW_PX, pixels.shape[1] // WINDOW_PX
     if rows * columns < SAMPLED_FROM:

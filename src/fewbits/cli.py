@@ -71,14 +71,12 @@ def encode(
         typer.Option(
             "-q",
             "--quality",
-            help=f"0 to 100, continuous; higher is better and larger. Default: {DEFAULT_QUALITY:g}, or a target.",
+            help=f"0 to 100, continuous; higher is better and larger. Default: {DEFAULT_QUALITY:g}.",
         ),
     ] = None,
     target_size: Annotated[
         str | None,
-        typer.Option(
-            "--target-size", metavar="BYTES", help="The best file of at most so many bytes, such as 200kB, 1.5MiB or 4096."
-        ),
+        typer.Option("--target-size", metavar="BYTES", help="The best file of at most so many bytes, such as 200kB or 1.5MiB."),
     ] = None,
     target_bpp: Annotated[float | None, typer.Option("--target-bpp", metavar="BITS", help="The same, in bits per pixel.")] = None,
     target_psnr: Annotated[
@@ -93,7 +91,7 @@ def encode(
         typer.Option(
             "--target-ssimulacra2",
             metavar="N",
-            help="The smallest file with this SSIMULACRA2, such as 70. Needs the extra `bench`.",
+            help="The smallest file with this SSIMULACRA2, such as 70. Needs extra `bench`.",
         ),
     ] = None,
     tune: Annotated[

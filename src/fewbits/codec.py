@@ -162,8 +162,8 @@ def encode(
     """A picture -> the bytes of a .few file.
 
     image: Pillow image, or uint8 array (h, w) or (h, w, 1 or 3). quality: 0-100, continuous; higher is better and larger; 60
-    where neither it nor a target is given. target: a size or a quality to reach in its place, such as Target(size="200kB"); a quality
-    that is out of reach gives the best file and a TargetWarning.
+    where neither it nor a target is given. target: a size or a quality to reach in its place, such as Target(size="200kB");
+    a quality that is out of reach gives the best file and a TargetWarning.
     roi: a mask of the upright picture's size, Pillow image or uint8 array (h, w): white where detail is wanted; only models with
     an importance map take one. tune: "visual", the default, for structure as people see it, or "psnr"; or in its place model,
     from load_model. Raises ImageError on unsuitable pictures or options, and

@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Any, Final, NamedTuple
 
 from fewbits.errors import ImageError
@@ -47,7 +46,7 @@ class Target:
         value: Any = getattr(self, self.name)
         below = {"ssim": 1, "ssimulacra2": 100}.get(self.name, math.inf)
         lowest = -math.inf if self.name == "ssimulacra2" else 0
-        if not isinstance(value, Real) or not lowest < value < below:  # also catches NaN
+        if not isinstance(value, int | float) or not lowest < value < below:  # also catches NaN
             bounds = f"above 0{f' and below {below}' if below < math.inf else ''}" if lowest == 0 else f"below {below}"
             raise ImageError(f"target {self.name} is {value}, it must be a number {bounds}")
 

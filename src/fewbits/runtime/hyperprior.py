@@ -84,7 +84,7 @@ class HyperpriorCodec:
 
     takes_roi = False
     stride = STRIDE
-    qualities = range(QUALITY_STEPS + 1)  # continuous
+    qualities: Sequence[int] = range(QUALITY_STEPS + 1)  # continuous
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle, self._network = bundle, NetworkLoader(bundle, engine)
