@@ -9,7 +9,7 @@ default photographs come with scikit-image; --large repeats the first by mirrori
 import argparse
 from pathlib import Path
 from statistics import median
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from demo import photographs, timed
@@ -55,9 +55,9 @@ def measured(model: Model, pixels: np.ndarray, target: Target, repeat: int) -> R
 
 
 def pictures(options: argparse.Namespace) -> list[np.ndarray]:
-    paths = (
-        sorted(path for path in options.images.iterdir() if path.suffix.lower() in SUFFIXES) if options.images else photographs()
-    )
+    paths = photographs()
+    if options.images:
+        paths = sorted(path for path in options.images.iterdir() if path.suffix.lower() in SUFFIXES)
     found = []
     for path in paths[: options.limit]:
         with Image.open(path) as picture:
@@ -81,7 +81,8 @@ def run(options: argparse.Namespace) -> None:
           f"{'ratio':>7} {'most':>6}")  # fmt: skip
     for text in options.targets.split(","):
         name, _, value = text.partition("=")
-        target = Target(**{name: value if name == "size" else float(value)})
+        given: dict[str, Any] = {name: value if name == "size" else float(value)}
+        target = Target(**given)
         rows = [row for pixels in photos if (row := measured(model, pixels, target, options.repeat))]
         met = [row for row in rows if not row.missed]
         if not met:
@@ -92,8 +93,8 @@ def run(options: argparse.Namespace) -> None:
         on_axis = f"{min(axis):11.4f} {max(axis):10.4f}" if name in MEASURES else f"{'':11} {'':10}"
         print(f"{text:16} {len(met):3} {len(photos) - len(met):7} {near[0]:9.4f} {median(near):9.4f} {near[-1]:9.4f} {on_axis} "
               f"{median(ratios):7.2f} {max(ratios):6.2f}", flush=True)  # fmt: skip
-    print("\nmissed: out of reach at quality 100, or a size below the smallest possible. ratio: time of the search over that of a plain "
-          "encode, median and most over pictures.")  # fmt: skip
+    print("\nmissed: out of reach at quality 100, or a size below the smallest possible.")
+    print("ratio: time of the search over that of a plain encode, median and most over pictures.")
 
 
 def main() -> None:

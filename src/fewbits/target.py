@@ -18,6 +18,7 @@ SHARE: Final = 0.97  # of a size that a file takes up, where settings are fine e
 _AIM: Final = 0.988  # in the upper half of what is allowed, as guesses are better than SHARE is wide
 _SIZE_SLOPE: Final = 2.9  # logarithm of the sizes at the last and the first position: a guess for the second attempt
 _MAX_ATTEMPTS: Final = 24  # bisection alone needs 14 for 10001 positions
+_APART: Final = 1 / 100  # of all positions: what two attempts are apart at least, to tell a slope
 _RECHECK: Final = 8  # margins: where a sample is further off, the whole is measured once more
 _GUARD: Final = 0.06  # of a step that a sample leads, and that is not measured again, is added to be safe
 
@@ -185,11 +186,14 @@ def _walk(
 
 
 def _next_score(tried: dict[int, float], last: int, wanted: float, slope: float) -> int:
-    """Where the line through the two attempts nearest to `wanted` meets it, rounded up."""
-    nearest = sorted(tried, key=lambda place: abs(tried[place] - wanted))[:2]
-    here = nearest[0]
-    measured = (tried[nearest[1]] - tried[here]) / (nearest[1] - here) if len(nearest) > 1 else slope
-    return min(max(math.ceil(here + (wanted - tried[here]) / max(measured, slope / 8)), 0), last)
+    """Where the line through the attempt nearest to `wanted` and the next one meets it, rounded up.
+
+    Two that lie close together say nothing of a slope: scores have small waves, too.
+    """
+    here, *others = sorted(tried, key=lambda place: abs(tried[place] - wanted))
+    apart = [place for place in others if abs(place - here) >= last * _APART]
+    measured = (tried[apart[0]] - tried[here]) / (apart[0] - here) if apart else slope
+    return min(max(math.ceil(here + (wanted - tried[here]) / min(max(measured, slope / 8), slope * 8)), 0), last)
 
 
 def _fit_exactly(whole: Callable[[int], float], last: int, wanted: float, start: int, slope: float, margin: float) -> Found:
