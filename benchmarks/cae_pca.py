@@ -23,7 +23,7 @@ from fewbits.bench.codecs import JPEG, BundleCodec, Codec, find_codec
 from fewbits.bench.gallery import draw_sheet, middle
 from fewbits.bench.journal import Journal
 from fewbits.bench.measure import Plan, Row, find_pictures, measure, pixels_of
-from fewbits.bench.metrics import METRICS, psnr
+from fewbits.bench.metrics import METRICS
 from fewbits.bench.plots import COLOURS, Style, plot
 from fewbits.bench.record import usable_cores
 from fewbits.bench.seams import border_excess
@@ -32,6 +32,7 @@ from fewbits.bench.text import table, with_block
 from fewbits.coding.adaptive import encode_maps
 from fewbits.coding.huffman import ideal_bits
 from fewbits.families.cae_pca import N_PLANES, CaePca
+from fewbits.fidelity import psnr
 from fewbits.training import export
 from fewbits.training.data import decode_rgb
 from fewbits.training.data import find_pictures as find_training_pictures

@@ -20,9 +20,10 @@ from PIL import Image
 
 from fewbits import FewbitsError, load_model
 from fewbits.bench.gallery import draw_sheet
-from fewbits.bench.metrics import METRICS, psnr
+from fewbits.bench.metrics import METRICS
 from fewbits.bench.text import table, with_block
 from fewbits.codec import Model, read_bundle
+from fewbits.fidelity import psnr
 from fewbits.runtime.bundle import MANIFEST, pack_bundle, parse_bundle
 from fewbits.runtime.masked import HIGHEST
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 import fewbits
 from fewbits.bench.codecs import AVIF, JPEG, LOWEST_QUALITY, nearest_size
-from fewbits.bench.metrics import psnr
+from fewbits.fidelity import psnr
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -24,13 +24,14 @@ from fewbits import FewbitsError, load_model
 from fewbits.bench.codecs import AVIF, JPEG, PILLOW_CODECS, BundleCodec, Codec, find_codec, nearest_size
 from fewbits.bench.journal import Journal
 from fewbits.bench.measure import Plan, Row, find_pictures, measure, pixels_of
-from fewbits.bench.metrics import METRICS, psnr
+from fewbits.bench.metrics import METRICS
 from fewbits.bench.plots import COLOURS, Style, plot
 from fewbits.bench.record import cpu_name, usable_cores
 from fewbits.bench.summary import Comparison, CurveData, Speed, comparisons, mean_curves, speeds
 from fewbits.bench.text import table, with_block
 from fewbits.codec import installed_models, read_bundle
 from fewbits.families import FAMILIES
+from fewbits.fidelity import psnr
 from fewbits.training import export
 
 ROOT: Final = Path(__file__).resolve().parents[1]

@@ -18,10 +18,10 @@ import numpy as np
 
 from fewbits import FewbitsError, load_model
 from fewbits.bench.measure import find_pictures, pixels_of
-from fewbits.bench.metrics import psnr
-from fewbits.bench.structure import ssim
 from fewbits.bench.text import table
 from fewbits.codec import Model
+from fewbits.fidelity import psnr
+from fewbits.structure import ssim
 
 BEST: Final = "mse+0.1 vgg"  # the loss that the source claims to be better than the others
 # S1 of the sources: image, bits -> SSIM, PSNR of MSE, of MSE + 0.1 VGG, of MSE + 1 VGG

@@ -22,14 +22,14 @@ from fewbits.bench.codecs import JPEG, BundleCodec, Codec
 from fewbits.bench.gallery import draw_sheet, middle
 from fewbits.bench.journal import Journal
 from fewbits.bench.measure import Picture, Plan, find_pictures, measure, pixels_of
-from fewbits.bench.metrics import mse, psnr
 from fewbits.bench.pool import in_processes
 from fewbits.bench.record import usable_cores
-from fewbits.bench.structure import decibels, ms_ssim
 from fewbits.bench.summary import comparisons, mean_curves
 from fewbits.bench.text import table, with_block
 from fewbits.codec import Model
 from fewbits.families.slimcae import SlimCae, SlimCaeConfig
+from fewbits.fidelity import mse, psnr
+from fewbits.structure import decibels, ms_ssim
 from fewbits.training.data import decode_rgb
 from fewbits.training.data import find_pictures as find_training_pictures
 

@@ -23,7 +23,7 @@ from PIL import Image
 from fewbits import FewbitsError, load_model
 from fewbits.bench.codecs import AVIF, JPEG, WEBP, nearest_psnr
 from fewbits.bench.memory import peak_bytes
-from fewbits.bench.metrics import psnr
+from fewbits.fidelity import psnr
 from fewbits.picturefile import read_picture, write_picture
 
 SUFFIXES: Final = frozenset({".jpeg", ".jpg", ".png"})

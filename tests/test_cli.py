@@ -95,6 +95,38 @@ def test_names_that_are_not_given(run: Callable[..., Result], few: Path, tmp_pat
         assert decoded.format == "PNG"
 
 
+def test_targets(run: Callable[..., Result], png: Path, tmp_path: Path) -> None:
+    coded = tmp_path / "photo.few"
+    assert run("encode", png, "--target-size", "0.3kB") == Result(0, b"", "")
+    assert 290 <= coded.stat().st_size <= 300
+    assert run("encode", png, "-f", "--target-bpp", "1.5") == Result(0, b"", "")
+    assert 236 <= coded.stat().st_size <= 247
+    assert run("encode", png, "-f", "--target-psnr", "30").code == 0
+    assert run("encode", png, "-f", "--target-ssim", "0.8").code == 0
+    before = coded.read_bytes()
+    assert failed(run("encode", png, "-f", "--target-size", "50B"), png, "more than 50 bytes, the smallest possible has")
+    assert coded.read_bytes() == before
+    best = run("encode", png, "-f", "--target-psnr", "70")
+    assert best.code == 0 and best.err.count("\n") == 1
+    assert best.err.startswith(f"fewbits: {png}: target psnr: 70 is out of reach")
+    assert inspect(coded.read_bytes()).quality == 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--target-size", "20", "-q", "60"], "give one of them, not --quality and --target-size"),
+        (["--target-psnr", "30", "--target-bpp", "1"], "give one of them, not --target-bpp and --target-psnr"),
+        (["--target-size", "20 GB"], "it must be a number with B, kB, KiB, MB or MiB"),
+        (["--target-ssim", "1.5"], "target ssim is 1.5, it must be a number above 0 and below 1"),
+    ],
+)
+def test_wrong_targets_are_wrong_usage(run: Callable[..., Result], png: Path, arguments: list[str], words: str) -> None:
+    result = run("encode", png, *arguments)
+    assert result.code == 2 and words in " ".join(result.err.replace("\u2502", " ").split())
+    assert not png.with_suffix(".few").exists()
+
+
 def test_new_files_have_the_usual_rights(run: Callable[..., Result], png: Path, tmp_path: Path) -> None:
     mask = os.umask(0o027)
     try:

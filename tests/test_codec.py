@@ -19,12 +19,14 @@ import pytest
 from PIL import Image
 
 import fewbits
-from fewbits import codec
+from fewbits import Target, codec
 from fewbits.codec import Model, decode, decode_array, encode, inspect, load_model, model_of, quality_steps
 from fewbits.container import Header, pack, parse
 from fewbits.errors import CorruptError, FewbitsError, FormatError, ImageError, ModelError
+from fewbits.fidelity import ssimulacra2
 from fewbits.picture import Metadata, Picture
 from fewbits.picturefile import read_picture
+from fewbits.structure import decibels, ssim
 
 Draw = Callable[..., np.ndarray]
 
@@ -67,7 +69,7 @@ def test_more_quality_means_more_bytes_and_better_pictures_whatever_the_model(na
     score = psnr
     if "ms-ssim" in model.bundle.card["training"].get("loss", "mse"):
         pytest.importorskip("scipy")
-        from fewbits.bench.structure import ms_ssim as score
+        from fewbits.structure import ms_ssim as score
     files = [model.encode(crop, quality) for quality in range(0, 101, 10)]
     sizes = [len(data) for data in files]
     scores = [score(crop, np.asarray(model.decode(data))) for data in files]
@@ -477,7 +479,128 @@ def test_a_name_is_no_picture(model: Model, image: object) -> None:
         model.encode(image)
 
 
-@pytest.mark.parametrize("quality", ["60", None])
+@pytest.mark.parametrize("quality", ["60", [60]])
 def test_a_quality_is_a_number(model: Model, quality: object) -> None:
     with pytest.raises(ImageError, match="quality is"):
         model.encode(np.zeros((4, 4), np.uint8), quality)  # type: ignore[arg-type]
+
+
+# Targets
+
+MODELS = sorted(Path(path).name for path in codec.installed_models())
+FINE = ("few", "few-psnr")  # with a quality in hundredths; the others have some 30 levels
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_file_is_as_large_as_it_may_be_and_never_larger(name: str, share: float, photo: np.ndarray) -> None:
+    crop = photo[40:200, 100:300]
+    model = load_model(name, threads=1)
+    least, most = (math.log(len(model.encode(crop, quality))) for quality in (0, 100))
+    limit = int(math.exp(least + share * (most - least)))
+    data = model.encode(crop, target=Target(size=limit))
+    assert len(data) <= limit and np.asarray(model.decode(data)).shape == crop.shape
+    assert data == model.encode(crop, inspect(data).quality), "it is a plain file of some quality"
+    if name in FINE:
+        assert len(data) >= 0.97 * limit
+    else:
+        levels = list(model.pipeline.qualities)
+        following = levels[levels.index(inspect(data).quality_steps) + 1]
+        assert len(model.encode(crop, following / 100)) > limit, "the next level is too large"
+
+
+def test_sizes_beyond_both_ends(model: Model, photo: np.ndarray) -> None:
+    crop = photo[:200, :100]
+    smallest = len(model.encode(crop, 0))
+    with pytest.raises(ImageError, match=f"target size: .* more than 99 bytes, the smallest possible has {smallest}$"):
+        model.encode(crop, target=Target(size=99))
+    with pytest.raises(ImageError, match=f"target bpp: .* more than 25 bytes, the smallest possible has {smallest}$"):
+        encode(crop, target=Target(bpp=0.01), model=model)
+    assert model.encode(crop, target=Target(size=smallest)) == model.encode(crop, 0)
+    assert model.encode(crop, target=Target(size="1MB")) == model.encode(crop, 100)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (17, 16)], ids=str)
+def test_tiny_pictures_keep_to_sizes(model: Model, picture: Picture, size: tuple[int, int]) -> None:
+    pixels = picture(*size)
+    smallest = len(model.encode(pixels, 0))
+    for limit in range(smallest, smallest + 40, 7):
+        assert smallest <= len(model.encode(pixels, target=Target(size=limit))) <= limit
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("pixels", ["rgb", "grey"])
+def test_a_quality_is_reached_and_not_by_far(name: str, pixels: str, photo: np.ndarray) -> None:
+    """A small picture: every attempt is measured whole."""
+    crop = photo[40:200, 100:300] if pixels == "rgb" else photo[40:200, 100:300, 1]
+    model = load_model(name, threads=1)
+    qualities = [model.pipeline.qualities[int(part * (len(model.pipeline.qualities) - 1))] / 100 for part in (0.3, 0.8)]
+    scores = [psnr(crop, np.asarray(model.decode(model.encode(crop, quality)))) for quality in qualities]
+    for wanted in (scores[0], sum(scores) / 2):
+        data = model.encode(crop, target=Target(psnr=wanted))
+        reached = psnr(crop, np.asarray(model.decode(data)))
+        assert reached >= wanted - 1e-6
+        levels = list(model.pipeline.qualities)
+        step = 0 if name in FINE else 1
+        before = levels[max(levels.index(inspect(data).quality_steps) - step, 0)]
+        assert psnr(crop, np.asarray(model.decode(model.encode(crop, before / 100)))) < wanted + (0.11 if name in FINE else 0)
+
+
+@pytest.mark.parametrize("target", [Target(psnr=33), Target(ssim=0.93)], ids=str)
+def test_a_quality_is_reached_by_way_of_a_sample(model: Model, photo: np.ndarray, target: Target) -> None:
+    """512 x 512: windows lead, within a tenth of a dB of the target."""
+    decoded = np.asarray(model.decode(model.encode(photo, target=target)))
+    reached, wanted = (
+        (psnr(photo, decoded), target.psnr) if target.psnr else (decibels(ssim(photo, decoded)), decibels(target.ssim or 0))
+    )
+    assert wanted is not None and wanted - 0.05 <= reached <= wanted + 0.3
+
+
+def test_a_quality_out_of_reach_gives_the_best_file_and_a_warning(model: Model, picture: Picture) -> None:
+    pixels = picture(60, 70)
+    with pytest.warns(fewbits.TargetWarning, match="target psnr: 60 is out of reach, this is the best possible: [34]"):
+        data = encode(pixels, target=Target(psnr=60), model=model)
+    assert data == model.encode(pixels, 100)
+    lines: list[str] = []
+    assert model.encode(pixels, target=Target(psnr=60), warn=lines.append) == data and len(lines) == 1
+    assert model.encode(pixels, target=Target(psnr=1)) == model.encode(pixels, 0)
+
+
+def test_flat_pictures_are_no_trap(model: Model) -> None:
+    flat = np.full((40, 40, 3), 255, np.uint8)
+    for target in (Target(psnr=30), Target(ssim=0.9), Target(size=5000)):
+        assert model.decode(model.encode(flat, target=target, warn=lambda _: None)).size == (40, 40)
+
+
+def test_a_target_of_ssimulacra2_is_reached(model: Model, photo: np.ndarray) -> None:
+    pytest.importorskip("ssimulacra2")
+    crop = photo[40:140, 100:220]
+    data = model.encode(crop, target=Target(ssimulacra2=50))
+    assert 50 <= ssimulacra2(crop, np.asarray(model.decode(data))) <= 51
+
+
+def test_a_quality_beside_a_target_is_refused(model: Model) -> None:
+    with pytest.raises(ImageError, match="quality is 60 beside a target of psnr: give one of them"):
+        encode(np.zeros((4, 4), np.uint8), 60, target=Target(psnr=30), model=model)
+
+
+def test_pictures_too_small_for_a_metric_are_refused(model: Model, picture: Picture) -> None:
+    with pytest.raises(ImageError, match="SSIM needs pictures of at least 11x11 pixels, this is 30x10"):
+        model.encode(picture(10, 30), target=Target(ssim=0.9))
+
+
+def test_progress_of_a_search_rises_to_one(model: Model, picture: Picture) -> None:
+    done: list[float] = []
+    model.encode(picture(50, 600), target=Target(size=2000), progress=done.append)
+    assert len(done) > 2 and done == sorted(done) and done[-1] == 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_requantized_is_what_a_decoder_gets(name: str, photo: np.ndarray) -> None:
+    pipeline = load_model(name, threads=1).pipeline
+    assert list(pipeline.qualities) == sorted(set(pipeline.qualities)) and pipeline.qualities[-1] <= 10_000
+    level = pipeline.level(pipeline.qualities[len(pipeline.qualities) // 2], "rgb")
+    y = pipeline.analyse(photo[:80, :150], level, lambda _: None)
+    _, sections = pipeline.quantize(y, level)
+    [(_, y_hat)] = pipeline.decode_strips(sections, 80, 150, level, range(1))
+    assert np.array_equal(pipeline.requantize(y, level), y_hat)

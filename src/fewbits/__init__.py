@@ -3,7 +3,11 @@
 
 from fewbits.codec import Model, decode, decode_array, encode, inspect, load_model
 from fewbits.container import Header
-from fewbits.errors import FewbitsError
+from fewbits.errors import FewbitsError, TargetWarning
+from fewbits.target import Target
 
 __version__ = "0.1.0"
-__all__ = ["FewbitsError", "Header", "Model", "__version__", "decode", "decode_array", "encode", "inspect", "load_model"]
+__all__ = [
+    "FewbitsError", "Header", "Model", "Target", "TargetWarning", "__version__", "decode", "decode_array", "encode", "inspect",
+    "load_model",
+]  # fmt: skip

@@ -25,10 +25,11 @@ from fewbits.codec import (
 from fewbits.container import MAX_HEADER_BYTES
 from fewbits.conversion import Decoding, Encoding, about, can_write
 from fewbits.convert_command import convert_paths, jobs_of
-from fewbits.errors import FewbitsError
+from fewbits.errors import FewbitsError, ImageError
 from fewbits.picture import DEPTHS
 from fewbits.picturefile import read_image
 from fewbits.runtime.bundle import manifest_id
+from fewbits.target import Target
 from fewbits.view import SCALES
 
 app = typer.Typer(
@@ -85,8 +86,33 @@ def encode(
         ),
     ],
     quality: Annotated[
-        float, typer.Option("-q", "--quality", help="0 to 100, continuous; higher is better and larger.")
-    ] = DEFAULT_QUALITY,
+        float | None,
+        typer.Option(
+            "-q",
+            "--quality",
+            help=f"0 to 100, continuous; higher is better and larger. Default: {DEFAULT_QUALITY:g}.",
+        ),
+    ] = None,
+    target_size: Annotated[
+        str | None,
+        typer.Option("--target-size", metavar="BYTES", help="The best file of at most so many bytes, such as 200kB or 1.5MiB."),
+    ] = None,
+    target_bpp: Annotated[float | None, typer.Option("--target-bpp", metavar="BITS", help="The same, in bits per pixel.")] = None,
+    target_psnr: Annotated[
+        float | None, typer.Option("--target-psnr", metavar="DB", help="The smallest file with this PSNR (RGB), such as 38.")
+    ] = None,
+    target_ssim: Annotated[
+        float | None,
+        typer.Option("--target-ssim", metavar="N", help="The smallest file with this SSIM (not MS-SSIM), such as 0.98."),
+    ] = None,
+    target_ssimulacra2: Annotated[
+        float | None,
+        typer.Option(
+            "--target-ssimulacra2",
+            metavar="N",
+            help="The smallest file with this SSIMULACRA2, such as 70. Needs extra `bench`.",
+        ),
+    ] = None,
     tune: Annotated[
         str | None,
         typer.Option("--tune", help="visual (the default): for structure as people see it; psnr: for squared error."),
@@ -115,14 +141,18 @@ def encode(
     """
     if lossless:
         raise typer.BadParameter("a .few file is never exact: use PNG, lossless WebP or JPEG XL", param_hint="'--lossless'")
-    if not 0 <= quality <= 100:
+    aims = {
+        "size": target_size, "bpp": target_bpp, "psnr": target_psnr, "ssim": target_ssim, "ssimulacra2": target_ssimulacra2,
+    }  # fmt: skip
+    goal = _target(quality, {name: value for name, value in aims.items() if value is not None})
+    if quality is not None and not 0 <= quality <= 100:
         raise typer.BadParameter(f"{quality} is not in the range 0 to 100", param_hint="'-q' / '--quality'")
     if tune is not None and model is not None:
         raise typer.BadParameter("it chooses among the flagship's models: leave --model out", param_hint="'--tune'")
     if tune is not None and tune not in TUNINGS:
         raise typer.BadParameter(f"{tune!r} is not one of {', '.join(TUNINGS)}", param_hint="'--tune'")
     mask = read_image(files.read(str(roi)), str(roi)) if roi else None
-    convert = Encoding(quality, model or tuned_model(tune), threads, mask, strip)
+    convert = Encoding(quality, model or tuned_model(tune), threads, mask, strip, goal)
     convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json)
 
 
@@ -445,6 +475,17 @@ def compare(
 ) -> None:
     """Print how near a picture is to another by every metric. Needs the extra `bench`."""
     _extra("bench").run_compare(first, second, metrics or [])
+
+
+def _target(quality: float | None, given: dict[str, Any]) -> Target | None:
+    """The one target that is given. Wrong usage where it is not one, or beside a quality."""
+    names = ["--quality"] * (quality is not None) + [f"--target-{name}" for name in given]
+    if len(names) > 1:
+        raise typer.BadParameter(f"give one of them, not {' and '.join(names)}", param_hint=f"'{names[-1]}'")
+    try:
+        return Target(**given) if given else None
+    except ImageError as error:
+        raise typer.BadParameter(str(error), param_hint=f"'{names[0]}'") from error
 
 
 def _extra(name: Literal["train", "bench"]) -> Any:

@@ -4,6 +4,7 @@
 import contextlib
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from numbers import Real
@@ -14,8 +15,9 @@ import numpy as np
 from PIL import Image
 
 from fewbits import container
+from fewbits.attempts import Attempts, Warn
 from fewbits.container import Header
-from fewbits.errors import CorruptError, ImageError, ModelError
+from fewbits.errors import CorruptError, ImageError, ModelError, TargetWarning
 from fewbits.image import to_image, to_mask, to_picture
 from fewbits.picture import DEPTHS, Picture, dtype_of, filled
 from fewbits.runtime.bundle import MANIFEST, Bundle, manifest_id, parse_bundle, parse_manifest
@@ -23,8 +25,9 @@ from fewbits.runtime.engines import Engine, onnxruntime_engine
 from fewbits.runtime.factorized import FactorizedCodec, nearest_level
 from fewbits.runtime.hyperprior import HyperpriorCodec, IndexedSymbols
 from fewbits.runtime.masked import MaskedCodec
-from fewbits.runtime.pipeline import CutSection, Pipeline, Progress
+from fewbits.runtime.pipeline import CutSection, Pipeline, Progress, Section
 from fewbits.sidecar import pack_sidecar, parse_alpha, parse_metadata
+from fewbits.target import Target
 from fewbits.view import view_of
 
 PIPELINES: dict[str, Callable[[Bundle, Engine], Pipeline]] = {
@@ -44,6 +47,10 @@ _LOADING: Final = threading.Lock()
 
 def _silent(_: float) -> None:
     """Progress that nobody watches."""
+
+
+def _python_warning(text: str) -> None:
+    warnings.warn(text, TargetWarning, stacklevel=4)
 
 
 @contextlib.contextmanager
@@ -66,31 +73,47 @@ class Model:
         self.bundle = bundle
         self.pipeline: Pipeline = PIPELINES[kind](bundle, engine or onnxruntime_engine())
 
-    def encode(self, image: Any, quality: float = DEFAULT_QUALITY, *, roi: Any = None, progress: Progress = _silent) -> bytes:
-        """See fewbits.encode. progress is called with the fraction done, 0..1."""
-        steps = quality_steps(quality)
+    def encode(
+        self,
+        image: Any,
+        quality: float | None = None,
+        *,
+        target: Target | None = None,
+        roi: Any = None,
+        progress: Progress = _silent,
+        warn: Warn = _python_warning,
+    ) -> bytes:
+        """See fewbits.encode. progress is called with the fraction done, 0..1; warn with a line where a target is missed."""
+        if quality is not None and target is not None:
+            raise ImageError(f"quality is {quality} beside a target of {target.name}: give one of them")
+        steps = quality_steps(DEFAULT_QUALITY if quality is None else quality)
         picture = to_picture(image)
         del image  # where it is nobody else's, its memory is free from here on
         if roi is not None and not self.pipeline.takes_roi:
             raise ImageError(f"roi: a model of family {self.bundle.family} cannot favour a region; content-weighted can")
         mask = None if roi is None else to_mask(roi, picture.width, picture.height)
-        level = self.pipeline.level(steps, picture.colour)
-        sections = pack_sidecar(picture.alpha, picture.metadata)
+        beside = pack_sidecar(picture.alpha, picture.metadata)
+
+        def pack(steps: int, symbols_crc: int, latent: list[Section]) -> bytes:
+            sections = [*beside, *latent]
+            header = Header(
+                family=self.bundle.family,
+                colour=picture.colour,
+                model_id=self.bundle.model_id,
+                width=picture.width,
+                height=picture.height,
+                quality_steps=steps,
+                symbols_crc=symbols_crc,
+                sections=tuple((kind, len(stream)) for kind, stream in sections),
+                depth=picture.depth,
+            )
+            return container.pack(header, [stream for _, stream in sections])
+
         with _enough_memory(picture.width, picture.height):
-            symbols_crc, latent_sections = self.pipeline.encode(filled(picture), level, mask, progress)
-        sections += latent_sections
-        header = Header(
-            family=self.bundle.family,
-            colour=picture.colour,
-            model_id=self.bundle.model_id,
-            width=picture.width,
-            height=picture.height,
-            quality_steps=steps,
-            symbols_crc=symbols_crc,
-            sections=tuple((kind, len(stream)) for kind, stream in sections),
-            depth=picture.depth,
-        )
-        return container.pack(header, [stream for _, stream in sections])
+            if target is not None:
+                return Attempts(self.pipeline, picture, mask, pack, progress).encode(target, warn)
+            level = self.pipeline.level(steps, picture.colour)
+            return pack(steps, *self.pipeline.encode(filled(picture), level, mask, progress))
 
     def decode(
         self,
@@ -185,20 +208,28 @@ def quality_steps(quality: float) -> int:
 
 
 def encode(
-    image: Any, quality: float = DEFAULT_QUALITY, *, tune: str | None = None, roi: Any = None, model: Model | None = None
+    image: Any,
+    quality: float | None = None,
+    *,
+    target: Target | None = None,
+    tune: str | None = None,
+    roi: Any = None,
+    model: Model | None = None,
 ) -> bytes:
     """A picture -> the bytes of a .few file.
 
     image: Pillow image, or array of uint8 or uint16, (h, w) or (h, w, 1 to 4): grey or RGB, then alpha where there is one. Alpha
     is kept exactly, and so are a Pillow image's colour profile, EXIF and XMP; EXIF's orientation is applied.
-    quality: 0-100, continuous; higher is better and larger. roi: a mask of the upright picture's size, Pillow image or uint8
-    array (h, w): white where detail is wanted; only models with an importance map take one. tune: "visual", the default, for
-    structure as people see it, or "psnr"; or in its place model, from load_model.
-    Raises ImageError on unsuitable pictures or options.
+    quality: 0-100, continuous; higher is better and larger; 60 where neither it nor a target is given. target: a size or a
+    quality to reach in its place, such as Target(size="200kB"); a quality that is out of reach gives the best file and a
+    TargetWarning. roi: a mask of the upright picture's size, Pillow image or uint8 array (h, w): white where detail is wanted;
+    only models with an importance map take one. tune: "visual", the default, for structure as people see it, or "psnr"; or in
+    its place model, from load_model.
+    Raises ImageError on unsuitable pictures or options, and where a target size is below the smallest possible.
     """
     if tune is not None and model is not None:
         raise ImageError(f"tune is {tune!r} beside a model: give one of them")
-    return (model or load_model(tuned_model(tune))).encode(image, quality, roi=roi)
+    return (model or load_model(tuned_model(tune))).encode(image, quality, target=target, roi=roi)
 
 
 def tuned_model(tune: str | None) -> str:

@@ -18,6 +18,7 @@ from fewbits.errors import FewbitsError, FormatError, ImageError
 from fewbits.image import stripped
 from fewbits.picturefile import read_picture, write_picture
 from fewbits.runtime.pipeline import Progress
+from fewbits.target import Target
 
 FEW: Final = ".few"
 
@@ -59,16 +60,17 @@ class Conversion(Protocol):
 
 @dataclass(frozen=True)
 class Encoding:
-    """Pictures -> .few files. model: a name or a bundle's folder. threads: see load_model. roi: see fewbits.encode.
+    """Pictures -> .few files. quality, target, roi: see fewbits.encode. model: a name or a bundle's folder.
 
-    strip: leave out metadata.
+    threads: see load_model. strip: leave out metadata.
     """
 
-    quality: float
+    quality: float | None
     model: str
     threads: int | None = None
     roi: Image.Image | None = None
     strip: bool = False
+    target: Target | None = None
     what = "encoding"
     extension = FEW
 
@@ -86,7 +88,14 @@ class Encoding:
         with about(source):
             picture = stripped(picture) if self.strip else picture
             model = load_model(self.model, threads=self.threads)
-            coded = model.encode(picture, self.quality, roi=self.roi, progress=progress)
+            coded = model.encode(
+                picture,
+                self.quality,
+                target=self.target,
+                roi=self.roi,
+                progress=progress,
+                warn=lambda text: notes.append(f"{source}: {text}"),
+            )
         return Converted(coded, picture.width * picture.height, "; ".join(notes))
 
 

@@ -12,6 +12,7 @@
     ├── ModelError                  a bundle is missing, damaged or of another family
     └── TrainingError               a training run cannot start or go on
 
+and one warning, TargetWarning (UserWarning): a target of quality is out of reach.
 Messages name the field, the value and what is allowed, in one line.
 """
 
@@ -60,3 +61,7 @@ class ModelError(FewbitsError):
 
 class TrainingError(FewbitsError):
     """A training run cannot start or go on."""
+
+
+class TargetWarning(UserWarning):
+    """A target of quality is out of reach; the file is the best possible."""

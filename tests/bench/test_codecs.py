@@ -18,8 +18,8 @@ from fewbits.bench.codecs import (
     nearest_size,
     with_settings,
 )
-from fewbits.bench.metrics import psnr
 from fewbits.errors import FewbitsError
+from fewbits.fidelity import psnr
 
 ALL: list[Codec] = [*PILLOW_CODECS.values(), JpegXl(), BundleCodec("few", "few")]
 

@@ -18,7 +18,7 @@ for needed in ("matplotlib", "plotly", "scipy", "ssimulacra2", "tqdm"):
 from fewbits import cli, encode  # noqa: E402
 from fewbits.bench import measure  # noqa: E402
 from fewbits.bench.journal import Journal  # noqa: E402
-from fewbits.bench.metrics import psnr  # noqa: E402
+from fewbits.fidelity import psnr  # noqa: E402
 
 Run = Callable[..., tuple[int, str, str]]
 QUICK = ("--metrics", "psnr,ms_ssim", "--no-timing", "--viewer", "", "--jobs", "1")

@@ -15,8 +15,8 @@ pytest.importorskip("tqdm")
 
 from fewbits.bench import pool  # noqa: E402
 from fewbits.bench.external import parse_command  # noqa: E402
-from fewbits.bench.metrics import psnr  # noqa: E402
 from fewbits.errors import FewbitsError, ImageError  # noqa: E402
+from fewbits.fidelity import psnr  # noqa: E402
 
 PYTHON = f"{sys.executable} -c 'from PIL import Image; from sys import argv; picture = Image.open(argv[1]);"
 ENCODER = PYTHON + ' picture.save(argv[2], "JPEG", quality=int(argv[3]))\' {in} {out} {q}'

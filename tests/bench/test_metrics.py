@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from fewbits.bench import metrics
-from fewbits.bench.metrics import DEFAULT_METRICS, METRICS, measure, mse, psnr, psnr_y, ssimulacra2
-from fewbits.bench.structure import SMALLEST, decibels, ms_ssim, ssim
+from fewbits.bench.metrics import DEFAULT_METRICS, METRICS, measure, psnr_y
 from fewbits.errors import ImageError
+from fewbits.fidelity import mse, psnr, ssimulacra2
+from fewbits.structure import SMALLEST, decibels, ms_ssim, ssim
 
 FRAME = 96
 

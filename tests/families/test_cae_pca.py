@@ -9,12 +9,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from fewbits.bench.metrics import psnr  # noqa: E402
 from fewbits.codec import Model  # noqa: E402
 from fewbits.coding.adaptive import encode_maps  # noqa: E402
 from fewbits.errors import ModelError, TrainingError  # noqa: E402
 from fewbits.families.cae_pca import CaePca, CaePcaConfig, ContextRate, to_colours, to_planes  # noqa: E402
 from fewbits.families.losses import Distortion, Penalty  # noqa: E402
+from fewbits.fidelity import psnr  # noqa: E402
 from fewbits.runtime import factorized  # noqa: E402
 from fewbits.training.export import amended, bundle_files, load_model, parse_bundle  # noqa: E402
 

@@ -11,11 +11,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from fewbits.bench.metrics import psnr  # noqa: E402
 from fewbits.codec import Model  # noqa: E402
 from fewbits.errors import TrainingError  # noqa: E402
 from fewbits.families.klt import Klt, KltConfig  # noqa: E402
 from fewbits.families.losses import Distortion  # noqa: E402
+from fewbits.fidelity import psnr  # noqa: E402
 from fewbits.training import checkpoint  # noqa: E402
 from fewbits.training.export import bundle_files, load_model, parse_bundle, run_files  # noqa: E402
 from fewbits.training.loop import Budget, TrainConfig, train  # noqa: E402

@@ -63,7 +63,7 @@ def test_gradients_are_finite_where_pictures_are_equal_or_grey(name: str) -> Non
 
 def test_ms_ssim_is_that_of_the_bench(photo: np.ndarray) -> None:
     pytest.importorskip("scipy")
-    from fewbits.bench.structure import ms_ssim, ssim
+    from fewbits.structure import ms_ssim, ssim
 
     x = photo[:200, :240]
     y = (x // 16 * 16).astype(np.uint8)

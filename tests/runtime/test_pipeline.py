@@ -32,7 +32,7 @@ def each(request: pytest.FixtureRequest) -> Model:
 @pytest.fixture(scope="module")
 def pixels(each: Model, photo: np.ndarray) -> np.ndarray:
     """A photograph of three strips, whatever the stride, with sides that are no multiples of it."""
-    stride = each.pipeline._stride
+    stride = each.pipeline.stride
     height, width = (2 * STRIP_ROWS + EXTRA_ROWS) * stride - 3, COLUMNS * stride - 5
     tall = np.concatenate([photo, photo[::-1], photo])
     return tall[:height, 180 : 180 + width]
@@ -94,7 +94,7 @@ def test_neither_the_latent_nor_y_hat_is_held(each: Model, picture: Picture, mon
 
     monkeypatch.setattr(Rows, "take", counted)
     rows = 8 * STRIP_ROWS
-    each.decode(each.encode(picture(rows * each.pipeline._stride, 2 * each.pipeline._stride), 0))
+    each.decode(each.encode(picture(rows * each.pipeline.stride, 2 * each.pipeline.stride), 0))
     assert held and max(held) <= 2 * STRIP_ROWS + 16 < rows
 
 
@@ -120,7 +120,7 @@ def test_a_region_is_a_part_of_the_whole(
 ) -> None:
     if tiled:
         small_tiles(monkeypatch)
-    for name, (x, y, w, h) in regions(*whole.shape[:2], each.pipeline._stride).items():
+    for name, (x, y, w, h) in regions(*whole.shape[:2], each.pipeline.stride).items():
         part = whole[y : y + h, x : x + w]
         found = np.asarray(each.decode(data, region=(x, y, w, h)), int)
         assert found.shape == part.shape and np.abs(found - part).max() <= 1, name
@@ -134,7 +134,7 @@ def test_a_region_needs_only_its_strips_and_its_tiles(
 ) -> None:
     """The other strips may hold anything; few tiles pass the network."""
     small_tiles(monkeypatch)
-    stride = each.pipeline._stride
+    stride = each.pipeline.stride
     region = 2, (STRIP_ROWS + 12) * stride, 4, 4  # in the middle of the second strip
     spoilt = with_strips(data, lambda k, part: part if k == 1 else b"\xff\xff\xff")
     shapes = []
@@ -174,7 +174,7 @@ def test_a_scale_is_the_mean_of_blocks(each: Model, data: bytes, whole: np.ndarr
 
 
 def test_strips_that_are_there_are_exact_and_the_others_flat(each: Model, data: bytes, whole: np.ndarray) -> None:
-    header, stride = parse(data)[0], each.pipeline._stride
+    header, stride = parse(data)[0], each.pipeline.stride
     strip = STRIP_ROWS * stride
     sizes = [size for kind, size in header.sections if kind == SECTION_LATENT]
     for n_whole in range(3):

@@ -421,7 +421,8 @@ def test_the_log_has_a_row_for_each_quantity(data: Path, tmp_path: Path, monkeyp
 def test_validation_scores_what_a_viewer_sees(picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
     """PSNR and SSIM are those of the bench for the decoded pixels, cut to the picture."""
     pytest.importorskip("scipy")
-    from fewbits.bench.metrics import psnr, ssim
+    from fewbits.fidelity import psnr
+    from fewbits.structure import ssim
 
     run, pixels = Run("few", MODEL, CONFIG, torch.device("cpu")), picture(33, 70)
     estimate, seen = Few.estimate, []

@@ -17,9 +17,9 @@ import PIL
 from PIL import AvifImagePlugin, Image, features
 
 from fewbits import __version__
-from fewbits.bench.metrics import psnr
 from fewbits.codec import load_model
 from fewbits.errors import FewbitsError
+from fewbits.fidelity import psnr
 
 LOWEST_QUALITY: Final = 1  # 0 has meant "not given" to Pillow's JPEG
 HIGHEST_QUALITY: Final = 100

@@ -6,8 +6,8 @@ width and a gain. Networks may take weights as inputs, which are the leading sli
 widths (docs/bundle.md). Names as in hyperprior.py.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from fewbits.runtime.pipeline import (
     NetworkLoader,
     Pipeline,
     Section,
+    Strip,
     head_stream,
     latent_strips,
     planes_of,
@@ -117,7 +118,7 @@ class FactorizedCodec(Pipeline):
         self.bundle, self._network = bundle, NetworkLoader(bundle, engine)
         coding, tables = bundle.coding, bundle.tables
         try:
-            self._halo, self._stride = int(coding["halo"]), int(coding["stride"])
+            self._halo, self.stride = int(coding["halo"]), int(coding["stride"])
             self._block = int(coding.get("block", 0))
             if not 0 <= self._block <= MAX_BLOCK:
                 raise ValueError(f"block {self._block}")
@@ -134,6 +135,7 @@ class FactorizedCodec(Pipeline):
                 )
                 for k, (width, gain) in enumerate(coding["levels"])
             ]
+            self.qualities = qualities_of(len(self._levels))
             if not self._levels:
                 raise ValueError("levels")
         except (KeyError, ValueError, IndexError, TypeError) as error:
@@ -144,16 +146,20 @@ class FactorizedCodec(Pipeline):
         """The nearest level of a quality in hundredths, 0..10000."""
         return self._levels[nearest_level(quality_steps, len(self._levels))]
 
+    def analysis_key(self, level: WidthLevel) -> Hashable:
+        """Those of one width have the same y."""
+        return level.width
+
     def _analysed(self, pixels: np.ndarray, level: WidthLevel) -> np.ndarray:
         """y before the gain."""
         return self._run("analysis", level, x=planes_of(pixels)[None])
 
-    def quantize_strips(self, y: Rows, level: WidthLevel, roi: np.ndarray | None) -> Iterator[tuple[LatentSymbols, bytes]]:
+    def quantize_strips(self, y: Rows, level: WidthLevel, roi: np.ndarray | None) -> Iterator[Strip]:
         limit = np.iinfo(np.int16).max
         for strip in strips_of(y.grid[0]):
             latent = np.clip(np.rint(y.take(strip) * level.gain), -limit, limit).astype(np.int16)
             y.forget(strip.stop)
-            yield LatentSymbols(latent), level.coder.encode(latent)
+            yield Strip(LatentSymbols(latent), partial(level.coder.encode, latent), partial(np.divide, latent, level.gain))
 
     def _head_sections(self, head: np.ndarray, level: WidthLevel) -> list[Section]:
         return []
@@ -211,6 +217,11 @@ class FactorizedCodec(Pipeline):
 def nearest_level(quality_steps: int, n_levels: int) -> int:
     """The number of the level that a quality in hundredths stands for, in whole numbers: halves go up."""
     return (2 * quality_steps * (n_levels - 1) + QUALITY_STEPS) // (2 * QUALITY_STEPS)
+
+
+def qualities_of(n_levels: int) -> list[int]:
+    """A quality in hundredths for each level: the one in the middle of those that stand for it."""
+    return [QUALITY_STEPS * level // max(n_levels - 1, 1) for level in range(n_levels)]
 
 
 def _rows(shape: tuple[int, ...]) -> np.ndarray:

@@ -6,7 +6,8 @@ means and pixels pass through float networks, whose drift can move a pixel but n
 Names: y is the latent (channels, rows, columns) at 1/16 of the picture, z the hyper latent at 1/64.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from fewbits.runtime.pipeline import (
     NetworkLoader,
     Pipeline,
     Section,
+    Strip,
     centred,
     extended,
     head_stream,
@@ -98,7 +100,8 @@ class HyperpriorCodec(Pipeline):
     """A bundle of this kind with an engine to run its networks. Networks are loaded when first used."""
 
     takes_roi = False
-    _stride = STRIDE
+    stride = STRIDE
+    qualities = range(QUALITY_STEPS + 1)
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle, self._network = bundle, NetworkLoader(bundle, engine)
@@ -122,6 +125,11 @@ class HyperpriorCodec(Pipeline):
             self._z_tables = [[FrequencyTable(row) for row in rows] for rows in self._z_frequencies]
             if self._z_frequencies.shape[2] != 2 * self._hyper_limit + 1:
                 raise ValueError("the number of hyper symbols in z_frequencies")
+            self._rounding = None  # what is added to a magnitude before its fraction is cut off, for each scale index
+            if "dead_zones" in tables:
+                self._rounding = np.float32(0.5) - tables["dead_zones"].astype(np.float32)
+                if self._rounding.shape != limits.shape:
+                    raise ValueError("the number of dead_zones")
             self._deviation = tables["deviation"].astype(np.float32)[:, None, None]
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
@@ -157,28 +165,45 @@ class HyperpriorCodec(Pipeline):
 
     # Encoding
 
+    def analysis_key(self, level: Level) -> Hashable:
+        """All have the same y."""
+        return None
+
     def _analysed(self, pixels: np.ndarray, level: Level) -> np.ndarray:
         """y before the gains: the same at every level."""
         y: np.ndarray = self._network("analysis")(x=_unshuffled(pixels))[0]
         return y
 
-    def quantize_strips(self, y: Rows, level: Level, roi: np.ndarray | None) -> Iterator[tuple[Symbols, bytes]]:
+    def quantize_strips(self, y: Rows, level: Level, roi: np.ndarray | None) -> Iterator[Strip]:
         z_rows, z_columns = self.hyper_grid(*y.grid)
         z = np.zeros((self.hyper_channels, z_rows, z_columns), np.int8)
         filled, ready = self._fill(z, y, level), 0
-        limits = np.iinfo(np.int16)
         for strip in strips_of(y.grid[0]):
             while ready < min(z_rows, -(-strip.stop // HYPER_STRIDE) + self._hyper_halo):
                 ready = next(filled)
             index, mean = self._prior(z, strip, y.grid, level)
             residual = y.take(strip) * level.gain[0]
             residual -= mean
-            np.clip(np.rint(residual, out=residual), limits.min, limits.max, out=residual)
-            coded = index >= self._first_coded
-            symbols = np.where(coded, residual, 0).astype(np.int16)
-            del residual, mean
-            yield Symbols(z, symbols), encode_signed(symbols[coded], index[coded], self._y_tables)
+            symbols = self._rounded(residual, index)
+            del residual
+            yield Strip(Symbols(z, symbols), partial(self._coded, symbols, index), partial(_dequantized, symbols, mean, level))
             y.forget(min(strip.stop, ready * HYPER_STRIDE - HYPER_ANALYSIS_HALO))
+
+    def _rounded(self, residual: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Symbols int16. Values near 1/2 are rounded towards 0 where their scale makes that cheaper (ADR 15); in place."""
+        if self._rounding is None:
+            np.rint(residual, out=residual)
+        else:
+            residual += np.copysign(self._rounding[index], residual)
+            np.trunc(residual, out=residual)
+        limits = np.iinfo(np.int16)
+        np.clip(residual, limits.min, limits.max, out=residual)
+        residual *= index >= self._first_coded
+        return residual.astype(np.int16)
+
+    def _coded(self, symbols: np.ndarray, index: np.ndarray) -> bytes:
+        coded = index >= self._first_coded
+        return encode_signed(symbols[coded], index[coded], self._y_tables)
 
     def _head_sections(self, head: np.ndarray, level: Level) -> list[Section]:
         planes = head.reshape(len(head), -1).astype(np.int32) + self._hyper_limit
@@ -271,6 +296,11 @@ class HyperpriorCodec(Pipeline):
             values.append(symbols.latent[:, strip][coded])
         index, value = np.concatenate(indices), np.concatenate(values)
         return IndexedSymbols(index, value, sum(self._y_tables[k].bits(value[index == k]) for k in np.unique(index)))
+
+
+def _dequantized(symbols: np.ndarray, mean: np.ndarray, level: Level) -> np.ndarray:
+    """y_hat: the dequantized latent divided by the gains."""
+    return np.asarray((symbols + mean) * level.inverse_gain[0])
 
 
 def _unshuffled(x: np.ndarray) -> np.ndarray:

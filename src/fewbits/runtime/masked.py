@@ -8,13 +8,14 @@ Names as in hyperprior.py; the importance r is a real number before it is rounde
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from fewbits.coding import adaptive, huffman
-from fewbits.container import SECTION_IMPORTANCE
+from fewbits.container import QUALITY_STEPS, SECTION_IMPORTANCE
 from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.checksum import symbols_crc
@@ -24,6 +25,7 @@ from fewbits.runtime.pipeline import (
     NetworkLoader,
     Pipeline,
     Section,
+    Strip,
     head_stream,
     latent_strips,
     planes_of,
@@ -133,15 +135,19 @@ class MaskedCodec(Pipeline):
         self.bundle, self._network = bundle, NetworkLoader(bundle, engine)
         coding = bundle.coding
         try:
-            self._stride, self._halo = int(coding["stride"]), int(coding["halo"])
+            self.stride, self._halo = int(coding["stride"]), int(coding["halo"])
             self._channels, self._colours = int(coding["channels"]), int(coding["colours"])
-            if self._stride < 1 or self._halo < 0 or self._channels < 1 or self._colours not in (1, 3):
+            if self.stride < 1 or self._halo < 0 or self._channels < 1 or self._colours not in (1, 3):
                 raise ValueError(f"stride, halo, channels or colours in {dict(coding)}")
             self.takes_roi = bool(coding["map"])
             self._coder: GroupCoder = CODERS[coding["coder"]]()
             self._qualities, self._values = np.array(coding["levels"], np.float64).T
             if (np.diff(self._qualities) <= 0).any():
                 raise ValueError("levels, whose qualities must rise")
+            self.qualities = range(QUALITY_STEPS + 1)
+            if not self.takes_roi:  # the first quality of each number of bits
+                bits = [self.level(steps, "rgb").bits for steps in self.qualities]
+                self.qualities = [int(steps) for steps in np.unique(bits, return_index=True)[1]]
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
 
@@ -153,12 +159,16 @@ class MaskedCodec(Pipeline):
             return MaskedLevel(value, BITS, planes)
         return MaskedLevel(0.0, int(np.clip(math.floor(value + 0.5), 1, BITS)), planes)
 
+    def analysis_key(self, level: MaskedLevel) -> Hashable:
+        """All have the same y."""
+        return None
+
     def _analysed(self, pixels: np.ndarray, level: MaskedLevel) -> np.ndarray:
         """y (planes, channels and importance where there is a map, rows, columns): values in 0..1, then r in 0..3."""
         x = planes_of(pixels).reshape(-1, self._colours, *pixels.shape[:2])[: level.planes]
         return np.concatenate([self._network("analysis")(x=plane[None]) for plane in x])
 
-    def quantize_strips(self, y: Rows, level: MaskedLevel, roi: np.ndarray | None) -> Iterator[tuple[MaskedSymbols, bytes]]:
+    def quantize_strips(self, y: Rows, level: MaskedLevel, roi: np.ndarray | None) -> Iterator[Strip]:
         """roi: float (height, width) in 0..1; where it is 1 all bits are kept."""
         importance = np.zeros((level.planes if self.takes_roi else 0, *y.grid), np.uint8)
         for strip in strips_of(y.grid[0]):
@@ -166,14 +176,17 @@ class MaskedCodec(Pipeline):
             if self.takes_roi:
                 r = part[:, -1] + level.shift
                 if roi is not None:
-                    wanted = _block_maxima(roi[scaled(strip, self._stride)], self._stride)
+                    wanted = _block_maxima(roi[scaled(strip, self.stride)], self.stride)
                     r = r + wanted * (HIGHEST - r)
                 importance[:, strip] = np.clip(np.rint(r), 0, HIGHEST)
             kept = self._kept(importance[:, strip], level, (strip.stop - strip.start, y.grid[1]))
             whole = np.clip(np.floor(part[:, : self._channels] * (1 << BITS)), 0, (1 << BITS) - 1).astype(np.uint8)
             latent = whole >> (BITS - kept[:, None])
             y.forget(strip.stop)
-            yield MaskedSymbols(importance, latent), self._coder.encode(_groups(latent, kept), ALPHABETS)
+            yield Strip(MaskedSymbols(importance, latent), partial(self._coded, latent, kept), partial(_middles, latent, kept))
+
+    def _coded(self, latent: np.ndarray, kept: np.ndarray) -> bytes:
+        return self._coder.encode(_groups(latent, kept), ALPHABETS)
 
     def _head_sections(self, head: np.ndarray, level: MaskedLevel) -> list[Section]:
         return [(SECTION_IMPORTANCE, self._coder.encode([head.ravel()], [HIGHEST + 1]))] if self.takes_roi else []
@@ -198,8 +211,7 @@ class MaskedCodec(Pipeline):
             sizes = [self._channels * int(where.sum()) for where in places]
             for where, values in zip(places, self._coder.decode(content, sizes, ALPHABETS), strict=True):
                 latent.swapaxes(0, 1)[:, where] = values.reshape(self._channels, -1)
-            y_hat = (latent + np.float32(0.5)) * np.ldexp(np.float32(1), -kept.astype(np.int32))[:, None] - np.float32(0.5)
-            yield MaskedSymbols(importance, latent), y_hat
+            yield MaskedSymbols(importance, latent), _middles(latent, kept)
 
     def _synthesised(self, y_hat: np.ndarray, level: MaskedLevel) -> np.ndarray:
         planes = np.concatenate([self._network("synthesis")(y_hat=plane[None])[0] for plane in y_hat])
@@ -222,6 +234,11 @@ class MaskedCodec(Pipeline):
         if len(importance):
             return importance * np.uint8(STEP_BITS)
         return np.full((level.planes, *grid), level.bits, np.uint8)
+
+
+def _middles(latent: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The middle of what each symbol stands for, about 0."""
+    return np.asarray((latent + np.float32(0.5)) * np.ldexp(np.float32(1), -kept.astype(np.int32))[:, None] - np.float32(0.5))
 
 
 def _places(kept: np.ndarray) -> list[np.ndarray]:

@@ -7,9 +7,9 @@ not with its height. `analyse` and `quantize` are the same passes over a latent 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -44,6 +44,14 @@ class HeldSymbols(Protocol):
     def _replace(self, **fields: Any) -> Any: ...
 
 
+class Strip(NamedTuple):
+    """A quantized strip: its symbols (HeldSymbols), and how to come by its stream, and by y_hat (..., strip rows, columns)."""
+
+    symbols: Any
+    stream: Callable[[], bytes]
+    y_hat: Callable[[], np.ndarray]
+
+
 class Pipeline(ABC):
     """A bundle with an engine: pixels <-> latent <-> symbols and sections. What `level` gives goes into all the others.
 
@@ -51,13 +59,18 @@ class Pipeline(ABC):
     """
 
     takes_roi: bool  # whether quantize takes a region of interest
-    _stride: int  # pixels a latent position
+    stride: int  # pixels a latent position
+    qualities: Sequence[int]  # in hundredths, rising: one for each level that differs from the others
 
     # What a kind is
 
     @abstractmethod
     def level(self, quality_steps: int, colour: str) -> Any:
         """Everything that a quality in hundredths, 0..10000, and a colour, "grey" or "rgb", set."""
+
+    @abstractmethod
+    def analysis_key(self, level: Any) -> Hashable:
+        """Levels with the same one have the same y, for pictures of one colour."""
 
     @abstractmethod
     def ideal_bits(self, symbols: Any, level: Any) -> float:
@@ -76,8 +89,8 @@ class Pipeline(ABC):
         """A tile (..., rows, columns) -> float32 planes (3, height, width) about 0; y_hat has one dimension less than y."""
 
     @abstractmethod
-    def quantize_strips(self, y: Rows, level: Any, roi: np.ndarray | None) -> Iterator[tuple[Any, bytes]]:
-        """Strip by strip the symbols (HeldSymbols) and their stream. `head` is complete after the last one."""
+    def quantize_strips(self, y: Rows, level: Any, roi: np.ndarray | None) -> Iterator[Strip]:
+        """Strip by strip. The symbols' `head` is complete after the last one."""
 
     @abstractmethod
     def _head_sections(self, head: np.ndarray, level: Any) -> list[Section]:
@@ -96,14 +109,15 @@ class Pipeline(ABC):
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Latent rows and columns of a picture."""
-        return -(-height // self._stride), -(-width // self._stride)
+        return -(-height // self.stride), -(-width // self.stride)
 
     def encode(self, pixels: np.ndarray, level: Any, roi: np.ndarray | None, progress: Progress) -> tuple[int, list[Section]]:
         """Pixels as analyse takes them -> the symbols' checksum, and the sections. Holds neither the latent nor all symbols."""
         checksum, streams, symbols = StripsChecksum(), [], None
-        for symbols, stream in self.quantize_strips(self._latent(pixels, level, progress), level, roi):
+        for strip in self.quantize_strips(self._latent(pixels, level, progress), level, roi):
+            symbols = strip.symbols
             checksum.add(symbols.latent)
-            streams.append(stream)
+            streams.append(strip.stream())
         assert symbols is not None
         sections = self._head_sections(symbols.head, level)
         return checksum.value(symbols.head), [*sections, *((SECTION_LATENT, stream) for stream in streams)]
@@ -114,10 +128,14 @@ class Pipeline(ABC):
 
     def quantize(self, y: np.ndarray, level: Any, roi: np.ndarray | None = None) -> tuple[Any, list[Section]]:
         """y -> its symbols (HeldSymbols), and their sections. roi: float (height, width), 1 where bits are wanted."""
-        parts = list(self.quantize_strips(Rows.of(y), level, roi))
+        parts = [(strip.symbols, strip.stream()) for strip in self.quantize_strips(Rows.of(y), level, roi)]
         symbols = joined([part for part, _ in parts])
         sections = self._head_sections(symbols.head, level)
         return symbols, [*sections, *((SECTION_LATENT, stream) for _, stream in parts)]
+
+    def requantize(self, y: np.ndarray, level: Any, roi: np.ndarray | None = None) -> np.ndarray:
+        """y -> the y_hat that quantize leads to, without coding."""
+        return np.concatenate([strip.y_hat() for strip in self.quantize_strips(Rows.of(y), level, roi)], axis=-2)
 
     def decode_symbols(self, sections: Sequence[CutSection], height: int, width: int, level: Any) -> Any:
         """Sections -> all symbols. Raises CorruptError."""
@@ -134,7 +152,7 @@ class Pipeline(ABC):
         their checksum is not symbols_crc.
         """
         rows, columns = self.grid(*size)
-        plan = self._plan().cover(rows, columns, (_covered(window[0], self._stride), _covered(window[1], self._stride)))
+        plan = self._plan().cover(rows, columns, (_covered(window[0], self.stride), _covered(window[1], self.stride)))
         first, last = plan[0][0].outer_rows.start // STRIP_ROWS, (plan[-1][0].outer_rows.stop - 1) // STRIP_ROWS
         checksum, head = StripsChecksum(), np.empty(0, np.uint8)
 
@@ -166,7 +184,7 @@ class Pipeline(ABC):
             for row in plan:
                 band = np.empty(0, np.float32)
                 for tile in row:
-                    part = extended(pixels, scaled(tile.outer_rows, self._stride), scaled(tile.outer_columns, self._stride))
+                    part = extended(pixels, scaled(tile.outer_rows, self.stride), scaled(tile.outer_columns, self.stride))
                     y = self._analysed(part, level)[..., tile.cut[0], tile.cut[1]]
                     if tile is row[0]:
                         band = np.empty((*y.shape[:-1], grid[1]), np.float32)
@@ -188,13 +206,13 @@ class Pipeline(ABC):
         """Rows of tiles -> the pixels in the window."""
         shown = _counted(progress, plan)
         for row in plan:
-            outer, wanted = row[0].outer_rows, _common(window[0], scaled(row[0].inner_rows, self._stride))
+            outer, wanted = row[0].outer_rows, _common(window[0], scaled(row[0].inner_rows, self.stride))
             stretch = y_hat.take(outer)
             band = np.empty((wanted.stop - wanted.start, window[1].stop - window[1].start, 3), dtype)
             for tile in row:
                 planes = self._synthesised(np.ascontiguousarray(stretch[..., tile.outer_columns]), level)
-                across = _common(window[1], scaled(tile.inner_columns, self._stride))
-                cut = _moved(wanted, outer.start * self._stride), _moved(across, tile.outer_columns.start * self._stride)
+                across = _common(window[1], scaled(tile.inner_columns, self.stride))
+                cut = _moved(wanted, outer.start * self.stride), _moved(across, tile.outer_columns.start * self.stride)
                 band[:, _moved(across, window[1].start)] = levels_of(planes[:, cut[0], cut[1]], dtype).transpose(1, 2, 0)
                 shown()
             y_hat.forget(row[0].inner_rows.stop - self._plan().halo)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewbits.bench.metrics import psnr
 from fewbits.codec import Model
 from fewbits.errors import TrainingError
 from fewbits.families import FAMILIES
 from fewbits.families.settings import described, override
+from fewbits.fidelity import psnr
 from fewbits.training import checkpoint, export
 from fewbits.training.data import decode_rgb, find_pictures
 from fewbits.training.loop import Budget, TrainConfig, train

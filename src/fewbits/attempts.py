@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""A picture, analysed once and coded at as many qualities as a target needs.
+
+What is kept is the latent y; a size is tried by quantizing and coding it anew, a quality by quantizing and synthesis. The
+qualities of large pictures are tried on a sample: windows that stand for it, side by side as a picture of their own,
+which any pipeline can code.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from fewbits import fidelity, structure
+from fewbits.errors import ImageError
+from fewbits.picture import Picture, at_depth, filled, grey_of
+from fewbits.runtime.pipeline import Pipeline, Progress, Section
+from fewbits.target import Target, fit_score, fit_size
+
+WINDOW_PX: Final = 128  # a side; a multiple of every stride
+EDGE_PX: Final = 16  # of a window that are not measured: a neighbour is missing there
+FEWEST_WINDOWS: Final = 4
+SAMPLED_FROM: Final = 16  # windows that fit into the picture; smaller pictures are measured whole
+MOST_OF: Final = 1 / 16  # of a very large picture that are sampled
+START: Final = 0.5  # of the qualities
+ANALYSIS_SHARE: Final = 0.5  # of the time, for the display of progress
+BEST: Final = 100.0  # scores are limited to so far above what is wanted: equal pictures have an infinite PSNR
+
+Pack = Callable[[int, int, list[Section]], bytes]  # quality in hundredths, the symbols' checksum, sections -> the whole file
+Warn = Callable[[str], None]
+
+
+class Measure(NamedTuple):
+    """A metric for targets. axis: its value -> what rises nearly evenly with quality; slope: on it from quality 0 to 100, about;
+    margin: on it, above the target, that is good enough."""
+
+    of: Callable[[np.ndarray, np.ndarray], float]
+    axis: Callable[[float], float]
+    slope: float
+    margin: float
+
+
+MEASURES: Final = {
+    "psnr": Measure(fidelity.psnr, float, 15.0, 0.1),
+    "ssim": Measure(structure.ssim, structure.decibels, 12.0, 0.1),
+    "ssimulacra2": Measure(fidelity.ssimulacra2, float, 80.0, 0.5),
+}
+
+
+class Attempts:
+    """One picture at the qualities of a pipeline. A position is the place of one in `pipeline.qualities`."""
+
+    def __init__(self, pipeline: Pipeline, picture: Picture, roi: np.ndarray | None, pack: Pack, progress: Progress) -> None:
+        """roi: float (height, width) or None. Qualities are those of the colours, at 8 bits; alpha has none."""
+        self._pipeline, self._colour, self._roi, self._pack = pipeline, picture.colour, roi, pack
+        self._source = filled(picture)
+        self._pixels = at_depth(self._source, 8)
+        self._progress, self._done = progress, 0.0
+        self._last = len(pipeline.qualities) - 1
+        self._start = round(START * self._last)
+        self._corners = window_corners(self._pixels)
+        self._latents: dict[tuple[Hashable, bool], np.ndarray] = {}
+
+    def encode(self, target: Target, warn: Warn) -> bytes:
+        """The file. Raises ImageError where a size cannot be met; where a quality cannot, that of quality 100, and a warning."""
+        limit = target.limit_bytes(self._pixels.shape[0] * self._pixels.shape[1])
+        data = self._of_quality(target, warn) if limit is None else self._of_size(target, limit)
+        self._progress(1.0)
+        return data
+
+    def _of_size(self, target: Target, limit: int) -> bytes:
+        best, smallest = b"", 0
+
+        def size(position: int) -> int:
+            nonlocal best, smallest
+            data = self._file(position)
+            if len(best) <= len(data) <= limit:
+                best = data
+            smallest = min(smallest or len(data), len(data))
+            return len(data)
+
+        if fit_size(size, self._last, limit, self._start) is None:
+            raise ImageError(
+                f"target {target.name}: the file must not have more than {limit} bytes, the smallest possible has {smallest}"
+            )
+        return best
+
+    def _of_quality(self, target: Target, warn: Warn) -> bytes:
+        measure, value = MEASURES[target.name], getattr(target, target.name)
+        wanted = measure.axis(value)
+        original = _cut(mosaic(self._pixels, self._corners, 1, axis=0)) if self._corners else self._pixels
+        values: dict[int, float] = {}
+
+        def whole(position: int) -> float:
+            values[position] = measure.of(self._pixels, self._decoded(position, sampled=False))
+            return min(measure.axis(values[position]), wanted + BEST)
+
+        def sample(position: int) -> float:
+            return min(measure.axis(measure.of(original, _cut(self._decoded(position, sampled=True)))), wanted + BEST)
+
+        found = fit_score(
+            whole,
+            sample if self._corners else None,
+            self._last,
+            wanted,
+            start=self._start,
+            slope=measure.slope,
+            margin=measure.margin,
+        )
+        if found.position == self._last and found.exact and found.score < wanted:
+            warn(f"target {target.name}: {value:g} is out of reach, this is the best possible: {values[self._last]:.5g}")
+        return self._file(found.position)
+
+    def _level(self, position: int) -> Any:
+        return self._pipeline.level(self._pipeline.qualities[position], self._colour)
+
+    def _latent(self, level: Any, sampled: bool) -> np.ndarray:
+        key = self._pipeline.analysis_key(level)
+        if (key, False) not in self._latents:
+            show = self._progress if not self._latents else _nothing  # one bar, for the first
+            self._latents[key, False] = self._pipeline.analyse(self._source, level, lambda done: show(ANALYSIS_SHARE * done))
+            self._done = ANALYSIS_SHARE
+        if sampled and (key, True) not in self._latents:
+            self._latents[key, True] = mosaic(self._latents[key, False], self._corners, self._pipeline.stride, axis=-2)
+        return self._latents[key, sampled]
+
+    def _file(self, position: int) -> bytes:
+        level = self._level(position)
+        symbols, sections = self._pipeline.quantize(self._latent(level, sampled=False), level, self._roi)
+        self._advance()
+        return self._pack(self._pipeline.qualities[position], symbols.crc(), sections)
+
+    def _decoded(self, position: int, sampled: bool) -> np.ndarray:
+        """What a decoder would show, uint8 (height, width, 3): of the picture, or of the sampled windows."""
+        level = self._level(position)
+        (height, width), roi = self._pixels.shape[:2], self._roi
+        if sampled:
+            height, width = WINDOW_PX, WINDOW_PX * len(self._corners)
+            roi = None if roi is None else mosaic(roi, self._corners, 1, axis=0)
+        y_hat = self._pipeline.requantize(self._latent(level, sampled), level, roi)
+        pixels = self._pipeline.synthesise(y_hat, height, width, level, _nothing)
+        self._advance()
+        return pixels if self._colour == "rgb" else np.repeat(grey_of(pixels)[:, :, None], 3, axis=2)
+
+    def _advance(self) -> None:
+        """Nobody knows how many attempts are to come: each is a part of what is left."""
+        self._done += 0.3 * (1 - self._done)
+        self._progress(self._done)
+
+
+def window_corners(pixels: np.ndarray) -> list[tuple[int, int]]:
+    """Top left corners, in pixels, of windows that stand for a picture; none where it is too small to be sampled.
+
+    They are at even ranks when all are sorted by detail, so as hard to code as the picture. pixels: uint8 (h, w, 3).
+    """
+    rows, columns = pixels.shape[0] // WINDOW_PX, pixels.shape[1] // WINDOW_PX
+    if rows * columns < SAMPLED_FROM:
+        return []
+    green = pixels[: rows * WINDOW_PX : 2, : columns * WINDOW_PX, 1].astype(np.int16)
+    steps = np.abs(np.diff(green, axis=1, append=green[:, -1:]))
+    detail = steps.reshape(rows, WINDOW_PX // 2, columns, WINDOW_PX).sum((1, 3), dtype=np.int64).ravel()
+    n = max(FEWEST_WINDOWS, int(len(detail) * MOST_OF))
+    cells = np.argsort(detail, kind="stable")[((np.arange(n) + 0.5) * len(detail) / n).astype(int)]
+    return [(int(cell) // columns * WINDOW_PX, int(cell) % columns * WINDOW_PX) for cell in np.sort(cells)]
+
+
+def mosaic(array: np.ndarray, corners: list[tuple[int, int]], stride: int, axis: int) -> np.ndarray:
+    """The windows of an array side by side. stride: pixels a row of it, which are on `axis`, columns on the next one."""
+    side = WINDOW_PX // stride
+    parts = []
+    for row, column in corners:
+        part = [slice(None)] * array.ndim
+        part[axis] = slice(row // stride, row // stride + side)
+        part[axis + 1] = slice(column // stride, column // stride + side)
+        parts.append(array[tuple(part)])
+    return np.concatenate(parts, axis=axis + 1)
+
+
+def _cut(pixels: np.ndarray) -> np.ndarray:
+    """A mosaic (WINDOW_PX, n * WINDOW_PX, 3) without EDGE_PX around each window."""
+    inner = slice(EDGE_PX, WINDOW_PX - EDGE_PX)
+    windows = pixels.reshape(WINDOW_PX, -1, WINDOW_PX, pixels.shape[2])[inner, :, inner]
+    return windows.reshape(windows.shape[0], -1, pixels.shape[2])
+
+
+def _nothing(_: float) -> None:
+    """Progress that is not shown."""

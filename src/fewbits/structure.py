@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: MIT
+"""SSIM and MS-SSIM with numpy: the well-kept libraries for MS-SSIM all need torch. The bench and targets of quality use them.
+
+The definition is that of pytorch-msssim, with which the field's published curves were measured: 11x11 Gaussian window of
+deviation 1.5 where it fits entirely, each of R, G, B by itself, then their mean. docs/adr/0008 says why it is ours; a test
+compares it with that library and with scikit-image.
+"""
+
+import math
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+
+from fewbits.errors import ImageError
+
+WINDOW: Final = 11
+DEVIATION: Final = 1.5
+BAND: Final = 48  # positions at a time: few enough for the caches
+C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+WEIGHTS: Final = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli, Bovik, Asilomar 2003, section 3.2
+SMALLEST: Final = (WINDOW - 1) * 2 ** (len(WEIGHTS) - 1) + 1  # the shorter side that MS-SSIM needs, in pixels
+
+
+def ssim(original: np.ndarray, decoded: np.ndarray) -> float:
+    """Structural similarity (Wang et al., TIP 2004) of two uint8 RGB pictures (h, w, 3), at most 1. Raises ImageError."""
+    _check(original, decoded, WINDOW, "SSIM")
+    return float(_ssim_and_contrast(_planes(original), _planes(decoded))[0].mean())
+
+
+def ms_ssim(original: np.ndarray, decoded: np.ndarray) -> float:
+    """Multi-scale SSIM of two uint8 RGB pictures (h, w, 3), 0 to 1. Raises ImageError, also below 161 pixels a side."""
+    _check(original, decoded, SMALLEST, "MS-SSIM")
+    x, y = _planes(original), _planes(decoded)
+    product = np.ones(len(x))
+    for scale, weight in enumerate(WEIGHTS):
+        similarity, contrast = _ssim_and_contrast(x, y)
+        last = scale == len(WEIGHTS) - 1
+        product *= np.maximum(similarity if last else contrast, 0) ** weight
+        if not last:
+            x, y = _halved(x), _halved(y)
+    return float(product.mean())
+
+
+def decibels(similarity: float) -> float:
+    """-10 log10(1 - similarity): the axis on which SSIM and MS-SSIM are compared; inf for equal pictures."""
+    return -10 * math.log10(1 - similarity) if similarity < 1 else math.inf
+
+
+def _planes(pixels: np.ndarray) -> np.ndarray:
+    """(h, w, channels) -> float64 (channels, h, w)."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float64)
+
+
+def _ssim_and_contrast(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean SSIM and mean contrast-structure term of each channel, over the positions where the window fits.
+
+    Taken band by band, so that little memory is needed at a time.
+    """
+    rows, columns = (side - WINDOW + 1 for side in x.shape[1:])
+    totals = np.zeros((2, len(x)))
+    for start in range(0, rows, BAND):
+        part = slice(start, min(start + BAND, rows) + WINDOW - 1)
+        for kind, total in enumerate(_similarity_sums(x[:, part], y[:, part])):
+            totals[kind] += total
+    similarity, contrast = totals / (rows * columns)
+    return similarity, contrast
+
+
+def _similarity_sums(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mean_x, mean_y = _window(x), _window(y)
+    squares, product = mean_x * mean_x + mean_y * mean_y, mean_x * mean_y
+    variances = _window(x * x + y * y) - squares
+    contrast = (2 * (_window(x * y) - product) + C2) / (variances + C2)
+    luminance = (2 * product + C1) / (squares + C1)
+    return (luminance * contrast).sum((1, 2)), contrast.sum((1, 2))
+
+
+def _window(planes: np.ndarray) -> np.ndarray:
+    """Gaussian means (channels, h - 10, w - 10), by products with a banded matrix: faster than sums of shifts."""
+    rows, columns = (side - WINDOW + 1 for side in planes.shape[1:])
+    high = _taps(rows) @ planes
+    out = np.empty((len(planes), rows, columns))
+    for start in range(0, columns, BAND):
+        stop = min(start + BAND, columns)
+        out[:, :, start:stop] = high[:, :, start : stop + WINDOW - 1] @ _taps(stop - start).T
+    return out
+
+
+@lru_cache(maxsize=8)
+def _taps(n: int) -> np.ndarray:
+    """The matrix (n, n + 10) that takes n + 10 values to the n means."""
+    offsets = np.arange(WINDOW) - WINDOW // 2
+    taps = np.exp(-(offsets**2) / (2 * DEVIATION**2))
+    matrix = np.zeros((n, n + WINDOW - 1))
+    for row in range(n):
+        matrix[row, row : row + WINDOW] = taps / taps.sum()
+    return matrix
+
+
+def _halved(planes: np.ndarray) -> np.ndarray:
+    """Means of 2x2; an odd side first gets a zero row or column in front, which counts, as in pytorch-msssim."""
+    channels, height, width = planes.shape
+    padded = np.pad(planes, ((0, 0), (height % 2,) * 2, (width % 2,) * 2))[:, : height + height % 2, : width + width % 2]
+    return np.asarray(padded.reshape(channels, padded.shape[1] // 2, 2, padded.shape[2] // 2, 2).mean((2, 4)))
+
+
+def _check(original: np.ndarray, decoded: np.ndarray, smallest: int, name: str) -> None:
+    if original.shape != decoded.shape or original.ndim != 3:
+        raise ImageError(f"{name} of {original.shape} and {decoded.shape}: both must be (h, w, channels) of one size")
+    if min(original.shape[:2]) < smallest:
+        size = f"{original.shape[1]}x{original.shape[0]}"
+        raise ImageError(f"{name} needs pictures of at least {smallest}x{smallest} pixels, this is {size}")
