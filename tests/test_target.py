@@ -127,7 +127,8 @@ def test_few_levels_end_at_the_largest_that_fits(n_levels: int) -> None:
 
 SCORES: dict[str, Callable[[int], float]] = {
     "straight": lambda place: 25 + 15 * place / LAST,
-    "bent": lambda place: 25 + 15 * math.sqrt(place / LAST),
+    "bent": lambda place: 25 + 15 * (place / LAST) ** 0.75,
+    "very bent": lambda place: 25 + 15 * math.sqrt(place / LAST),
     "wavy": lambda place: 25 + 15 * place / LAST + 0.02 * math.sin(place / 9),
 }
 
@@ -150,7 +151,7 @@ def test_what_is_outside_ends_at_an_end(wanted: float, sampled: bool) -> None:
     assert found.exact and found.score == SCORES["straight"](found.position)
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", ["straight", "bent", "wavy"])
 @pytest.mark.parametrize("wanted", [27.0, 30.0, 33.0, 37.0])
 @pytest.mark.parametrize("off", [-2.0, -0.5, 0.0, 0.3, 1.5])
 @pytest.mark.parametrize("faster", [0.95, 1.0, 1.05])
@@ -159,10 +160,12 @@ def test_a_sample_leads_to_the_quality(name: str, wanted: float, off: float, fas
     whole = Asked(SCORES[name])
     sample = Asked(lambda place: off + 25 + (SCORES[name](place) - 25) * faster)
     found = fit_score(whole, sample, LAST, wanted, start=LAST // 2, slope=12, margin=0.1)
-    assert wanted - (0.02 if name == "straight" else 0.06) <= SCORES[name](found.position) <= wanted + 0.25
-    assert found.score == pytest.approx(SCORES[name](found.position), abs=0.2)
-    assert len(whole.places) <= 2 and len(sample.places) <= 7
-    if abs(off) < 0.4 and faster == 1.0 and name != "bent":
+    reached = SCORES[name](found.position)
+    short = {"straight": 0.02, "wavy": 0.06, "bent": 0.06}[name]
+    assert wanted - short <= reached <= wanted + 0.15 + short
+    assert found.score == (reached if found.exact else wanted)
+    assert len(whole.places) <= 3 and len(sample.places) <= 3
+    if abs(off) < 0.4 and faster == 1.0 and name in ("straight", "wavy"):
         assert len(whole.places) == 1
 
 

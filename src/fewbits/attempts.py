@@ -19,10 +19,10 @@ from fewbits.target import Target, fit_score, fit_size
 
 WINDOW_PX: Final = 128  # a side; a multiple of every stride
 EDGE_PX: Final = 16  # of a window that are not measured: a neighbour is missing there
-FEWEST_WINDOWS: Final = 4
+FEWEST_WINDOWS: Final = 6
 SAMPLED_FROM: Final = 16  # windows that fit into the picture; smaller pictures are measured whole
 MOST_OF: Final = 1 / 16  # of a very large picture that are sampled
-START: Final = 0.5  # of the qualities
+START: Final = 0.5  # of the qualities, for sizes
 ANALYSIS_SHARE: Final = 0.5  # of the time, for the display of progress
 BEST: Final = 100.0  # scores are limited to so far above what is wanted: equal pictures have an infinite PSNR
 
@@ -31,19 +31,23 @@ Warn = Callable[[str], None]
 
 
 class Measure(NamedTuple):
-    """A metric for targets. axis: its value -> what rises nearly evenly with quality; slope: on it from quality 0 to 100, about;
+    """A metric for targets. axis: its value -> what rises nearly evenly with quality; ends: on it at quality 0 and 100, about;
     margin: on it, above the target, that is good enough."""
 
     of: Callable[[np.ndarray, np.ndarray], float]
     axis: Callable[[float], float]
-    slope: float
+    ends: tuple[float, float]
     margin: float
 
 
+def _ssim(original: np.ndarray, decoded: np.ndarray) -> float:
+    return structure.ssim(original, decoded, np.float32)
+
+
 MEASURES: Final = {
-    "psnr": Measure(fidelity.psnr, float, 15.0, 0.1),
-    "ssim": Measure(structure.ssim, structure.decibels, 12.0, 0.1),
-    "ssimulacra2": Measure(fidelity.ssimulacra2, float, 80.0, 0.5),
+    "psnr": Measure(fidelity.psnr, float, (26.5, 39.6), 0.1),
+    "ssim": Measure(_ssim, structure.decibels, (6.1, 15.7), 0.1),
+    "ssimulacra2": Measure(fidelity.ssimulacra2, float, (5.0, 85.0), 0.5),
 }
 
 
@@ -89,6 +93,7 @@ class Attempts:
         measure, value = MEASURES[target.name], getattr(target, target.name)
         wanted = measure.axis(value)
         original = _cut(mosaic(self._pixels, self._corners, 1, axis=0)) if self._corners else self._pixels
+        low, high = measure.ends
         values: dict[int, float] = {}
 
         def whole(position: int) -> float:
@@ -103,8 +108,8 @@ class Attempts:
             sample if self._corners else None,
             self._last,
             wanted,
-            start=self._start,
-            slope=measure.slope,
+            start=round((wanted - low) / (high - low) * self._last),
+            slope=high - low,
             margin=measure.margin,
         )
         if found.position == self._last and found.exact and found.score < wanted:

@@ -19,7 +19,9 @@ _AIM: Final = 0.988  # in the upper half of what is allowed, as guesses are bett
 _SIZE_SLOPE: Final = 2.9  # logarithm of the sizes at the last and the first position: a guess for the second attempt
 _MAX_ATTEMPTS: Final = 24  # bisection alone needs 14 for 10001 positions
 _APART: Final = 1 / 100  # of all positions: what two attempts are apart at least, to tell a slope
-_RECHECK: Final = 8  # margins: where a sample is further off, the whole is measured once more
+_CLOSE: Final = 1.5  # margins: so far a step along a line needs no more attempts
+_MOST_WHOLE: Final = 3  # times that the whole is measured where there is a sample, but for the last position
+_RECHECK: Final = 5  # margins: where a sample is further off, the whole is measured once more
 _GUARD: Final = 0.06  # of a step that a sample leads, and that is not measured again, is added to be safe
 
 
@@ -136,64 +138,54 @@ def fit_score(
     """
     if sample is None:
         return _fit_exactly(whole, last, wanted, start, slope / max(last, 1), margin)
-    tried: dict[int, float] = {}
-    first = _walk(sample, tried, last, wanted, start, slope / max(last, 1), margin)
-    for final in (False, True):
-        score = whole(first)
-        if wanted <= score <= wanted + margin or (first == last and score < wanted) or (first == 0 and score >= wanted):
-            break
+    curve: dict[int, float] = {}  # of the sample
+    whole_curve: dict[int, float] = {}
+    guess, position = slope / max(last, 1), min(max(start, 0), last)
+    for _ in range(2):
+        if position not in curve:
+            curve[position] = sample(position)
+            position = _meets(curve, last, wanted, guess)
+    while True:
+        score = whole_curve[position] = whole(position)
         missing = wanted - score
-        level = tried[first] + missing + _GUARD * abs(missing) + margin / 8
-        position = _walk(sample, tried, last, level, first, slope / max(last, 1), margin / 4, attempts=2, move=True)
-        if position == last:
+        if -margin <= missing <= 0 or position == (last if missing > 0 else 0):
+            return Found(position, score, True)
+        if len(whole_curve) > 1:
+            following = _meets(whole_curve, last, wanted + margin / 10, _slope_at(curve, last, position, guess))
+        else:
+            step = missing + _GUARD * abs(missing) + margin / 4
+            following = _meets(curve, last, _value_at(curve, last, position, guess) + step, guess)
+            if abs(missing) > _CLOSE * margin and following not in curve:
+                curve[following] = sample(following)
+                following = _meets(curve, last, _value_at(curve, last, position, guess) + step, guess)
+        if following == last and following not in whole_curve:
             return Found(last, whole(last), True)
-        if final or abs(missing) <= _RECHECK * margin:
-            return Found(position, score + tried.get(position, level) - tried[first], False)
-        if position not in tried:
-            tried[position] = sample(position)
-        first = position
-    return Found(first, score, True)
-
-
-def _walk(
-    score: Callable[[int], float],
-    tried: dict[int, float],
-    last: int,
-    wanted: float,
-    start: int,
-    slope: float,
-    tolerance: float,
-    attempts: int = 3,
-    move: bool = False,
-) -> int:
-    """The position where `score` is thought to be `wanted`, from `start` along the line through the two nearest attempts.
-
-    tried: what is known, added to. move: the answer need not be one that was tried.
-    """
-    position = min(max(start, 0), last)
-    for _ in range(attempts):
-        if position not in tried:
-            tried[position] = score(position)
-        if abs(tried[position] - wanted) <= tolerance:
-            return position
-        following = _next_score(tried, last, wanted, slope)
-        if following == position:
-            return position
+        if len(whole_curve) == _MOST_WHOLE or abs(missing) <= _RECHECK * margin or following in whole_curve:
+            return Found(following, whole_curve.get(following, wanted), following in whole_curve)
         position = following
-    if not move and position not in tried:
-        tried[position] = score(position)
-    return position
 
 
-def _next_score(tried: dict[int, float], last: int, wanted: float, slope: float) -> int:
-    """Where the line through the attempt nearest to `wanted` and the next one meets it, rounded up.
+def _slope_at(curve: dict[int, float], last: int, position: int, guess: float) -> float:
+    """Of the line through the attempt nearest to a position and the next one. guess: where there are no two.
 
     Two that lie close together say nothing of a slope: scores have small waves, too.
     """
-    here, *others = sorted(tried, key=lambda place: abs(tried[place] - wanted))
+    here, *others = sorted(curve, key=lambda place: abs(place - position))
     apart = [place for place in others if abs(place - here) >= last * _APART]
-    measured = (tried[apart[0]] - tried[here]) / (apart[0] - here) if apart else slope
-    return min(max(math.ceil(here + (wanted - tried[here]) / min(max(measured, slope / 8), slope * 8)), 0), last)
+    measured = (curve[apart[0]] - curve[here]) / (apart[0] - here) if apart else guess
+    return min(max(measured, guess / 8), guess * 8)
+
+
+def _value_at(curve: dict[int, float], last: int, position: int, guess: float) -> float:
+    """The curve at a position, on that line."""
+    here = min(curve, key=lambda place: abs(place - position))
+    return curve[here] + (position - here) * _slope_at(curve, last, here, guess)
+
+
+def _meets(curve: dict[int, float], last: int, wanted: float, guess: float) -> int:
+    """Where the line at the attempt nearest to `wanted` meets it, rounded up."""
+    here = min(curve, key=lambda place: abs(curve[place] - wanted))
+    return min(max(math.ceil(here + (wanted - curve[here]) / _slope_at(curve, last, here, guess)), 0), last)
 
 
 def _fit_exactly(whole: Callable[[int], float], last: int, wanted: float, start: int, slope: float, margin: float) -> Found:
@@ -210,7 +202,7 @@ def _fit_exactly(whole: Callable[[int], float], last: int, wanted: float, start:
                 break
         if high - low <= 1:
             break
-        following = _next_score(tried, last, wanted + margin / 2, slope)
+        following = _meets(tried, last, wanted + margin / 2, slope)
         inside = low < following < high and not (len(tried) > 4 and len(tried) % 2)
         position = following if inside else min(max((low + high) // 2, 0), last) if low >= 0 and high <= last else following
         position = min(max(position, low + 1), high - 1)
