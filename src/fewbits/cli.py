@@ -25,7 +25,7 @@ from fewbits.codec import (
     model_of,
     tuned_model,
 )
-from fewbits.container import MAX_SECTIONS
+from fewbits.container import MAX_PIXELS, MAX_SECTIONS, MAX_SIDE, Limits
 from fewbits.errors import FewbitsError, FormatError, ImageError
 from fewbits.image import stripped
 from fewbits.picture import DEPTHS
@@ -45,6 +45,18 @@ _HEADER_BYTES = 64 + 5 * MAX_SECTIONS  # no header is longer
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite OUT where it exists.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all cores where not given.")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="A model's name, or the folder of a bundle.")]
+
+
+def _pixels(text: str | int) -> int:
+    """ "268MP" or "268435456" -> a number of pixels. Raises BadParameter. (typer passes defaults through it, too.)"""
+    number = str(text).upper()
+    try:
+        pixels = round(float(number.removesuffix("MP")) * (1_000_000 if number.endswith("MP") else 1))
+    except (ValueError, OverflowError):
+        pixels = 0
+    if pixels < 1:
+        raise typer.BadParameter(f"{text!r} is no number of pixels such as 40MP or 40000000")
+    return pixels
 
 
 @app.callback(invoke_without_command=True)
@@ -117,6 +129,19 @@ def decode(
         ),
     ] = None,
     depth: Annotated[int, typer.Option("--depth", help="Bits a sample of OUT, 8 or 16.")] = 8,
+    size_limit: Annotated[
+        int,
+        typer.Option(
+            "--size-limit",
+            metavar="N[MP]",
+            parser=_pixels,
+            show_default="268MP",
+            help="Refuse a picture of more pixels; of any more than 2^28, about 268MP, the format has none.",
+        ),
+    ] = MAX_PIXELS,
+    dimension_limit: Annotated[
+        int, typer.Option("--dimension-limit", metavar="PIXELS", min=1, help="Refuse a picture that is wider or higher.")
+    ] = MAX_SIDE,
     model: ModelOption = None,
     force: Force = False,
     threads: Threads = None,
@@ -128,8 +153,10 @@ def decode(
     data = files.read(source)
     with _about(source), _progress("decoding") as show:
         header = inspect(data)
+        limits = Limits(size_limit, dimension_limit)
+        limits.check(header)  # before a network is loaded
         chosen = load_model(model, threads=threads) if model else model_of(header, threads=threads)
-        picture = chosen.decode_picture(data, depth=depth, progress=show)
+        picture = chosen.decode_picture(data, depth=depth, limits=limits, progress=show)
     files.write(out, write_picture(picture, "stdout.png" if out == files.STREAM else out), force)
 
 

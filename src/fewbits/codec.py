@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from fewbits import container
-from fewbits.container import Header
+from fewbits.container import Header, Limits
 from fewbits.errors import CorruptError, ImageError, ModelError
 from fewbits.image import to_image, to_mask, to_picture
 from fewbits.picture import DEPTHS, Picture, dtype_of, filled
@@ -35,6 +35,7 @@ DEFAULT_TUNING: Final = "visual"
 DEFAULT_MODEL: Final = TUNINGS[DEFAULT_TUNING]
 DEFAULT_QUALITY = 60.0
 MODEL_PATH_VARIABLE = "FEWBITS_MODELS"
+NO_OTHER_LIMITS: Final = Limits()  # than the format's own
 _SHIPPED = Path(__file__).parent / "weights"
 
 
@@ -86,15 +87,18 @@ class Model:
         )
         return container.pack(header, [stream for _, stream in sections])
 
-    def decode(self, data: bytes, *, progress: Progress = _silent) -> Image.Image:
+    def decode(self, data: bytes, *, limits: Limits = NO_OTHER_LIMITS, progress: Progress = _silent) -> Image.Image:
         """See fewbits.decode."""
-        return to_image(self.decode_picture(data, progress=progress))
+        return to_image(self.decode_picture(data, limits=limits, progress=progress))
 
-    def decode_picture(self, data: bytes, *, depth: int = 8, progress: Progress = _silent) -> Picture:
+    def decode_picture(
+        self, data: bytes, *, depth: int = 8, limits: Limits = NO_OTHER_LIMITS, progress: Progress = _silent
+    ) -> Picture:
         """Pixels, alpha and metadata of a file, at 8 or 16 bits a sample. Raises as fewbits.decode."""
         if depth not in DEPTHS:
             raise ImageError(f"depth is {depth}, it must be 8 or 16")
         header, sections = container.parse(data)
+        limits.check(header)
         others = [(kind, bytes(payload)) for kind, payload in sections if kind not in container.LATENT_SECTIONS]
         metadata = parse_metadata(others)
         header, _, y_hat = self._decode_latent(data)
@@ -165,23 +169,24 @@ def tuned_model(tune: str | None) -> str:
     return name
 
 
-def decode(data: bytes, *, model: Model | None = None) -> Image.Image:
+def decode(data: bytes, *, limits: Limits = NO_OTHER_LIMITS, model: Model | None = None) -> Image.Image:
     """The bytes of a .few file -> a Pillow image of mode RGB, RGBA, L or LA (numpy.asarray of it is uint8).
 
     Its `info` has what the file keeps of icc_profile, exif and xmp.
 
+    limits: what the file may ask for at most, such as Limits(pixels=40_000_000) where it comes from strangers.
     model: where None, the file's own, among the shipped ones and those in the folders of $FEWBITS_MODELS.
     Raises FormatError on damaged bytes, ModelError where the model is not installed.
     """
-    return (model or model_of(inspect(data))).decode(data)
+    return (model or model_of(inspect(data))).decode(data, limits=limits)
 
 
-def decode_array(data: bytes, *, depth: int = 8, model: Model | None = None) -> np.ndarray:
+def decode_array(data: bytes, *, depth: int = 8, limits: Limits = NO_OTHER_LIMITS, model: Model | None = None) -> np.ndarray:
     """The same as an array, (h, w), or (h, w, 2, 3 or 4): grey or RGB, then alpha; of uint8, or uint16 where `depth` is 16.
 
     The networks know more than 8 bits of any picture; of one that had 16, `inspect(data).depth` says so.
     """
-    return (model or model_of(inspect(data))).decode_picture(data, depth=depth).array()
+    return (model or model_of(inspect(data))).decode_picture(data, depth=depth, limits=limits).array()
 
 
 def inspect(data: bytes) -> Header:

@@ -244,11 +244,13 @@ class HyperpriorCodec:
             raise CorruptError(f"{len(hyper)} hyper sections, there must be 1")
         if any(kind not in (SECTION_HYPER, SECTION_LATENT) for kind, _ in sections):
             raise CorruptError("a section of a type that this model does not have")
+        strips = latent_strips(sections, rows, height)
+        # The hyper stream's length is checked against the picture's size before anything of that size is allocated.
         planes = decode_planes(hyper[0], z_rows * z_columns, level.z_tables)
         z = (planes - self._hyper_limit).astype(np.int8).reshape(-1, z_rows, z_columns)
         latent = np.zeros((self.latent_channels, rows, columns), np.int16)
         y_hat = np.empty(latent.shape, np.float32)
-        for strip, stream in latent_strips(sections, rows, height):
+        for strip, stream in strips:
             index, mean = self._prior(z, strip, (rows, columns), level)
             coded = index >= self._first_coded
             symbols = np.zeros(index.shape, np.int16)

@@ -192,13 +192,14 @@ class MaskedCodec:
         maps = [stream for kind, stream in sections if kind == SECTION_IMPORTANCE]
         if len(maps) != self.takes_roi or any(kind not in (SECTION_IMPORTANCE, SECTION_LATENT) for kind, _ in sections):
             raise CorruptError(f"{len(maps)} importance sections, or one of a type that this model does not have")
+        strips = latent_strips(sections, rows, height)
         importance = np.zeros((0, rows, columns), np.uint8)
         if maps:
             shape = (level.planes, rows, columns)
             importance = self._coder.decode(maps[0], [math.prod(shape)], [HIGHEST + 1])[0].astype(np.uint8).reshape(shape)
         kept = self._kept(importance, level, (rows, columns))
         latent = np.zeros((level.planes, self._channels, rows, columns), np.uint8)
-        for strip, stream in latent_strips(sections, rows, height):
+        for strip, stream in strips:
             places = _places(kept[:, strip])
             sizes = [self._channels * int(where.sum()) for where in places]
             for where, values in zip(places, self._coder.decode(stream, sizes, ALPHABETS), strict=True):
