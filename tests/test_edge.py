@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Every file of the folder of odd and broken pictures: the right picture, there and back, or one clear line.
 
-edge_files.txt says what each is. It was written from what the reader found, then looked at, and compared with what Pillow makes of them.
+edge_files.txt says what each is. It was written from what the reader found, then looked at, and compared with Pillow.
 """
 
 import io

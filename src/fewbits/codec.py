@@ -97,11 +97,12 @@ class Model:
         """Pixels, alpha and metadata of a file, at 8 or 16 bits a sample. Raises as fewbits.decode."""
         if depth not in DEPTHS:
             raise ImageError(f"depth is {depth}, it must be 8 or 16")
-        header, sections = container.parse(data)
+        parsed = container.parse(data)
+        header, sections = parsed
         limits.check(header)
         others = [(kind, bytes(payload)) for kind, payload in sections if kind not in container.LATENT_SECTIONS]
         metadata = parse_metadata(others)
-        header, _, y_hat = self._decode_latent(data)
+        _, y_hat = self._decode_latent(*parsed)
         level = self.pipeline.level(header.quality_steps, header.colour)
         with _enough_memory(header.width, header.height):
             alpha = parse_alpha(others, header.height, header.width, depth)
@@ -110,22 +111,24 @@ class Model:
 
     def symbols(self, data: bytes) -> Any:
         """The integer symbols that a file holds (the pipeline's own kind), checked. The same on every machine."""
-        return self._decode_latent(data)[1]
+        return self._decode_latent(*container.parse(data))[0]
 
     def estimated_bits(self, data: bytes) -> float:
         """The model's own estimate of the bits in a file's symbols: their ideal code length."""
-        header, symbols, _ = self._decode_latent(data)
+        header, sections = container.parse(data)
+        symbols, _ = self._decode_latent(header, sections)
         return self.pipeline.ideal_bits(symbols, self.pipeline.level(header.quality_steps, header.colour))
 
     def indexed_symbols(self, data: bytes) -> IndexedSymbols:
         """The coded latent symbols of a file, with the scale index that chose the table of each, where a hyperprior did."""
         if not isinstance(self.pipeline, HyperpriorCodec):
             raise ModelError(f"model {self.bundle.model_id.hex()}: its tables are chosen by no index")
-        header, symbols, _ = self._decode_latent(data)
+        header, sections = container.parse(data)
+        symbols, _ = self._decode_latent(header, sections)
         return self.pipeline.indexed(symbols, self.pipeline.level(header.quality_steps, header.colour))
 
-    def _decode_latent(self, data: bytes) -> tuple[Header, Any, np.ndarray]:
-        header, sections = container.parse(data)
+    def _decode_latent(self, header: Header, sections: list[tuple[int, memoryview]]) -> tuple[Any, np.ndarray]:
+        """The symbols and y_hat."""
         if header.model_id != self.bundle.model_id:
             raise ModelError(f"made with model {header.model_id.hex()}, not with this one, {self.bundle.model_id.hex()}")
         streams = [(kind, bytes(payload)) for kind, payload in sections if kind in container.LATENT_SECTIONS]
@@ -134,7 +137,7 @@ class Model:
             symbols, y_hat = self.pipeline.decode_symbols(streams, header.height, header.width, level)
         if symbols.crc() != header.symbols_crc:
             raise CorruptError("the checksum of the decoded symbols does not match: the file is damaged")
-        return header, symbols, y_hat
+        return symbols, y_hat
 
 
 def quality_steps(quality: float) -> int:

@@ -38,7 +38,7 @@ def check_length(data: bytes, count: int) -> None:
     """Raises CorruptError where a stream is too short for so many values; for before anything is allocated for them."""
     least = 2 + count if data[:1] == bytes([RAW]) else int(count * _least_bits() / 8)
     if len(data) < least:
-        raise CorruptError(f"an adaptive stream has {len(data)} bytes, its values take at least {least}: the file is damaged")
+        raise CorruptError(f"an adaptive stream has {len(data)} bytes, its values take {least} or more: the file is damaged")
 
 
 def _least_bits() -> float:

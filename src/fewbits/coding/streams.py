@@ -67,7 +67,7 @@ def check_length(data: bytes, bits: float) -> None:
     For before anything is allocated for them: past its end a decoder reads zeros, and would go on for as long as it is asked.
     """
     if 8 * len(data) + _SLACK_BITS < bits:
-        raise CorruptError(f"a stream has {len(data)} bytes, its symbols take at least {int(bits / 8)}: the file is damaged")
+        raise CorruptError(f"a stream has {len(data)} bytes, its symbols take {int(bits / 8)} or more: the file is damaged")
 
 
 def decode_signed(data: bytes, rows: np.ndarray, tables: Sequence[SignedTable]) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fewbits.coding.streams import SignedTable, decode_planes, decode_signed, encode_planes, encode_signed
+from fewbits.coding.streams import SignedTable, check_length, decode_planes, decode_signed, encode_planes, encode_signed
 from fewbits.coding.tables import FrequencyTable
 from fewbits.container import QUALITY_STEPS, SECTION_HYPER, SECTION_LATENT
 from fewbits.errors import CorruptError, ModelError
@@ -109,6 +109,8 @@ class HyperpriorCodec:
             # One table a scale index; those under `first_coded_index` are never used, their symbols are 0.
             parts = np.split(tables["y_frequencies"], np.cumsum(2 * limits + 2)[:-1])
             self._y_tables = [SignedTable(FrequencyTable(part)) for part in parts]
+            self._least_bits = np.array([table.table.least_bits for table in self._y_tables], np.float32)
+            self._least_bits[: self._first_coded] = 0
             self._z_frequencies = tables["z_frequencies"]  # (levels, hyper, 2 * hyper_limit + 1)
             self.latent_channels, self.hyper_channels = tables["gain"].shape[1], self._z_frequencies.shape[1]
             for name in LEVEL_TABLES:
@@ -215,13 +217,18 @@ class HyperpriorCodec:
         for k, tile in enumerate(parts):
             yield tile, (k + 1) / len(parts)
 
-    def _prior(self, z: np.ndarray, strip: slice, grid: tuple[int, ...], level: Level) -> tuple[np.ndarray, np.ndarray]:
-        """Scale indices uint8 and scaled means float32 of a strip, both (latent, strip rows, columns)."""
+    def _prior(
+        self, z: np.ndarray, strip: slice, grid: tuple[int, ...], level: Level, stream: bytes | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scale indices uint8 and scaled means float32 of a strip, both (latent, strip rows, columns).
+
+        stream: the strip's, in decoding; raises CorruptError as soon as it is known to be too short for its symbols.
+        """
         shape = (self.latent_channels, strip.stop - strip.start, grid[1])
         index, mean = np.empty(shape, np.uint8), np.empty(shape, np.float32)
         first, stop = strip.start // HYPER_STRIDE, -(-strip.stop // HYPER_STRIDE)
         outer_rows = slice(max(0, first - self._hyper_halo), min(z.shape[1], stop + self._hyper_halo))
-        top = (first - outer_rows.start) * HYPER_STRIDE
+        top, bits = (first - outer_rows.start) * HYPER_STRIDE, 0.0
         for tile in tiles(1, z.shape[2], tile_rows=1, tile_columns=PRIOR_COLUMNS, halo=self._hyper_halo):
             z_hat = z[None, :, outer_rows, tile.outer_columns].astype(np.float32)
             target = (slice(None), slice(None), scaled(tile.inner_columns, HYPER_STRIDE))
@@ -230,6 +237,9 @@ class HyperpriorCodec:
             cut = (slice(None), slice(top, top + rows), slice(left, left + columns))
             real = self._network("scales")(z_hat=z_hat, **level.scales)[0][cut]
             index[target] = np.clip(np.floor(real + np.float32(0.5)), 0, len(self._y_tables) - 1)
+            if stream is not None:
+                bits += float(self._least_bits[index[target]].sum(dtype=np.float64))
+                check_length(stream, bits)
             mean[target] = self._network("means")(z_hat=z_hat)[0][cut] * (level.gain[0] * self._deviation)
         return index, mean
 
@@ -251,7 +261,7 @@ class HyperpriorCodec:
         latent = np.zeros((self.latent_channels, rows, columns), np.int16)
         y_hat = np.empty(latent.shape, np.float32)
         for strip, stream in strips:
-            index, mean = self._prior(z, strip, (rows, columns), level)
+            index, mean = self._prior(z, strip, (rows, columns), level, stream)
             coded = index >= self._first_coded
             symbols = np.zeros(index.shape, np.int16)
             symbols[coded] = decode_signed(stream, index[coded], self._y_tables)
