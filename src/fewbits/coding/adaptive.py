@@ -62,15 +62,19 @@ def decode_maps(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         size = data[1]
         if size not in (1, 2, 4) or len(data) != 2 + count * size:
             raise CorruptError(f"a raw stream of {count} values has {len(data)} bytes: the file is damaged")
-        return np.frombuffer(data, f"<i{size}", offset=2).astype(np.int32).reshape(shape)
+        return _within_limits(np.frombuffer(data, f"<i{size}", offset=2).reshape(shape)).astype(np.int32)
     check_length(data, count)
     values = np.zeros(shape, np.int64)
     _, length, _ = _run(_loop().DECODE, values, np.frombuffer(data, np.uint8)[1:])
     if length != len(data) - 1:
         raise CorruptError(f"an adaptive stream of {len(data)} bytes was read to byte {length}: the file is damaged")
+    return _within_limits(values).astype(np.int32)
+
+
+def _within_limits(values: np.ndarray) -> np.ndarray:
     if not -LARGEST <= int(values.min()) <= int(values.max()) <= LARGEST:
         raise CorruptError(f"an adaptive stream holds a magnitude above {LARGEST}: the file is damaged")
-    return values.astype(np.int32)
+    return values
 
 
 def ideal_bits(maps: np.ndarray) -> float:

@@ -141,7 +141,7 @@ class FactorizedCodec:
             ]
             if not self._levels:
                 raise ValueError("levels")
-        except (KeyError, ValueError, IndexError, TypeError) as error:
+        except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
         self._weights: dict[tuple[str, int], dict[str, np.ndarray]] = {}
 

@@ -120,7 +120,7 @@ class HyperpriorCodec:
             if self._z_frequencies.shape[2] != 2 * self._hyper_limit + 1:
                 raise ValueError("the number of hyper symbols in z_frequencies")
             self._deviation = tables["deviation"].astype(np.float32)[:, None, None]
-        except (KeyError, ValueError, IndexError, TypeError) as error:
+        except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
 
     def level(self, quality_steps: int, colour: str) -> Level:

@@ -138,7 +138,7 @@ class MaskedCodec:
             self._qualities, self._values = np.array(coding["levels"], np.float64).T
             if (np.diff(self._qualities) <= 0).any():
                 raise ValueError("levels, whose qualities must rise")
-        except (KeyError, ValueError, IndexError, TypeError) as error:
+        except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
 
     def level(self, quality_steps: int, colour: str) -> MaskedLevel:
