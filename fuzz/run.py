@@ -1,11 +1,12 @@
+#!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Coverage-guided fuzzing of what reads untrusted bytes, by atheris (libFuzzer for Python).
+"""Coverage-guided fuzzing of what reads untrusted bytes, by atheris (libFuzzer for Python), in a virtual environment:
 
     pip install . atheris && python fuzz/seeds.py /tmp/corpus
-    python fuzz/run.py TARGET /tmp/corpus/TARGET -max_total_time=300 -timeout=10 -rss_limit_mb=2048
+    fuzz/run.py --target=klt /tmp/corpus/klt -max_total_time=300 -timeout=10 -rss_limit_mb=2048
 
 Targets are in targets.py. Anything but a FewbitsError, ten seconds or two gigabytes ends the run, its bytes in crash-*.
-`-merge=1 fuzz/corpus/TARGET /tmp/corpus/TARGET` keeps what is worth keeping: tests/test_fuzz.py replays that.
+`fuzz/run.py --target=klt -merge=1 fuzz/corpus/klt /tmp/corpus/klt` keeps what reaches more; tests/test_fuzz.py replays that.
 """
 
 import sys
@@ -16,15 +17,15 @@ import atheris
 with atheris.instrument_imports(include=["fewbits"]):
     import targets
 
+OPTION = "--target="  # libFuzzer leaves options with two dashes alone, and hands them on to the processes that it starts
+
 
 def main() -> None:
-    name = sys.argv.pop(1)
+    name = next((part.removeprefix(OPTION) for part in sys.argv if part.startswith(OPTION)), None)
+    if name not in targets.TARGETS:
+        raise SystemExit(f"{OPTION}NAME is needed, one of {', '.join(targets.TARGETS)}")
     warnings.simplefilter("error")  # numpy's of an overflow or a cast of what is no number
-
-    def once(data: bytes) -> None:
-        targets.check(name, data)
-
-    atheris.Setup(sys.argv, once)
+    atheris.Setup(sys.argv, lambda data: targets.check(name, data) and None)
     atheris.Fuzz()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from fewbits.container import SECTION_ALPHA, SECTION_EXIF, SECTION_ICC, SECTION_XMP
 from fewbits.errors import CorruptError, ImageError, LimitError
@@ -62,6 +62,8 @@ def parse_alpha(sections: Sequence[Section], height: int, width: int, depth: int
             return at_depth(np.asarray(image), depth)
     except CorruptError:
         raise
+    except UnidentifiedImageError as error:  # its own text is the address of an object
+        raise CorruptError("alpha: its PNG cannot be read") from error
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
         raise CorruptError(f"alpha: its PNG cannot be read: {' '.join(str(error).split())}") from error
 
