@@ -6,6 +6,7 @@ processor, all threads, for the decoding alone; memory is the most that it takes
 loaded and had decoded a picture of one pixel. For Linux.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -22,9 +23,11 @@ from fewbits.codec import Model, load_model
 from fewbits.coding import adaptive_loop
 from fewbits.coding.streams import encode_planes
 from fewbits.container import FAMILY_IDS, SECTION_HYPER, SECTION_LATENT, Header
-from fewbits.errors import FewbitsError
+from fewbits.errors import CorruptError, FewbitsError
 from fewbits.picture import Metadata
+from fewbits.runtime.factorized import FactorizedCodec
 from fewbits.runtime.hyperprior import HyperpriorCodec
+from fewbits.runtime.pipeline import STRIDE, STRIP_ROWS, strips_of
 from fewbits.sidecar import pack_sidecar
 
 WIDEST = (1 << 20, 1 << 8)  # pixels, and only one strip
@@ -39,7 +42,7 @@ def main() -> None:
     print(f"{'model':8} {'bytes':>9} {'pixels':>12} {'seconds':>8} {'MB more':>8}  what, and what the decoder says")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "hostile.few"
-        for name in ("klt", "few"):
+        for name in ("klt", "slimcae", "few"):
             model = load_model(name)
             for what, data in files(model):
                 path.write_bytes(data)
@@ -52,7 +55,9 @@ def main() -> None:
 
 def files(model: Model) -> Iterator[tuple[str, bytes]]:
     """What it is, and its bytes."""
-    n_strips = -(-SQUARE[1] // (32 * 16)) if isinstance(model.pipeline, HyperpriorCodec) else -(-SQUARE[1] // (32 * 8))
+    if isinstance(model.pipeline, FactorizedCodec):
+        yield "100 bytes, as many pixels as they can claim", claiming(model, 100)
+    n_strips = len(strips_of(SQUARE[1] // int(model.bundle.coding.get("stride", STRIDE))))
     head = [(SECTION_HYPER, b"")] if isinstance(model.pipeline, HyperpriorCodec) else []
     rng = np.random.default_rng(0)
     yield "268 MP, no sections", packed(model, SQUARE, [])
@@ -82,6 +87,19 @@ def files(model: Model) -> Iterator[tuple[str, bytes]]:
             "268 MP, the likeliest hyper symbols, no latent",
             packed(model, WIDEST, [(SECTION_HYPER, likeliest(model.pipeline, WIDEST)), (SECTION_LATENT, b"")]),
         )
+
+
+def claiming(model: Model, n_bytes: int) -> bytes:
+    """So many bytes that are taken for the widest picture of one strip: its decisions all are the likelier one."""
+    height = STRIP_ROWS * int(model.bundle.coding["stride"])
+    stream = b"\1" + b"\xff" * (n_bytes - len(packed(model, (1, height), [(SECTION_LATENT, b"")])) - 1)
+    level = model.pipeline.level(0, "rgb")
+    columns = 1
+    with contextlib.suppress(CorruptError):
+        while True:
+            level.coder.check_length(stream, (level.width, STRIP_ROWS, columns + 1))
+            columns += 1
+    return packed(model, (columns * height // STRIP_ROWS, height), [(SECTION_LATENT, stream)])
 
 
 def packed(model: Model, size: tuple[int, int], sections: list[tuple[int, bytes]], like: Header | None = None) -> bytes:

@@ -135,8 +135,8 @@ def decode(
             "--size-limit",
             metavar="N[MP]",
             parser=_pixels,
-            show_default="268MP",
-            help="Refuse a picture of more pixels; of any more than 2^28, about 268MP, the format has none.",
+            show_default=False,
+            help="Refuse a picture of more pixels, such as 40MP. Default: all that the format has, 2^28 or 268MP.",
         ),
     ] = MAX_PIXELS,
     dimension_limit: Annotated[
