@@ -241,6 +241,10 @@ def test_a_file_that_was_cut_is_decoded_on_request(run: Callable[..., Result], f
         ["decode", "in.few", "--region", "1,2,3,x"],
         ["decode", "in.few", "--scale", "2"],
         ["decode", "in.few", "--scale", "1/3"],
+        ["decode", "in.few", "--size-limit", "0"],
+        ["decode", "in.few", "--size-limit", "3GB"],
+        ["decode", "in.few", "--size-limit", "nan"],
+        ["decode", "in.few", "--dimension-limit", "0"],
         ["train", "few"],
         ["export"],
     ],
@@ -389,6 +393,15 @@ def test_damaged_files(run: Callable[..., Result], few: Path, name: str) -> None
     assert failed(run("decode", few), message)
     assert failed(run("decode", "-", stdin=data), message)
     assert list(few.parent.iterdir()) == [few]
+
+
+@pytest.mark.parametrize("option", [("--size-limit", "{less}"), ("--size-limit", "0.0001MP"), ("--dimension-limit", "30")])
+def test_a_picture_above_the_limits_is_refused(run: Callable[..., Result], few: Path, option: tuple[str, str]) -> None:
+    header = inspect(few.read_bytes())
+    name, value = option
+    said = failed(run("decode", few, name, value.format(less=header.width * header.height - 1)), f"{few}: ", "at most")
+    assert said and list(few.parent.iterdir()) == [few]
+    assert run("decode", few, "--size-limit", "0.1mp", "--dimension-limit", max(header.width, header.height)).code == 0
 
 
 def test_wrong_models(run: Callable[..., Result], png: Path, few: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import math
 import shutil
 import threading
 import time
+import tracemalloc
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +22,8 @@ from PIL import Image
 import fewbits
 from fewbits import Target, codec
 from fewbits.codec import Model, decode, decode_array, encode, inspect, load_model, model_of, quality_steps
-from fewbits.container import Header, pack, parse
-from fewbits.errors import CorruptError, FewbitsError, FormatError, ImageError, ModelError
+from fewbits.container import Header, Limits, pack, parse
+from fewbits.errors import CorruptError, FewbitsError, FormatError, ImageError, LimitError, ModelError
 from fewbits.fidelity import ssimulacra2
 from fewbits.picture import Metadata, Picture
 from fewbits.picturefile import read_picture
@@ -386,6 +387,61 @@ def test_wrong_header_fields_are_refused(model: Model, small: bytes, fields: dic
     """What the symbols depend on cannot be changed without their checksum."""
     with pytest.raises(CorruptError):
         model.decode(repacked(small, lambda parts: parts, **fields))
+
+
+def test_more_than_the_caller_allows_is_refused(model: Model, small: bytes) -> None:
+    header = inspect(small)
+    n_pixels = header.width * header.height
+    assert model.decode(small, limits=Limits(pixels=n_pixels)).size == (header.width, header.height)
+    for read in (decode, decode_array):
+        with pytest.raises(LimitError, match=f"width times height is {n_pixels}, at most {n_pixels - 1}"):
+            read(small, limits=Limits(pixels=n_pixels - 1))
+
+
+HUGE = [(1 << 20, 1 << 8), (1 << 14, 1 << 14)]  # one strip, and 32 or 64
+
+
+@pytest.mark.parametrize("name", ["few", "klt", "slimcae"])
+@pytest.mark.parametrize(("width", "height"), HUGE)
+@pytest.mark.parametrize("n_bytes", [0, 4, 40])
+def test_few_bytes_are_not_268_megapixels(name: str, width: int, height: int, n_bytes: int) -> None:
+    """They were: gigabytes were allocated by the header's word."""
+    chosen = load_model(name, threads=1)
+    good = chosen.encode(np.zeros((1, 1, 3), np.uint8))
+    chosen.decode(good)  # loads what is loaded once
+    with Tracked() as peak:
+        header, sections = parse(good)
+        rows = height // (8 if name == "klt" else 16)
+        strips = [(2, b"\1" * n_bytes)] * -(-rows // 32)
+        parts = [(kind, b"\1" * n_bytes) for kind, _ in sections if kind != 2] + strips
+        forged = replace(header, width=width, height=height, sections=tuple((kind, len(part)) for kind, part in parts))
+        with pytest.raises(CorruptError, match="or more: the file is damaged|latent sections"):
+            chosen.decode(pack(forged, [part for _, part in parts]))
+    assert peak() < 30e6
+
+
+def test_a_strip_too_short_is_noticed_before_all_of_its_prior_is_known(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One strip may be a million pixels wide: two minutes of networks went before its stream of no bytes was looked at."""
+    data = model.encode(np.random.default_rng(0).integers(0, 256, (16, 6400, 3), np.uint8), 90)
+    calls = []
+    loaded = model.pipeline._network  # type: ignore[attr-defined]
+    monkeypatch.setattr(model.pipeline, "_network", lambda name: calls.append(name) or loaded(name))
+    with pytest.raises(CorruptError, match="a stream has 0 bytes, its symbols take"):
+        model.decode(repacked(data, lambda parts: [parts[0], (2, b"")]))
+    assert calls == ["scales"]
+
+
+class Tracked:
+    """The most bytes that Python and numpy have allocated inside the block."""
+
+    def __enter__(self) -> Callable[[], float]:
+        tracemalloc.start()
+        self._peak = 0.0
+        return lambda: self._peak
+
+    def __exit__(self, *_: object) -> None:
+        self._peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
 
 
 def test_a_missing_model_is_named(small: bytes) -> None:

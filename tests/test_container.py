@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewbits import container
-from fewbits.container import Header, pack, parse, parse_header
+from fewbits.container import Header, Limits, pack, parse, parse_header
 from fewbits.errors import CorruptError, FormatError, LimitError, NotFewbitsError, TruncatedError, UnsupportedVersionError
 
 # docs/format.md spelt out: a header, its sections' bytes, and the file in hexadecimal.
@@ -156,6 +156,16 @@ def test_the_limits_themselves_are_allowed() -> None:
     assert parse_header(forged(width=2**8, height=2**20)).height == 2**20
     assert parse_header(forged(quality=10_000)).quality == 100.0
     assert len(parse_header(forged(sections=((2, 0),) * 2**16)).sections) == 2**16
+
+
+def test_a_caller_may_allow_less() -> None:
+    header = parse_header(forged(width=300, height=200))
+    Limits(pixels=60_000, side=300).check(header)
+    with pytest.raises(LimitError, match="width times height is 60000, at most 59999"):
+        Limits(pixels=59_999).check(header)
+    with pytest.raises(LimitError, match="width is 300, at most 299"):
+        Limits(side=299).check(header)
+    Limits().check(parse_header(forged(width=2**20, height=2**8)))  # all that the format has
 
 
 def test_unknown_sections_that_may_be_skipped_are_parsed() -> None:

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""Damaged files: whatever the bytes are, the outcome is a picture or a FewbitsError. `python tests/test_fuzz.py N` tries N."""
+"""Damaged and hostile files: whatever the bytes are, the outcome is a picture or a FewbitsError.
 
+`python tests/test_fuzz.py N` tries N mutations. fuzz/ searches by coverage; what it kept is replayed here.
+"""
+
+import importlib.util
 import struct
 import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -218,6 +224,49 @@ def test_every_flipped_byte_of_a_small_file_is_refused_or_harmless(model: Model)
             assert np.array_equal(found, picture)
             harmless += 1
     assert harmless <= 4 * 2 * len(header.sections)
+
+
+# What fuzz/run.py found worth keeping
+
+FUZZ = Path(__file__).parents[1] / "fuzz"
+KEPT = {folder.name: sorted(folder.iterdir()) for folder in sorted((FUZZ / "corpus").iterdir())}
+
+
+@pytest.fixture(scope="module")
+def targets() -> ModuleType:
+    """fuzz/targets.py, which is no package's."""
+    spec = importlib.util.spec_from_file_location("targets", FUZZ / "targets.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_target_has_a_corpus(targets: ModuleType) -> None:
+    assert set(KEPT) == set(targets.TARGETS)
+    assert sum(path.stat().st_size for paths in KEPT.values() for path in paths) < 200_000
+
+
+@pytest.mark.parametrize("target", KEPT)
+def test_the_kept_corpus_is_read_or_refused(targets: ModuleType, target: str) -> None:
+    found = [targets.check(target, path.read_bytes()) for path in KEPT[target]]
+    refused = sum(error is not None for error in found)
+    assert refused and (target == "manifest" or refused < len(found)), "it reaches one of the two ends only"
+
+
+@pytest.mark.parametrize("name", ["few", "few-psnr", "klt", "cae-pca", "slimcae"])
+@pytest.mark.parametrize("steps", [0, 10_000])
+def test_symbols_that_no_picture_has_are_a_picture(name: str, steps: int) -> None:
+    """The widest symbols everywhere made the slimmable decoder divide infinity by infinity: pixels of no number."""
+    pipeline = load_model(name, threads=1).pipeline
+    level = pipeline.level(steps, "rgb")
+    y = pipeline.analyse(np.zeros((64, 64, 3), np.uint8), level, lambda _: None)
+    for values in (np.full(y.shape, 1e9), np.full(y.shape, -1e9), np.random.default_rng(0).choice([-1e9, 1e9], y.shape)):
+        symbols, sections = pipeline.quantize(values.astype(np.float32), level)
+        whole = (slice(0, 64), slice(0, 64))
+        for dtype in (np.uint8, np.uint16):
+            bands = pipeline.decode(sections, (64, 64), whole, level, lambda _: None, symbols_crc=symbols.crc(), dtype=dtype)
+            assert np.concatenate(list(bands)).shape == (64, 64, 3)
 
 
 if __name__ == "__main__":

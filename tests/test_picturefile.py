@@ -6,7 +6,6 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,82 +25,45 @@ def encoded(image: Image.Image, format_name: str = "PNG", **options: object) -> 
     return buffer.getvalue()
 
 
-# The whole folder of odd files
+# Transparent values and icons
 
 
-def edge_files() -> list[Path]:
-    folder = Path(__file__).parents[2] / "shared" / "data" / "edge"
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".txt", ".md"))
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("clear", ["least", "largest"])
+def test_a_transparent_value_of_few_bits_is_transparent(bits: int, clear: str) -> None:
+    top = (1 << bits) - 1
+    value = 0 if clear == "least" else top
+    row = sum(sample << bits * (8 // bits - 1 - k) for k, sample in enumerate([0, top, top][: 8 // bits])) if bits < 8 else 0
+    rows = zlib.compress(bytes([0]) + (bytes([row]) if bits < 8 else bytes([0, top])))
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, 0, 0, 0, 0))
+    data += chunk(b"tRNS", struct.pack(">H", value)) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    found = read_picture(data, "clear.png")
+    assert found.alpha is not None and found.alpha[0].tolist() == [0 if value == 0 else 255, 255 if value == 0 else 0]
+    assert found.colour == "grey" and found.pixels[0, :, 0].tolist() == [0, 255]
 
 
-@pytest.mark.skipif(not edge_files(), reason="no image data beside the repository")
-@pytest.mark.parametrize("path", edge_files(), ids=lambda path: f"{path.parent.name}/{path.name}")
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns of some damage and reads on
-def test_a_file_is_a_picture_or_an_image_error(path: Path) -> None:
-    try:
-        found = read_picture(path.read_bytes(), path.name)
-    except ImageError as error:
-        assert str(error) and "\n" not in str(error)
-        assert str(error).startswith((f"{path.name}: ", "image: "))
-        return
-    pixels = found.pixels
-    assert pixels.dtype in (np.uint8, np.uint16) and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size
-    assert found.alpha is None or (found.alpha.dtype == pixels.dtype and found.alpha.shape == pixels.shape[:2])
-    assert found.colour in ("rgb", "grey")
-    if found.colour == "grey":
-        assert (pixels == pixels[:, :, :1]).all()
+def test_a_transparent_deep_colour_is_transparent_without_imagecodecs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
+    data += (
+        chunk(b"tRNS", struct.pack(">HHH", *[65535] * 3))
+        + chunk(b"IDAT", zlib.compress(bytes(7) + b"\xff" * 6))
+        + chunk(b"IEND", b"")
+    )
+    found = read_picture(data, "clear.png")
+    assert found.alpha is not None and found.alpha.tolist() == [[255, 0]]
 
 
-READABLE = {
-    "odd": ["size_1x1.png", "size_1000x1.png", "flat_black.png", "noise.png", "cat.jpg", "l1.tiff", "simple-gray.webp"],
-    "colour": [
-        "bilevel.png",
-        "cmyk.jpg",
-        "exif_rotated_6.jpg",
-        "gray.jpg",
-        "gray16.png",
-        "gray8.png",
-        "palette64.png",
-        "rgb_q30.jpg",
-    ],
-    "pngsuite": ["basn0g01.png", "basn0g16.png", "basn2c08.png", "basn2c16.png", "basn3p08.png"],
-}
-REFUSED = {
-    "corrupt": ["empty.png", "not_an_image.png", "huge_dimensions_60000x60000.png", "zero_width.png", "truncated_header.png"],
-    "odd": ["rgb32f_color.tiff"],
-}
-# with some transparency
-CLEAR = {
-    "colour": ["rgba_gradient_alpha.png"],
-    "pngsuite": ["basn4a08.png", "basn6a16.png", "tbwn0g16.png", "tbgn2c16.png", "tbrn2c08.png", "tp1n3p08.png"],
-    "odd": ["lossy_alpha.webp"],
-}
-
-
-def named(table: dict[str, list[str]]) -> list[str]:
-    return [f"{folder}/{name}" for folder, names in table.items() for name in names]
-
-
-@pytest.mark.parametrize("name", named(READABLE))
-def test_these_files_are_read(shared: Path, name: str) -> None:
-    read_picture((shared / "edge" / name).read_bytes(), name)
-
-
-@pytest.mark.parametrize("name", named(REFUSED))
-def test_these_files_are_refused(shared: Path, name: str) -> None:
-    with pytest.raises(ImageError):
-        read_picture((shared / "edge" / name).read_bytes(), name)
-
-
-@pytest.mark.parametrize("name", named(CLEAR))
-def test_these_files_have_an_alpha_plane(shared: Path, name: str) -> None:
-    found = read_picture((shared / "edge" / name).read_bytes(), name)
-    assert found.alpha is not None and found.alpha.min() < np.iinfo(found.alpha.dtype).max
-
-
-def test_a_cmyk_photograph_is_read(shared: Path) -> None:
-    found = read_picture((shared / "edge/colour/cmyk.jpg").read_bytes(), "cmyk.jpg")
-    assert found.colour == "rgb" and found.pixels.std() > 1
+@pytest.mark.parametrize("bitmap_format", ["bmp", "png"])
+@pytest.mark.parametrize("side", [16, 33])
+def test_icons_are_read_unless_their_directory_is_too_short(picture: Draw, bitmap_format: str, side: int) -> None:
+    whole = np.dstack([picture(side, side), np.full((side, side), 200, np.uint8)])
+    data = encoded(Image.fromarray(whole), "ICO", bitmap_format=bitmap_format, sizes=[(side, side)])
+    assert np.array_equal(read_picture(data, "x.ico").array(), whole)
+    if bitmap_format == "bmp":
+        short = data[:14] + struct.pack("<I", 100) + data[18:]
+        with pytest.raises(ImageError, match="a picture of the icon has 100 bytes, it takes at least"):
+            read_picture(short, "x.ico")
 
 
 # Sixteen bits

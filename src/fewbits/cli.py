@@ -22,7 +22,7 @@ from fewbits.codec import (
     latent_width,
     tuned_model,
 )
-from fewbits.container import MAX_HEADER_BYTES
+from fewbits.container import MAX_HEADER_BYTES, MAX_PIXELS, MAX_SIDE, Limits
 from fewbits.conversion import Decoding, Encoding, about, can_write
 from fewbits.convert_command import convert_paths, jobs_of
 from fewbits.errors import FewbitsError, ImageError
@@ -156,6 +156,18 @@ def encode(
     convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json)
 
 
+def _pixels(text: str | int) -> int:
+    """ "268MP" or "268435456" -> a number of pixels. Raises BadParameter. (typer passes defaults through it, too.)"""
+    number = str(text).upper()
+    try:
+        pixels = round(float(number.removesuffix("MP")) * (1_000_000 if number.endswith("MP") else 1))
+    except (ValueError, OverflowError):
+        pixels = 0
+    if pixels < 1:
+        raise typer.BadParameter(f"{text!r} is no number of pixels such as 40MP or 40000000")
+    return pixels
+
+
 @app.command()
 def decode(
     paths: Annotated[
@@ -182,6 +194,19 @@ def decode(
     allow_truncated: Annotated[
         bool, typer.Option("--allow-truncated", help="Decode what is there of a file that was cut off; the rest is flat.")
     ] = False,
+    size_limit: Annotated[
+        int,
+        typer.Option(
+            "--size-limit",
+            metavar="N[MP]",
+            parser=_pixels,
+            show_default=False,
+            help="Refuse a picture of more pixels, such as 40MP. Default: all that the format has, 2^28 or 268MP.",
+        ),
+    ] = MAX_PIXELS,
+    dimension_limit: Annotated[
+        int, typer.Option("--dimension-limit", metavar="PIXELS", min=1, help="Refuse a picture that is wider or higher.")
+    ] = MAX_SIDE,
     model: ModelOption = None,
     force: Force = False,
     threads: Threads = None,
@@ -195,7 +220,8 @@ def decode(
     extension = f".{to.removeprefix('.')}"
     if not can_write(extension):
         raise typer.BadParameter(f"Pillow writes no pictures with the extension {extension}", param_hint="'--to'")
-    convert = Decoding(extension, model, threads, depth, _numbers(region), _divisor(scale), allow_truncated)
+    limits = Limits(size_limit, dimension_limit)
+    convert = Decoding(extension, model, threads, depth, _numbers(region), _divisor(scale), allow_truncated, limits)
     convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json)
 
 

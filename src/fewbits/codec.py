@@ -16,7 +16,7 @@ from PIL import Image
 
 from fewbits import container
 from fewbits.attempts import Attempts, Warn
-from fewbits.container import Header
+from fewbits.container import Header, Limits
 from fewbits.errors import CorruptError, ImageError, ModelError, TargetWarning
 from fewbits.image import to_image, to_mask, to_picture
 from fewbits.picture import DEPTHS, Picture, dtype_of, filled
@@ -41,6 +41,7 @@ DEFAULT_MODEL: Final = TUNINGS[DEFAULT_TUNING]
 DEFAULT_QUALITY = 60.0
 Region = tuple[int, int, int, int]  # x, y, width, height in pixels
 MODEL_PATH_VARIABLE = "FEWBITS_MODELS"
+NO_OTHER_LIMITS: Final = Limits()  # than the format's own
 _SHIPPED = Path(__file__).parent / "weights"
 _LOADING: Final = threading.Lock()
 
@@ -122,10 +123,15 @@ class Model:
         region: Region | None = None,
         scale: int = 1,
         allow_truncated: bool = False,
+        limits: Limits = NO_OTHER_LIMITS,
         progress: Progress = _silent,
     ) -> Image.Image:
         """See fewbits.decode. progress is called with the fraction done, 0..1."""
-        return to_image(self.decode_picture(data, region=region, scale=scale, allow_truncated=allow_truncated, progress=progress))
+        return to_image(
+            self.decode_picture(
+                data, region=region, scale=scale, allow_truncated=allow_truncated, limits=limits, progress=progress
+            )
+        )
 
     def decode_picture(
         self,
@@ -135,12 +141,14 @@ class Model:
         region: Region | None = None,
         scale: int = 1,
         allow_truncated: bool = False,
+        limits: Limits = NO_OTHER_LIMITS,
         progress: Progress = _silent,
     ) -> Picture:
         """Pixels, alpha and metadata of a file, at 8 or 16 bits a sample. Arguments and errors as those of fewbits.decode."""
         if depth not in DEPTHS:
             raise ImageError(f"depth is {depth}, it must be 8 or 16")
         header, latent, beside = self._parsed(data, allow_truncated)
+        limits.check(header)
         metadata = parse_metadata(beside)
         view = view_of(region, scale, header.width, header.height)
         level = self.pipeline.level(header.quality_steps, header.colour)
@@ -241,7 +249,13 @@ def tuned_model(tune: str | None) -> str:
 
 
 def decode(
-    data: bytes, *, region: Region | None = None, scale: int = 1, allow_truncated: bool = False, model: Model | None = None
+    data: bytes,
+    *,
+    region: Region | None = None,
+    scale: int = 1,
+    allow_truncated: bool = False,
+    limits: Limits = NO_OTHER_LIMITS,
+    model: Model | None = None,
 ) -> Image.Image:
     """The bytes of a .few file -> a Pillow image of mode RGB, RGBA, L or LA (numpy.asarray of it is uint8).
 
@@ -250,11 +264,12 @@ def decode(
     every block of so many pixels a side, from the region's upper left corner on, their mean. allow_truncated: a file that ends
     too early gives a picture all the same, coarse or grey where strips of it are missing; inspect(data).file_bytes > len(data)
     tells. Of a picture that is not decoded as a whole the symbols' checksum cannot be checked.
+    limits: what the file may ask for at most, such as Limits(pixels=40_000_000) where it comes from strangers.
     model: where None, the file's own, among the shipped ones and those in the folders of $FEWBITS_MODELS.
     Raises FormatError on damaged bytes, ModelError where the model is not installed, ImageError on other regions and scales.
     """
     chosen = model or model_of(inspect(data))
-    return chosen.decode(data, region=region, scale=scale, allow_truncated=allow_truncated)
+    return chosen.decode(data, region=region, scale=scale, allow_truncated=allow_truncated, limits=limits)
 
 
 def decode_array(
@@ -264,6 +279,7 @@ def decode_array(
     region: Region | None = None,
     scale: int = 1,
     allow_truncated: bool = False,
+    limits: Limits = NO_OTHER_LIMITS,
     model: Model | None = None,
 ) -> np.ndarray:
     """The same as an array, (h, w), or (h, w, 2, 3 or 4): grey or RGB, then alpha; of uint8, or uint16 where `depth` is 16.
@@ -271,7 +287,8 @@ def decode_array(
     The networks know more than 8 bits of any picture; of one that had 16, `inspect(data).depth` says so.
     """
     chosen = model or model_of(inspect(data))
-    return chosen.decode_picture(data, depth=depth, region=region, scale=scale, allow_truncated=allow_truncated).array()
+    picture = chosen.decode_picture(data, depth=depth, region=region, scale=scale, allow_truncated=allow_truncated, limits=limits)
+    return picture.array()
 
 
 def inspect(data: bytes) -> Header:

@@ -84,6 +84,26 @@ class Header:
         return self.header_bytes + sum(size for _, size in self.sections)
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a caller allows a file to ask for: pixels, width times height; side, each of them. By default what the format does."""
+
+    pixels: int = MAX_PIXELS
+    side: int = MAX_SIDE
+
+    def check(self, header: Header) -> None:
+        """Raises LimitError."""
+        _check_sides(header.width, header.height, self)
+
+
+def _check_sides(width: int, height: int, limits: Limits) -> None:
+    for field, side in (("width", width), ("height", height)):
+        if side > limits.side:
+            raise LimitError(field, side, limits.side)
+    if width * height > limits.pixels:
+        raise LimitError("width times height", width * height, limits.pixels)
+
+
 def pack(header: Header, payloads: Sequence[bytes]) -> bytes:
     """A whole file; `header.sections` and `payloads` are in the same order."""
     assert [size for _, size in header.sections] == [len(payload) for payload in payloads]
@@ -127,10 +147,9 @@ def parse_header(data: bytes) -> Header:
     if colour not in COLOUR_IDS.values() or depth not in DEPTH_IDS.values():
         raise UnsupportedVersionError(f"colour is {colour} and depth {depth}, this release knows 0..1 of both")
     for field, side in (("width", width), ("height", height)):
-        if not 0 < side <= MAX_SIDE:
-            raise LimitError(field, side, MAX_SIDE) if side else CorruptError(f"{field} is 0, it must be at least 1")
-    if width * height > MAX_PIXELS:
-        raise LimitError("width times height", width * height, MAX_PIXELS)
+        if not side:
+            raise CorruptError(f"{field} is 0, it must be at least 1")
+    _check_sides(width, height, Limits())
     if quality > QUALITY_STEPS:
         raise CorruptError(f"quality is {quality} hundredths, at most {QUALITY_STEPS} is allowed")
     sections = tuple(_SECTION.iter_unpack(data[_LAYOUT.size : end]))

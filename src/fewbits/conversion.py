@@ -13,7 +13,8 @@ from typing import Final, NamedTuple, Protocol
 from PIL import Image
 from PIL.ImageFile import StubImageFile
 
-from fewbits.codec import Region, inspect, load_model, model_of
+from fewbits.codec import NO_OTHER_LIMITS, Region, inspect, load_model, model_of
+from fewbits.container import Limits
 from fewbits.errors import FewbitsError, FormatError, ImageError
 from fewbits.image import stripped
 from fewbits.picturefile import read_picture, write_picture
@@ -103,7 +104,7 @@ class Encoding:
 class Decoding:
     """.few files -> pictures. extension: of the pictures, with the dot. model: None for the one that each file names.
 
-    depth: bits a sample, 8 or 16. region, scale, allow_truncated: see fewbits.decode.
+    depth: bits a sample, 8 or 16. region, scale, allow_truncated, limits: see fewbits.decode.
     """
 
     extension: str
@@ -113,6 +114,7 @@ class Decoding:
     region: Region | None = None
     scale: int = 1
     allow_truncated: bool = False
+    limits: Limits = NO_OTHER_LIMITS
     for_one = ""
     what = "decoding"
     extensions = frozenset({FEW})
@@ -120,6 +122,7 @@ class Decoding:
     def __call__(self, data: bytes, source: str, target: str, progress: Progress) -> Converted:
         with about(source):
             header = inspect(data)
+            self.limits.check(header)  # before a network is loaded
             model = load_model(self.model, threads=self.threads) if self.model else model_of(header, threads=self.threads)
             picture = model.decode_picture(
                 data,
@@ -127,6 +130,7 @@ class Decoding:
                 region=self.region,
                 scale=self.scale,
                 allow_truncated=self.allow_truncated,
+                limits=self.limits,
                 progress=progress,
             )
         there = f"{len(data)} of {header.file_bytes} bytes are there; what is missing of the picture is left flat"

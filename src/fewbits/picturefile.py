@@ -30,6 +30,7 @@ _KEEPS: Final = {  # which metadata Pillow's writers take
     "PNG": ("icc_profile", "exif"), "TIFF": ("icc_profile", "exif"),
 }  # fmt: skip
 _OPAQUE: Final = ("JPEG", "BMP", "PPM")  # formats of Pillow's that lose alpha, some of them silently
+_GREY_BITS: Final = {"L;2": 2, "L;4": 4}  # bits of the grey samples of a PNG file by Pillow's raw mode
 _XMP_TAG: Final = 700  # of TIFF
 _PNG_XMP: Final = "XML:com.adobe.xmp"
 
@@ -48,7 +49,10 @@ def read_picture(data: bytes, name: str, note: Callable[[str], None] = _silent) 
             if importlib.util.find_spec("imagecodecs"):
                 return _read_deep(data, image)
             note(f"{name}: its 16 bits are read as 8; the extra `deep` keeps them")
+        clear = _clear_value(image)
         image.load()
+        if clear is not None:
+            image.info["transparency"] = clear
         return to_picture(image)
 
 
@@ -69,6 +73,8 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
     try:
         with own_limit(), Image.open(io.BytesIO(data)) as image:
             check_size(image.width, image.height, name)
+            if image.format == "ICO":
+                _check_icon(data, name)
             yield image
     except ImageError:
         raise
@@ -112,6 +118,28 @@ def _raw_mode(image: Image.Image) -> str:
     """How the samples lie in the file, in Pillow's words, such as RGB;16B."""
     tile: Any = getattr(image, "tile", None)
     return str(tile[0][3]) if tile else ""
+
+
+def _clear_value(image: Image.Image) -> Any:
+    """A PNG file's transparent value in samples as Pillow gives them, where Pillow leaves it in those of the file, else None."""
+    clear, mode = image.info.get("transparency"), _raw_mode(image)
+    if image.format != "PNG" or clear is None:
+        return None
+    if mode in _GREY_BITS:
+        return clear * 255 // ((1 << _GREY_BITS[mode]) - 1)
+    return tuple(value >> 8 for value in clear) if mode == "RGB;16B" else None
+
+
+def _check_icon(data: bytes, name: str) -> None:
+    """Raises ImageError where a bitmap takes more than the directory gives it: Pillow would take its mask from elsewhere."""
+    for k in range(struct.unpack_from("<H", data, 4)[0]):
+        size, place = struct.unpack_from("<II", data, 6 + 16 * k + 8)
+        if data[place : place + 4] == b"\x89PNG":
+            continue
+        header, width, doubled, _, bits = struct.unpack_from("<IiiHH", data, place)
+        needed = header + doubled // 2 * (-(-width * bits // 32) * 4)
+        if needed > size:
+            raise ImageError(f"{name}: a picture of the icon has {size} bytes, it takes at least {needed}")
 
 
 def _read_deep(data: bytes, image: Image.Image) -> Picture:

@@ -63,7 +63,7 @@ class FewImageFile(ImageFile.ImageFile):
 
     def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
         """Makes load() give 1/2, 1/4 or 1/8 of the picture's size, the smallest that still covers `size`; the mode stays."""
-        if not self.tile or not size or self._mode == _DEEP_GREY:
+        if not self.tile or not size:
             return None
         width, height = self._header.width, self._header.height
         fits = min(width // max(1, size[0]), height // max(1, size[1]))
@@ -81,10 +81,8 @@ class FewImageFile(ImageFile.ImageFile):
     def _decode(self) -> None:
         with _pillow_errors():
             data = self._read()
-            picture = model_of(inspect(data)).decode_picture(data, depth=16 if self._mode == _DEEP_GREY else 8)
-            image = to_image(picture)
-        if self._scale > 1:
-            image = image.reduce(self._scale)  # the place for a decoder that makes small pictures with less work
+            depth = 16 if self._mode == _DEEP_GREY else 8
+            image = to_image(model_of(inspect(data)).decode_picture(data, depth=depth, scale=self._scale))
         self.im, self._mode, self._size, self.readonly = image.im, image.mode, image.size, image.readonly
         self.tile = []
         if self._exclusive_fp and self._close_exclusive_fp_after_loading and self.fp:

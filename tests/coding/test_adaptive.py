@@ -215,3 +215,40 @@ def test_wrong_streams_are_refused(data: bytes, shape: tuple[int, int, int], sai
 def test_other_maps_are_refused(maps: np.ndarray, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         encode_maps(maps)
+
+
+def test_a_magnitude_that_int32_wraps_is_refused() -> None:
+    """2^32 + 5 became 5: another file for the same values, which another decoder would have refused."""
+    values = np.array([[[3, 0, (1 << 32) + 5]]], np.int64)
+    out, length, _ = adaptive._run(adaptive_loop.ENCODE, values, np.zeros(100, np.uint8))
+    with pytest.raises(CorruptError, match=f"a magnitude above {LARGEST}"):
+        decode_maps(bytes([CODED]) + out[:length].tobytes(), (1, 1, 3))
+    with pytest.raises(CorruptError, match=f"a magnitude above {LARGEST}"):
+        decode_maps(bytes([RAW, 4]) + (-1 << 31).to_bytes(4, "little", signed=True), (1, 1, 1))
+
+
+@pytest.mark.parametrize("kind", [b"", b"\0", b"\0\1", b"\1", b"\1\0"])
+def test_a_stream_too_short_for_its_values_is_refused_before_they_are_allocated(kind: bytes) -> None:
+    with pytest.raises(CorruptError, match="begins with no known kind|or more: the file is damaged|a raw stream"):
+        decode_maps(kind + bytes(40), (1 << 20, 1 << 20, 1 << 20))  # an exbibyte
+
+
+def test_values_that_cost_least_are_long_enough() -> None:
+    """The bound holds for what the encoder makes of nothing but zeros, and it is near."""
+    maps = np.zeros((1, 2000, 500), np.int32)
+    data = encode_maps(maps)
+    assert np.array_equal(decode_maps(data, maps.shape), maps)
+    with pytest.raises(CorruptError, match="or more: the file is damaged"):
+        adaptive.check_length(data, 2 * maps.size)
+
+
+def test_decoding_ends_where_the_stream_does() -> None:
+    """Zeros past its end would go on: 10 million values of 500 random bytes took seconds."""
+    noise = np.random.default_rng(0).bytes(500)
+    values = np.zeros((1, 10_000, 1000), np.int64)
+    states = np.tile(np.array(adaptive_loop.FIRST_STATE, np.int64), adaptive_loop.n_contexts(1))
+    coder = np.zeros(5, np.int64)
+    used, _ = adaptive_loop.code(
+        adaptive_loop.DECODE, *values.shape, values.reshape(-1), np.array(bytearray(noise)), states, coder, np.zeros(1)
+    )
+    assert used > len(noise) and not values[0, 20:].any()

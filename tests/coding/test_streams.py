@@ -183,13 +183,40 @@ def test_any_bytes_give_symbols_or_corrupt_error(data: bytes, rows: list[int]) -
 def test_any_words_decode_as_the_specification_says(stream: list[int]) -> None:
     frequencies = FAIR.frequencies.tolist()
     data = np.array(stream, "<u4").tobytes()
+    count = min(150, int((8 * len(data) + 64) / FAIR.least_bits))  # more are refused
     try:
-        expected = list(slow_symbols(stream, [frequencies] * 150))
+        expected = list(slow_symbols(stream, [frequencies] * count))
     except CorruptError:
         with pytest.raises(CorruptError):
-            decode_planes(data, 150, [FAIR])
+            decode_planes(data, count, [FAIR])
         return
-    assert decode_planes(data, 150, [FAIR])[0].tolist() == expected
+    assert decode_planes(data, count, [FAIR])[0].tolist() == expected
+
+
+@pytest.mark.parametrize("likeliest", [0, 3, 7])
+@pytest.mark.parametrize("share", [0.2, 0.9, 0.9999])
+def test_streams_of_the_likeliest_symbols_alone_are_long_enough(likeliest: int, share: float) -> None:
+    weights = np.full(8, (1 - share) / 7)
+    weights[likeliest] = share
+    table = FrequencyTable(quantize_frequencies(weights))
+    for count in (1, 40, 41, 1000, 65_537):
+        symbols = np.full((1, count), likeliest)
+        data = encode_planes(symbols, [table])
+        assert np.array_equal(decode_planes(data, count, [table]), symbols)
+        assert 8 * len(data) - 64 <= count * table.least_bits  # so the bound is a sharp one
+        signed = SignedTable(table)
+        values, rows = (symbols[0] - signed.limit).astype(np.int16), np.zeros(count, np.uint8)
+        values[values > signed.limit] = 900  # the escape
+        assert np.array_equal(decode_signed(encode_signed(values, rows, [signed]), rows, [signed]), values)
+
+
+def test_a_stream_too_short_for_its_symbols_is_refused_before_they_are_decoded() -> None:
+    many = 1 << 40  # bytes of which nobody has
+    with pytest.raises(CorruptError, match="a stream has 400 bytes, its symbols take"):
+        decode_planes(bytes(400), many, [FAIR])
+    rows = np.full(100_000, 2, np.uint8)
+    with pytest.raises(CorruptError, match="a stream has 4 bytes, its symbols take"):
+        decode_signed(bytes(4), rows, TABLES)
 
 
 def test_impossible_streams_are_refused() -> None:

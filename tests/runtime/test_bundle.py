@@ -77,6 +77,7 @@ BAD_MANIFESTS = {
     "a list": b"[]",
     "a number": b"3",
     "nothing": b"",
+    "too deep": b"[" * 200_000,
     **{f"no {field}": json.dumps({k: v for k, v in GOOD.items() if k != field}).encode() for field in GOOD},
     "other version": json.dumps(GOOD | {"bundle": 2}).encode(),
     **{

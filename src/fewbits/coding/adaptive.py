@@ -34,6 +34,21 @@ def encode_maps(maps: np.ndarray) -> bytes:
     return bytes([CODED]) + out[:length].tobytes() if 0 <= length < len(raw) - 1 else raw
 
 
+def check_length(data: bytes, count: int) -> None:
+    """Raises CorruptError where a stream is too short for so many values; for before anything is allocated for them."""
+    least = 2 + count if data[:1] == bytes([RAW]) else int(count * _least_bits() / 8)
+    if len(data) < least:
+        raise CorruptError(f"an adaptive stream has {len(data)} bytes, its values take {least} or more: the file is damaged")
+
+
+def _least_bits() -> float:
+    """What a value takes at least: one decision, as likely as they become.
+
+    The range, at least 2^24, is cut in 2^16 equal parts, and the rest, below 1/256 of it, goes to one of the two sides.
+    """
+    return -math.log2(1 - _loop().LEAST / 65536 * 256 / 257)
+
+
 def decode_maps(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     """Inverse of encode_maps: int32 of that shape. Raises CorruptError."""
     count = math.prod(shape)
@@ -47,12 +62,19 @@ def decode_maps(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         size = data[1]
         if size not in (1, 2, 4) or len(data) != 2 + count * size:
             raise CorruptError(f"a raw stream of {count} values has {len(data)} bytes: the file is damaged")
-        return np.frombuffer(data, f"<i{size}", offset=2).astype(np.int32).reshape(shape)
+        return _within_limits(np.frombuffer(data, f"<i{size}", offset=2).reshape(shape)).astype(np.int32)
+    check_length(data, count)
     values = np.zeros(shape, np.int64)
     _, length, _ = _run(_loop().DECODE, values, np.frombuffer(data, np.uint8)[1:])
     if length != len(data) - 1:
         raise CorruptError(f"an adaptive stream of {len(data)} bytes was read to byte {length}: the file is damaged")
-    return values.astype(np.int32)
+    return _within_limits(values).astype(np.int32)
+
+
+def _within_limits(values: np.ndarray) -> np.ndarray:
+    if not -LARGEST <= int(values.min()) <= int(values.max()) <= LARGEST:
+        raise CorruptError(f"an adaptive stream holds a magnitude above {LARGEST}: the file is damaged")
+    return values
 
 
 def ideal_bits(maps: np.ndarray) -> float:

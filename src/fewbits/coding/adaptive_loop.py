@@ -151,6 +151,8 @@ def code(mode, n_maps, rows, columns, values, data, states, coder, bits):  # typ
     for which in range(n_maps):
         start = which * size
         for row in range(rows):
+            if mode == DECODE and coder[3] > len(data):  # past the end there are only zeros, which could go on for long
+                return coder[3], bits[0]
             for column in range(columns):
                 place = start + row * columns + column
                 around = around_of(values, start, row, column, columns)

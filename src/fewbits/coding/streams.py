@@ -15,6 +15,7 @@ from fewbits.coding.tables import FrequencyTable
 from fewbits.errors import CorruptError
 
 ESCAPE_LIMIT = 1 << 15  # escaped values are int16
+_SLACK_BITS = 64  # the coder's state: what has not gone out yet where a stream ends
 _ESCAPED = constriction.stream.model.Uniform(2 * ESCAPE_LIMIT)
 
 
@@ -60,9 +61,20 @@ def encode_signed(values: np.ndarray, rows: np.ndarray, tables: Sequence[SignedT
     return _to_bytes(encoder)
 
 
+def check_length(data: bytes, bits: float) -> None:
+    """Raises CorruptError where a stream is too short for symbols that take at least so many bits.
+
+    For before anything is allocated for them: past its end a decoder reads zeros, and would go on for as long as it is asked.
+    """
+    if 8 * len(data) + _SLACK_BITS < bits:
+        raise CorruptError(f"a stream has {len(data)} bytes, its symbols take {int(bits / 8)} or more: the file is damaged")
+
+
 def decode_signed(data: bytes, rows: np.ndarray, tables: Sequence[SignedTable]) -> np.ndarray:
     """Inverse of encode_signed, given the same rows: int16 (n,). Raises CorruptError where the stream is impossible."""
     decoder = _from_bytes(data)
+    counts = np.bincount(rows, minlength=len(tables))
+    check_length(data, sum(int(count) * table.table.least_bits for count, table in zip(counts, tables, strict=True) if count))
     order, bounds = _groups(rows, len(tables))
     ordered = np.empty(len(rows), np.int32)
     escaped = []
@@ -91,6 +103,7 @@ def encode_planes(symbols: np.ndarray, tables: Sequence[FrequencyTable]) -> byte
 def decode_planes(data: bytes, n_symbols: int, tables: Sequence[FrequencyTable]) -> np.ndarray:
     """Inverse of encode_planes: int32 (planes, n_symbols). Raises CorruptError where the stream is impossible."""
     decoder = _from_bytes(data)
+    check_length(data, n_symbols * sum(table.least_bits for table in tables))
     return np.stack([_decode(decoder, table.model, n_symbols) for table in tables])
 
 

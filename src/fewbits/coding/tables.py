@@ -32,6 +32,11 @@ class FrequencyTable:
         """constriction's form: it gives symbol i the interval weight[i] * (2**24 - n) / sum(weight) + 1, here exactly f[i]."""
         return constriction.stream.model.Categorical((self.frequencies - 1).astype(np.float64), perfect=False)
 
+    @cached_property
+    def least_bits(self) -> float:
+        """What a symbol takes at least: the ideal code length of the likeliest."""
+        return float(PRECISION - np.log2(self.frequencies.max()))
+
     def bits(self, symbols: np.ndarray) -> float:
         """Ideal code length of `symbols` (integers in 0..n-1) in bits."""
         return float((PRECISION - np.log2(self.frequencies[symbols])).sum())

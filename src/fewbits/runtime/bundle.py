@@ -60,7 +60,7 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
                 raise ModelError(
                     f"{where}: {field} in {MANIFEST} is a {type(manifest[field]).__name__}, it must be a {kind.__name__}"
                 )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{where}: {MANIFEST} is damaged: {error!r}") from error
     return dict(manifest)
 

@@ -6,14 +6,15 @@ width and a gain. Networks may take weights as inputs, which are the leading sli
 widths (docs/bundle.md). Names as in hyperprior.py.
 """
 
+import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fewbits.coding.adaptive import decode_maps, encode_maps, ideal_bits
-from fewbits.coding.streams import SignedTable, decode_signed, encode_signed
+from fewbits.coding import adaptive
+from fewbits.coding.streams import SignedTable, check_length, decode_signed, encode_signed
 from fewbits.coding.tables import FrequencyTable
 from fewbits.container import QUALITY_STEPS
 from fewbits.errors import CorruptError, ModelError
@@ -82,6 +83,10 @@ class TableCoder:
     def encode(self, symbols: np.ndarray) -> bytes:
         return encode_signed(symbols.ravel(), _rows(symbols.shape), self._tables)
 
+    def check_length(self, stream: bytes, shape: tuple[int, int, int]) -> None:
+        """Raises CorruptError where the stream is too short for any symbols of that shape."""
+        check_length(stream, shape[1] * shape[2] * sum(table.table.least_bits for table in self._tables))
+
     def decode(self, stream: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         """Raises CorruptError."""
         return decode_signed(stream, _rows(shape), self._tables).reshape(shape)
@@ -95,18 +100,22 @@ class AdaptiveCoder:
     """The adaptive binary arithmetic coder, which learns its distributions anew in each strip."""
 
     def encode(self, symbols: np.ndarray) -> bytes:
-        return encode_maps(symbols)
+        return adaptive.encode_maps(symbols)
+
+    def check_length(self, stream: bytes, shape: tuple[int, int, int]) -> None:
+        """Raises CorruptError where the stream is too short for any symbols of that shape."""
+        adaptive.check_length(stream, math.prod(shape))
 
     def decode(self, stream: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         """Raises CorruptError."""
-        values = decode_maps(stream, shape)
-        if np.abs(values).max(initial=0) > np.iinfo(np.int16).max:
+        values = adaptive.decode_maps(stream, shape)
+        if max(-int(values.min()), int(values.max())) > np.iinfo(np.int16).max:
             raise CorruptError("a latent symbol is out of range: the file is damaged")
         return values.astype(np.int16)
 
     def bits(self, symbols: np.ndarray) -> float:
         """Their ideal code length in strips."""
-        return sum(ideal_bits(symbols[:, strip]) for strip in strips_of(symbols.shape[1]))
+        return sum(adaptive.ideal_bits(symbols[:, strip]) for strip in strips_of(symbols.shape[1]))
 
 
 class FactorizedCodec(Pipeline):
@@ -138,7 +147,7 @@ class FactorizedCodec(Pipeline):
             self.qualities = qualities_of(len(self._levels))
             if not self._levels:
                 raise ValueError("levels")
-        except (KeyError, ValueError, IndexError, TypeError) as error:
+        except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
         self._weights: dict[tuple[str, int], dict[str, np.ndarray]] = {}
 
@@ -170,8 +179,14 @@ class FactorizedCodec(Pipeline):
         """Of a strip without symbols y_hat is 0."""
         rows, columns = self.grid(height, width)
         head_stream(sections, None)
-        for strip, stream in latent_strips(sections, rows, height, wanted):
-            shape = (level.width, strip.stop - strip.start, columns)
+        strips = [
+            (stream, (level.width, strip.stop - strip.start, columns))
+            for strip, stream in latent_strips(sections, rows, height, wanted)
+        ]
+        for stream, shape in strips:  # before anything of the picture's size is allocated
+            if stream is not None:
+                level.coder.check_length(stream, shape)
+        for stream, shape in strips:
             if stream is None:
                 yield None, np.zeros(shape, np.float32)
             else:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fewbits.coding.streams import SignedTable, decode_planes, decode_signed, encode_planes, encode_signed
+from fewbits.coding.streams import SignedTable, check_length, decode_planes, decode_signed, encode_planes, encode_signed
 from fewbits.coding.tables import FrequencyTable
 from fewbits.container import QUALITY_STEPS, SECTION_HYPER
 from fewbits.errors import ModelError
@@ -117,6 +117,8 @@ class HyperpriorCodec(Pipeline):
             # One table a scale index; those under `first_coded_index` are never used, their symbols are 0.
             parts = np.split(tables["y_frequencies"], np.cumsum(2 * limits + 2)[:-1])
             self._y_tables = [SignedTable(FrequencyTable(part)) for part in parts]
+            self._least_bits = np.array([table.table.least_bits for table in self._y_tables], np.float32)
+            self._least_bits[: self._first_coded] = 0
             self._z_frequencies = tables["z_frequencies"]  # (levels, hyper, 2 * hyper_limit + 1)
             self.latent_channels, self.hyper_channels = tables["gain"].shape[1], self._z_frequencies.shape[1]
             for name in LEVEL_TABLES:
@@ -131,7 +133,7 @@ class HyperpriorCodec(Pipeline):
                 if self._rounding.shape != limits.shape:
                     raise ValueError("the number of dead_zones")
             self._deviation = tables["deviation"].astype(np.float32)[:, None, None]
-        except (KeyError, ValueError, IndexError, TypeError) as error:
+        except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
 
     def level(self, quality_steps: int, colour: str) -> Level:
@@ -233,13 +235,18 @@ class HyperpriorCodec(Pipeline):
     def _plan(self) -> TilePlan:
         return TilePlan(TILE_ROWS, TILE_COLUMNS, self._halo)
 
-    def _prior(self, z: np.ndarray, strip: slice, grid: tuple[int, ...], level: Level) -> tuple[np.ndarray, np.ndarray]:
-        """Scale indices uint8 and scaled means float32 of a strip, both (latent, strip rows, columns)."""
+    def _prior(
+        self, z: np.ndarray, strip: slice, grid: tuple[int, ...], level: Level, stream: bytes | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scale indices uint8 and scaled means float32 of a strip, both (latent, strip rows, columns).
+
+        stream: the strip's, in decoding; raises CorruptError as soon as it is known to be too short for its symbols.
+        """
         shape = (self.latent_channels, strip.stop - strip.start, grid[1])
         index, mean = np.empty(shape, np.uint8), np.empty(shape, np.float32)
         first, stop = strip.start // HYPER_STRIDE, -(-strip.stop // HYPER_STRIDE)
         outer_rows = slice(max(0, first - self._hyper_halo), min(z.shape[1], stop + self._hyper_halo))
-        top = (first - outer_rows.start) * HYPER_STRIDE
+        top, bits = (first - outer_rows.start) * HYPER_STRIDE, 0.0
         for tile in tiles(1, z.shape[2], tile_rows=1, tile_columns=PRIOR_COLUMNS, halo=self._hyper_halo):
             z_hat = z[None, :, outer_rows, tile.outer_columns].astype(np.float32)
             target = (slice(None), slice(None), scaled(tile.inner_columns, HYPER_STRIDE))
@@ -248,6 +255,9 @@ class HyperpriorCodec(Pipeline):
             cut = (slice(None), slice(top, top + rows), slice(left, left + columns))
             real = self._network("scales")(z_hat=z_hat, **level.scales)[0][cut]
             index[target] = np.clip(np.floor(real + np.float32(0.5)), 0, len(self._y_tables) - 1)
+            if stream is not None:
+                bits += float(self._least_bits[index[target]].sum(dtype=np.float64))
+                check_length(stream, bits)
             mean[target] = self._network("means")(z_hat=z_hat)[0][cut] * (level.gain[0] * self._deviation)
         return index, mean
 
@@ -259,10 +269,13 @@ class HyperpriorCodec(Pipeline):
         """y_hat is the dequantized latent divided by the gains; of a strip without symbols, their means."""
         grid = self.grid(height, width)
         z_rows, z_columns = self.hyper_grid(*grid)
-        planes = decode_planes(head_stream(sections, SECTION_HYPER, "hyper"), z_rows * z_columns, level.z_tables)
+        hyper_stream = head_stream(sections, SECTION_HYPER, "hyper")
+        strips = latent_strips(sections, grid[0], height, wanted)
+        # The hyper stream's length is checked against the picture's size before anything of that size is allocated.
+        planes = decode_planes(hyper_stream, z_rows * z_columns, level.z_tables)
         z = (planes - self._hyper_limit).astype(np.int8).reshape(-1, z_rows, z_columns)
-        for strip, stream in latent_strips(sections, grid[0], height, wanted):
-            index, y_hat = self._prior(z, strip, grid, level)
+        for strip, stream in strips:
+            index, y_hat = self._prior(z, strip, grid, level, stream)
             symbols = None
             if stream is not None:
                 coded = index >= self._first_coded

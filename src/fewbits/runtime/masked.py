@@ -148,7 +148,7 @@ class MaskedCodec(Pipeline):
             if not self.takes_roi:  # the first quality of each number of bits
                 bits = [self.level(steps, "rgb").bits for steps in self.qualities]
                 self.qualities = [int(steps) for steps in np.unique(bits, return_index=True)[1]]
-        except (KeyError, ValueError, IndexError, TypeError) as error:
+        except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
 
     def level(self, quality_steps: int, colour: str) -> MaskedLevel:

@@ -308,11 +308,15 @@ def centred(samples: np.ndarray) -> np.ndarray:
 
 
 def levels_of(planes: np.ndarray, dtype: Samples) -> np.ndarray:
-    """Float planes about 0 -> uint8 or uint16: (plane + 1/2) times the largest level, rounded and clipped."""
+    """Float planes about 0 -> uint8 or uint16: (plane + 1/2) times the largest level, rounded and clipped.
+
+    What is no number becomes 0: symbols that no picture has can make networks overflow.
+    """
     top = np.float32(np.iinfo(dtype).max)
-    levels = planes * top
+    levels: np.ndarray = np.fmax(planes, np.float32(-0.5))
+    np.minimum(levels, np.float32(0.5), out=levels)
+    levels *= top
     levels += (top + 1) / 2  # half the range, and 0.5 that makes truncation round
-    np.clip(levels, 0, top, out=levels)
     return levels.astype(dtype)
 
 
