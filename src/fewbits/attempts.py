@@ -6,6 +6,7 @@ qualities of large pictures are tried on a sample: windows that stand for it, si
 which any pipeline can code.
 """
 
+import math
 from collections.abc import Callable, Hashable
 from typing import Any, Final, NamedTuple
 
@@ -96,12 +97,18 @@ class Attempts:
         low, high = measure.ends
         values: dict[int, float] = {}
 
-        def whole(position: int) -> float:
-            values[position] = measure.of(self._pixels, self._decoded(position, sampled=False))
-            return min(measure.axis(values[position]), wanted + BEST)
+        def axis(value: float) -> float:
+            return min(measure.axis(value), wanted + BEST)
+
+        def whole(position: int) -> tuple[float, float]:
+            decoded = self._decoded(position, sampled=False)
+            values[position] = measure.of(self._pixels, decoded)
+            if not self._corners:
+                return axis(values[position]), math.nan
+            return axis(values[position]), axis(measure.of(original, _cut(mosaic(decoded, self._corners, 1, axis=0))))
 
         def sample(position: int) -> float:
-            return min(measure.axis(measure.of(original, _cut(self._decoded(position, sampled=True)))), wanted + BEST)
+            return axis(measure.of(original, _cut(self._decoded(position, sampled=True))))
 
         found = fit_score(
             whole,

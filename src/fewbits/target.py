@@ -19,9 +19,10 @@ _AIM: Final = 0.988  # in the upper half of what is allowed, as guesses are bett
 _SIZE_SLOPE: Final = 2.9  # logarithm of the sizes at the last and the first position: a guess for the second attempt
 _MAX_ATTEMPTS: Final = 24  # bisection alone needs 14 for 10001 positions
 _APART: Final = 1 / 100  # of all positions: what two attempts are apart at least, to tell a slope
-_CLOSE: Final = 1.5  # margins: so far a step along a line needs no more attempts
+_FAR: Final = 15  # margins: so far a guessed slope is not to be trusted
+_CLOSE: Final = 3  # margins: so far a step along a line needs no more attempts
 _MOST_WHOLE: Final = 3  # times that the whole is measured where there is a sample, but for the last position
-_RECHECK: Final = 5  # margins: where a sample is further off, the whole is measured once more
+_RECHECK: Final = 7  # margins: where a sample is further off, the whole is measured once more
 _GUARD: Final = 0.06  # of a step that a sample leads, and that is not measured again, is added to be safe
 
 
@@ -120,7 +121,7 @@ class Found(NamedTuple):
 
 
 def fit_score(
-    whole: Callable[[int], float],
+    whole: Callable[[int], tuple[float, float]],
     sample: Callable[[int], float] | None,
     last: int,
     wanted: float,
@@ -131,22 +132,24 @@ def fit_score(
 ) -> Found:
     """The lowest position whose score is at least `wanted`, within `margin` above.
 
-    whole(position): the score; sample(position): that of a part of the picture, much cheaper, which rises alike but may lie
-    elsewhere; None where there is none. With a sample, `whole` is asked once as a rule: where the sample says. What it is
-    off by is then made good along the sample's slope, by a little more than that (_GUARD), and asked again only where that
-    was far, or at the last position. slope: that of a score from the first position to the last, as a guess.
+    sample(position): the score of a part of the picture, much cheaper, which rises like that of the whole but may lie elsewhere;
+    None where there is none. whole(position): the score and the sample's. With a sample it is asked once as a rule: where the
+    sample says. What it is off by is then made good along the sample's slope, by a little more than that (_GUARD), and asked
+    again only where that was far, or at the last position. slope: from the first position to the last, as a guess.
     """
     if sample is None:
         return _fit_exactly(whole, last, wanted, start, slope / max(last, 1), margin)
     curve: dict[int, float] = {}  # of the sample
     whole_curve: dict[int, float] = {}
     guess, position = slope / max(last, 1), min(max(start, 0), last)
-    for _ in range(2):
-        if position not in curve:
-            curve[position] = sample(position)
-            position = _meets(curve, last, wanted, guess)
+    far = True
+    while far and position not in curve:  # at most twice: the guessed slope leads astray over long ways
+        curve[position] = sample(position)
+        far = abs(wanted - curve[position]) > _FAR * margin and len(curve) < 2
+        position = _meets(curve, last, wanted, guess)
     while True:
-        score = whole_curve[position] = whole(position)
+        score, curve[position] = whole(position)
+        whole_curve[position] = score
         missing = wanted - score
         if -margin <= missing <= 0 or position == (last if missing > 0 else 0):
             return Found(position, score, True)
@@ -154,12 +157,12 @@ def fit_score(
             following = _meets(whole_curve, last, wanted + margin / 10, _slope_at(curve, last, position, guess))
         else:
             step = missing + _GUARD * abs(missing) + margin / 4
-            following = _meets(curve, last, _value_at(curve, last, position, guess) + step, guess)
+            following = _meets(curve, last, curve[position] + step, guess)
             if abs(missing) > _CLOSE * margin and following not in curve:
                 curve[following] = sample(following)
-                following = _meets(curve, last, _value_at(curve, last, position, guess) + step, guess)
+                following = _meets(curve, last, curve[position] + step, guess)
         if following == last and following not in whole_curve:
-            return Found(last, whole(last), True)
+            return Found(last, whole(last)[0], True)
         if len(whole_curve) == _MOST_WHOLE or abs(missing) <= _RECHECK * margin or following in whole_curve:
             return Found(following, whole_curve.get(following, wanted), following in whole_curve)
         position = following
@@ -176,24 +179,21 @@ def _slope_at(curve: dict[int, float], last: int, position: int, guess: float) -
     return min(max(measured, guess / 8), guess * 8)
 
 
-def _value_at(curve: dict[int, float], last: int, position: int, guess: float) -> float:
-    """The curve at a position, on that line."""
-    here = min(curve, key=lambda place: abs(place - position))
-    return curve[here] + (position - here) * _slope_at(curve, last, here, guess)
-
-
 def _meets(curve: dict[int, float], last: int, wanted: float, guess: float) -> int:
     """Where the line at the attempt nearest to `wanted` meets it, rounded up."""
     here = min(curve, key=lambda place: abs(curve[place] - wanted))
     return min(max(math.ceil(here + (wanted - curve[here]) / _slope_at(curve, last, here, guess)), 0), last)
 
 
-def _fit_exactly(whole: Callable[[int], float], last: int, wanted: float, start: int, slope: float, margin: float) -> Found:
+def _fit_exactly(
+    whole: Callable[[int], tuple[float, float]], last: int, wanted: float, start: int, slope: float, margin: float
+) -> Found:
     """With no sample: closing in from both sides, every score measured."""
     tried: dict[int, float] = {}
     low, high, position = -1, last + 1, min(max(start, 0), last)
     while position not in tried and len(tried) < _MAX_ATTEMPTS:
-        tried[position] = score = whole(position)
+        score, _ = whole(position)
+        tried[position] = score
         if score < wanted:
             low = position
         else:
