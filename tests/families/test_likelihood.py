@@ -15,6 +15,7 @@ from fewbits.families.likelihood import (  # noqa: E402
     N_SCALES,
     SCALE_MAX,
     SCALE_MIN,
+    dead_zones,
     logistic_bits,
     logistic_frequencies,
     table_bits,
@@ -81,6 +82,18 @@ def test_far_out_the_gradient_is_still_that_of_the_mass() -> None:
 def test_probabilities_of_all_integers_sum_to_one(index: float) -> None:
     residual = torch.arange(-2000.0, 2001.0)
     assert (2 ** -logistic_bits(residual, torch.full_like(residual, index))).sum() == pytest.approx(1, abs=0.01)
+
+
+def test_dead_zones_balance_bits_and_error() -> None:
+    """At the edge of the zone of strength 1, 0 and 1 cost alike: bits + error weighed as at 6 dB a bit."""
+    zones = dead_zones(1.0)
+    assert zones.shape == (N_SCALES,) and (zones.diff() <= 0).all() and zones.min() >= 0 and zones.max() <= 0.45
+    assert torch.equal(dead_zones(0.0), torch.zeros(N_SCALES))
+    for index in (16, 24, 40, 63):
+        edge = 0.5 + float(zones[index])
+        bits = [float(logistic_bits(torch.tensor([float(k)]), torch.tensor([float(index)]))) for k in (0, 1)]
+        costs = [bits[0] + 6 / math.log(2) * edge**2, bits[1] + 6 / math.log(2) * (1 - edge) ** 2]
+        assert costs[0] == pytest.approx(costs[1], rel=1e-3)
 
 
 def test_bits_are_symmetric_and_rise_with_the_magnitude() -> None:

@@ -17,6 +17,7 @@ from fewbits.families.quantize import (  # noqa: E402
     integer_bias,
     integer_relu,
     round_through,
+    round_through_zone,
     uniform_noise,
 )
 
@@ -35,6 +36,14 @@ def test_values_are_rounded_and_gradients_are_not(through, plain) -> None:
     weights = torch.arange(41.0)
     (out * weights).sum().backward()
     assert torch.equal(x.grad, weights)
+
+
+def test_values_in_the_dead_zone_go_towards_zero() -> None:
+    x = torch.tensor([-1.7, -1.6, -0.7, -0.6, -0.1, 0.0, 0.6, 0.7, 1.6, 1.7, 2.1], requires_grad=True)
+    out = round_through_zone(x, torch.full_like(x, 0.15))
+    assert out.tolist() == [-2, -1, -1, 0, 0, 0, 0, 1, 1, 2, 2]
+    out.sum().backward()
+    assert torch.equal(x.grad, torch.ones(11))
 
 
 def test_noise_is_uniform_in_one_bin() -> None:

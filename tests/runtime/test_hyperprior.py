@@ -4,6 +4,7 @@
 import contextlib
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -15,8 +16,9 @@ from fewbits.codec import Model
 from fewbits.coding.streams import SignedTable
 from fewbits.coding.tables import FrequencyTable
 from fewbits.container import Header, pack, parse
-from fewbits.errors import CorruptError, FormatError
+from fewbits.errors import CorruptError, FormatError, ModelError
 from fewbits.runtime import hyperprior
+from fewbits.runtime.engines import onnxruntime_engine
 from fewbits.runtime.hyperprior import HyperpriorCodec, Symbols, floats_at, integers_at
 
 Picture = Callable[..., np.ndarray]
@@ -83,6 +85,30 @@ def test_the_frozen_tables_of_the_shipped_model_are_tables(model: Model) -> None
         assert (np.diff(values[row.limit :]) <= 1).all(), "and fall"
     for row in tables["z_frequencies"].reshape(-1, 17):
         FrequencyTable(row)
+
+
+def with_dead_zones(model: Model, zones: np.ndarray) -> HyperpriorCodec:
+    bundle = replace(model.bundle, tables=dict(model.bundle.tables) | {"dead_zones": zones})
+    return HyperpriorCodec(bundle, onnxruntime_engine(1))
+
+
+def test_a_dead_zone_rounds_to_zero_what_is_near_and_changes_nothing_else(model: Model, photo: np.ndarray) -> None:
+    plain = with_dead_zones(model, np.zeros(64))
+    level = plain.level(5000, "rgb")
+    y = plain.analyse(photo[:100, :120], level, lambda _: None)
+    before, _ = plain.quantize(y, level)
+    assert np.array_equal(before.latent, model.pipeline.quantize(y, level)[0].latent)
+    after, sections = with_dead_zones(model, np.full(64, 0.2)).quantize(y, level)
+    moved = before.latent - after.latent
+    assert np.array_equal(after.hyper, before.hyper) and set(np.unique(moved)) == {-1, 0, 1}
+    assert (np.abs(after.latent) <= np.abs(before.latent)).all() and (moved != 0).mean() > 0.01
+    decoded = model.pipeline.decode_symbols(sections, 100, 120, level)  # the decoder needs to know nothing of it
+    assert np.array_equal(decoded.latent, after.latent)
+
+
+def test_other_dead_zones_than_one_a_scale_are_refused(model: Model) -> None:
+    with pytest.raises(ModelError, match="the number of dead_zones"):
+        with_dead_zones(model, np.zeros(63))
 
 
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
