@@ -344,7 +344,6 @@ class Few(nn.Module):
         return {
             "y_limits": y_limits,
             "y_frequencies": y_frequencies,
-            "dead_zones": dead_zones(self.config.dead_zone).numpy(),
             **{name: value.numpy().copy() for name, value in vectors.items()},
             "bias_in": bias_in.numpy(),
             "bias_out": bias_out.numpy(),
@@ -362,6 +361,10 @@ class Few(nn.Module):
             "hyper_halo": 2,
             "first_coded_index": 1,
         }
+
+    def encoder_card(self) -> dict[str, Any]:
+        """What encoders choose and decoders need not know: in the model card, since it must not change the model's id."""
+        return {"dead_zones": [round(zone, 4) for zone in dead_zones(self.config.dead_zone).tolist()]}
 
     @torch.no_grad()
     def load_tables(self, tables: Mapping[str, Tensor], arrays: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -128,10 +128,10 @@ class HyperpriorCodec(Pipeline):
             if self._z_frequencies.shape[2] != 2 * self._hyper_limit + 1:
                 raise ValueError("the number of hyper symbols in z_frequencies")
             self._rounding = None  # what is added to a magnitude before its fraction is cut off, for each scale index
-            if "dead_zones" in tables:
-                self._rounding = np.float32(0.5) - tables["dead_zones"].astype(np.float32)
-                if self._rounding.shape != limits.shape:
-                    raise ValueError("the number of dead_zones")
+            if "dead_zones" in bundle.card:  # not in a table: no decoder needs it, so it does not change the model's id
+                self._rounding = np.float32(0.5) - np.array(bundle.card["dead_zones"], np.float32)
+                if self._rounding.shape != limits.shape or not ((self._rounding >= 0) & (self._rounding <= 0.5)).all():
+                    raise ValueError("dead_zones in the card, one of 0 to 0.5 for each scale index,")
             self._deviation = tables["deviation"].astype(np.float32)[:, None, None]
         except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error

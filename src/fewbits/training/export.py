@@ -67,6 +67,7 @@ def bundle_files(family: str, model: Any, card: dict[str, Any]) -> dict[str, byt
             parameter.copy_(parameter.half().float())
         files = {f"{name}.onnx": export_network(network, inputs) for name, (network, inputs) in model.networks().items()}
         tables = model.tables()
+    card = card | (model.encoder_card() if hasattr(model, "encoder_card") else {})
     return pack_bundle(family, model.coding(), card, {**files, TABLES: _packed(tables)})
 
 
