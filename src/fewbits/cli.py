@@ -147,7 +147,7 @@ def encode(
         typer.Argument(
             metavar="IN... [OUT]",
             help="One picture in any format that Pillow reads, or - for stdin; then OUT is the .few file, or - for stdout, and "
-            "IN with .few where it is not given. Or folders, quoted patterns and pictures; then OUT is the folder for .few files.",
+            "IN with .few where it is not given. Or folders, quoted patterns and pictures; then OUT is a folder for .few files.",
         ),
     ],
     quality: Annotated[
@@ -274,7 +274,7 @@ def decode(
         typer.Argument(
             metavar="IN... [OUT]",
             help="One .few file, or - for stdin; then OUT is the picture, in the format of its extension, or - for stdout, and "
-            "IN with .png where it is not given. Or folders, quoted patterns and files; then OUT is the folder for pictures.",
+            "IN with .png where it is not given. Or folders, quoted patterns and files; then OUT is a folder for pictures.",
         ),
     ],
     to: Annotated[
