@@ -176,6 +176,14 @@ def test_a_sample_leads_to_the_quality(name: str, wanted: float, off: float, fas
         assert len(whole.places) == 1
 
 
+@pytest.mark.parametrize("wanted", [26.0, 30.0, 37.0])
+@pytest.mark.parametrize("part", [lambda place: 30.0, lambda place: 60 + place / 1000, lambda place: 40 - place / LAST])
+def test_a_sample_that_tells_nothing_is_found_out(wanted: float, part: Callable[[int], float]) -> None:
+    curve = SCORES["very bent"]
+    found = fit_score(lambda place: (curve(place), part(place)), part, LAST, wanted, start=5000, slope=12, margin=0.1)
+    assert wanted - 0.25 <= curve(found.position) <= wanted + 0.35
+
+
 @pytest.mark.parametrize("n_levels", [1, 2, 7, 30])
 def test_few_levels_end_at_the_first_that_is_good_enough(n_levels: int) -> None:
     scores = [25 + 15 * k / n_levels for k in range(n_levels)]

@@ -33,12 +33,13 @@ Warn = Callable[[str], None]
 
 class Measure(NamedTuple):
     """A metric for targets. axis: its value -> what rises nearly evenly with quality; ends: on it at quality 0 and 100, about;
-    margin: on it, above the target, that is good enough."""
+    margin: on it, above the target, that is good enough; local: whether windows of a picture are like the whole."""
 
     of: Callable[[np.ndarray, np.ndarray], float]
     axis: Callable[[float], float]
     ends: tuple[float, float]
     margin: float
+    local: bool = True
 
 
 def _ssim(original: np.ndarray, decoded: np.ndarray) -> float:
@@ -48,7 +49,7 @@ def _ssim(original: np.ndarray, decoded: np.ndarray) -> float:
 MEASURES: Final = {
     "psnr": Measure(fidelity.psnr, float, (26.5, 39.6), 0.1),
     "ssim": Measure(_ssim, structure.decibels, (6.1, 15.7), 0.1),
-    "ssimulacra2": Measure(fidelity.ssimulacra2, float, (5.0, 85.0), 0.5),
+    "ssimulacra2": Measure(fidelity.ssimulacra2, float, (0.0, 85.0), 0.5, local=False),
 }
 
 
@@ -93,7 +94,8 @@ class Attempts:
     def _of_quality(self, target: Target, warn: Warn) -> bytes:
         measure, value = MEASURES[target.name], getattr(target, target.name)
         wanted = measure.axis(value)
-        original = _cut(mosaic(self._pixels, self._corners, 1, axis=0)) if self._corners else self._pixels
+        corners = self._corners if measure.local else []
+        original = _cut(mosaic(self._pixels, corners, 1, axis=0)) if corners else self._pixels
         low, high = measure.ends
         values: dict[int, float] = {}
 
@@ -103,16 +105,16 @@ class Attempts:
         def whole(position: int) -> tuple[float, float]:
             decoded = self._decoded(position, sampled=False)
             values[position] = measure.of(self._pixels, decoded)
-            if not self._corners:
+            if not corners:
                 return axis(values[position]), math.nan
-            return axis(values[position]), axis(measure.of(original, _cut(mosaic(decoded, self._corners, 1, axis=0))))
+            return axis(values[position]), axis(measure.of(original, _cut(mosaic(decoded, corners, 1, axis=0))))
 
         def sample(position: int) -> float:
             return axis(measure.of(original, _cut(self._decoded(position, sampled=True))))
 
         found = fit_score(
             whole,
-            sample if self._corners else None,
+            sample if corners else None,
             self._last,
             wanted,
             start=round((wanted - low) / (high - low) * self._last),

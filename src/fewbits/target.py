@@ -161,10 +161,15 @@ def fit_score(
             if abs(missing) > _CLOSE * margin and following not in curve:
                 curve[following] = sample(following)
                 following = _meets(curve, last, curve[position] + step, guess)
-        if following == last and following not in whole_curve:
-            return Found(last, whole(last)[0], True)
-        if len(whole_curve) == _MOST_WHOLE or abs(missing) <= _RECHECK * margin or following in whole_curve:
-            return Found(following, whole_curve.get(following, wanted), following in whole_curve)
+        near = abs(missing) <= _RECHECK * margin
+        if near and whole_curve.get(following, wanted) < wanted:
+            following += 1  # levels are far apart, and this one is not enough
+        if near and following in whole_curve:
+            return Found(following, whole_curve[following], True)
+        if near and following != last:  # the last is measured: it may not reach what is wanted
+            return Found(following, wanted, False)
+        if following in whole_curve or len(whole_curve) == _MOST_WHOLE:  # the sample and the lines are no guides
+            return _fit_exactly(whole, last, wanted, (min(whole_curve) + max(whole_curve)) // 2, guess, margin)
         position = following
 
 
