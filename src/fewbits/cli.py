@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: MIT
 """The command line: its commands and options. Exit 0: done; 1: it failed, with one line on stderr; 2: wrong usage."""
 
-import importlib
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
 
-from fewbits import __version__, files
+from fewbits import __version__, files, research_cli
+from fewbits.cli_help import CONTENT, EPILOG, FILES, LIMITS, MACHINE, PICTURE, RATE, Command
 from fewbits.codec import (
     DEFAULT_QUALITY,
     TUNINGS,
@@ -23,35 +22,14 @@ from fewbits.codec import (
     tuned_model,
 )
 from fewbits.container import MAX_HEADER_BYTES, MAX_PIXELS, MAX_SIDE, Limits
-from fewbits.conversion import Decoding, Encoding, about, can_write
+from fewbits.conversion import Decoding, Encoding, about
 from fewbits.convert_command import convert_paths, jobs_of
 from fewbits.errors import FewbitsError, ImageError
 from fewbits.picture import DEPTHS
-from fewbits.picturefile import read_image
+from fewbits.picturefile import can_write, read_image
 from fewbits.runtime.bundle import manifest_id
 from fewbits.target import Target
 from fewbits.view import SCALES
-
-
-class _Command(typer.core.TyperCommand):
-    """A command whose --help lists its options by purpose. typer does so only with rich, which our help is to do without."""
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        arguments = [parameter for parameter in self.params if parameter.param_type_name == "argument"]
-        return [str(self.options_metavar), *(str(argument.metavar) for argument in arguments)]
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        panels: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if parameter.param_type_name == "argument":
-                panels.setdefault("Arguments", []).append((str(parameter.metavar), str(getattr(parameter, "help", ""))))
-            elif record:
-                panels.setdefault(getattr(parameter, "rich_help_panel", None) or "Options", []).append(record)
-        for heading, rows in panels.items():
-            with formatter.section(heading):
-                formatter.write_dl(rows)
-
 
 app = typer.Typer(
     help="Makes pictures small, and pictures again, with learned autoencoders.",
@@ -62,26 +40,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_EPILOG: Final = "Examples, and what is promised: docs/cli.md, beside the source."
-
-# The headings of --help.
-_RATE: Final = "Size and quality"
-_CONTENT: Final = "Content"
-_PICTURE: Final = "The picture"
-_LIMITS: Final = "Limits, for files from strangers"
-_MACHINE: Final = "Model and processor"
-_FILES: Final = "Files"
-_RUN: Final = "The run"
-_DATA: Final = "Pictures"
-_TRAINING: Final = "Training"
-_CODECS: Final = "Codecs"
-_MEASURING: Final = "Measuring"
-_COMPARING: Final = "Comparing"
-_REPORT: Final = "The report"
-
 Force = Annotated[
     bool,
-    typer.Option("-f", "--force", rich_help_panel=_FILES, help="Overwrite OUT where it exists, and do again what is up to date."),
+    typer.Option("-f", "--force", rich_help_panel=FILES, help="Overwrite OUT where it exists, and do again what is up to date."),
 ]
 Threads = Annotated[
     int | None,
@@ -89,7 +50,7 @@ Threads = Annotated[
         "--threads",
         metavar="N",
         min=1,
-        rich_help_panel=_MACHINE,
+        rich_help_panel=MACHINE,
         help="Threads of each process. Default: as many as there are cores, shared among the processes.",
     ),
 ]
@@ -99,7 +60,7 @@ Jobs = Annotated[
         "-j",
         "--jobs",
         metavar="N|all",
-        rich_help_panel=_FILES,
+        rich_help_panel=FILES,
         help="Processes, for many files. Default: all, which is one a core.",
     ),
 ]
@@ -108,19 +69,19 @@ FromList = Annotated[
     typer.Option(
         "--from-list",
         metavar="FILE",
-        rich_help_panel=_FILES,
+        rich_help_panel=FILES,
         help="Take further paths from FILE, or from stdin where it is -: one a line, or each ended by NUL. OUT must be given.",
     ),
 ]
 AsJson = Annotated[
-    bool, typer.Option("--json", rich_help_panel=_FILES, help="Print a JSON line for each file, and one with a summary.")
+    bool, typer.Option("--json", rich_help_panel=FILES, help="Print a JSON line for each file, and one with a summary.")
 ]
 ModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
         metavar="MODEL",
-        rich_help_panel=_MACHINE,
+        rich_help_panel=MACHINE,
         help="A model's name (fewbits models lists them), or a bundle's folder.",
     ),
 ]
@@ -140,7 +101,7 @@ def _main(
 _state = {"debug": False}
 
 
-@app.command(cls=_Command, epilog=_EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def encode(
     paths: Annotated[
         list[str],
@@ -156,7 +117,7 @@ def encode(
             "-q",
             "--quality",
             metavar="N",
-            rich_help_panel=_RATE,
+            rich_help_panel=RATE,
             help=f"0 to 100, continuous; higher is better and larger. Default: {DEFAULT_QUALITY:g}.",
         ),
     ] = None,
@@ -165,32 +126,32 @@ def encode(
         typer.Option(
             "--target-size",
             metavar="BYTES",
-            rich_help_panel=_RATE,
+            rich_help_panel=RATE,
             help="In place of a quality: the best file of at most so many bytes, such as 200kB or 1.5MiB.",
         ),
     ] = None,
     target_bpp: Annotated[
-        float | None, typer.Option("--target-bpp", metavar="BITS", rich_help_panel=_RATE, help="The same, in bits per pixel.")
+        float | None, typer.Option("--target-bpp", metavar="BITS", rich_help_panel=RATE, help="The same, in bits per pixel.")
     ] = None,
     target_psnr: Annotated[
         float | None,
         typer.Option(
             "--target-psnr",
             metavar="DB",
-            rich_help_panel=_RATE,
+            rich_help_panel=RATE,
             help="In place of a quality: the smallest file that reaches this PSNR (RGB), such as 38.",
         ),
     ] = None,
     target_ssim: Annotated[
         float | None,
-        typer.Option("--target-ssim", metavar="N", rich_help_panel=_RATE, help="The same for SSIM (not MS-SSIM), such as 0.98."),
+        typer.Option("--target-ssim", metavar="N", rich_help_panel=RATE, help="The same for SSIM (not MS-SSIM), such as 0.98."),
     ] = None,
     target_ssimulacra2: Annotated[
         float | None,
         typer.Option(
             "--target-ssimulacra2",
             metavar="N",
-            rich_help_panel=_RATE,
+            rich_help_panel=RATE,
             help="The same for SSIMULACRA2, such as 70. Needs the extra `bench`.",
         ),
     ] = None,
@@ -199,7 +160,7 @@ def encode(
         typer.Option(
             "--tune",
             metavar="|".join(TUNINGS),
-            rich_help_panel=_RATE,
+            rich_help_panel=RATE,
             help="What the bytes are spent on: structure as people see it (visual, the default), or squared error (psnr).",
         ),
     ] = None,
@@ -208,7 +169,7 @@ def encode(
         typer.Option(
             "--roi",
             metavar="MASK",
-            rich_help_panel=_CONTENT,
+            rich_help_panel=CONTENT,
             help="A picture of IN's size, white where detail is wanted. For one IN, and a --model with an importance map.",
         ),
     ] = None,
@@ -216,13 +177,13 @@ def encode(
         bool,
         typer.Option(
             "--strip",
-            rich_help_panel=_CONTENT,
+            rich_help_panel=CONTENT,
             help="Leave out EXIF, XMP and the colour profile; the colours are converted to sRGB first.",
         ),
     ] = False,
     lossless: Annotated[
         bool,
-        typer.Option("--lossless", rich_help_panel=_CONTENT, help="There is no such mode: fails, and says what to use."),
+        typer.Option("--lossless", rich_help_panel=CONTENT, help="There is no such mode: fails, and says what to use."),
     ] = False,
     model: ModelOption = None,
     threads: Threads = None,
@@ -267,7 +228,7 @@ def _pixels(text: str | int) -> int:
     return pixels
 
 
-@app.command(cls=_Command, epilog=_EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def decode(
     paths: Annotated[
         list[str],
@@ -282,19 +243,19 @@ def decode(
         typer.Option(
             "--to",
             metavar="EXT",
-            rich_help_panel=_PICTURE,
+            rich_help_panel=PICTURE,
             help="The pictures' format where OUT does not say it, such as jpg; any that Pillow writes.",
         ),
     ] = "png",
     depth: Annotated[
-        int, typer.Option("--depth", metavar="8|16", rich_help_panel=_PICTURE, help="Bits a sample of the picture.")
+        int, typer.Option("--depth", metavar="8|16", rich_help_panel=PICTURE, help="Bits a sample of the picture.")
     ] = 8,
     region: Annotated[
         str | None,
         typer.Option(
             "--region",
             metavar="X,Y,W,H",
-            rich_help_panel=_PICTURE,
+            rich_help_panel=PICTURE,
             help="Only this part: left, top, width and height in pixels of the whole picture.",
         ),
     ] = None,
@@ -303,7 +264,7 @@ def decode(
         typer.Option(
             "--scale",
             metavar="1/N",
-            rich_help_panel=_PICTURE,
+            rich_help_panel=PICTURE,
             help="Smaller: 1/2, 1/4 or 1/8 of the size, of --region's where that is given.",
         ),
     ] = None,
@@ -311,7 +272,7 @@ def decode(
         bool,
         typer.Option(
             "--allow-truncated",
-            rich_help_panel=_PICTURE,
+            rich_help_panel=PICTURE,
             help="Of a file that was cut off, decode what is there; the rest is flat.",
         ),
     ] = False,
@@ -322,7 +283,7 @@ def decode(
             metavar="N[MP]",
             parser=_pixels,
             show_default=False,
-            rich_help_panel=_LIMITS,
+            rich_help_panel=LIMITS,
             help="Refuse a picture of more pixels, such as 40MP. Default: all that the format has, 2^28 or 268MP.",
         ),
     ] = MAX_PIXELS,
@@ -332,7 +293,7 @@ def decode(
             "--dimension-limit",
             metavar="PIXELS",
             min=1,
-            rich_help_panel=_LIMITS,
+            rich_help_panel=LIMITS,
             help="Refuse a picture that is wider or higher.",
         ),
     ] = MAX_SIDE,
@@ -376,7 +337,7 @@ def _divisor(scale: str | None) -> int:
     return names[scale] if scale else 1
 
 
-@app.command(cls=_Command, epilog=_EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def info(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .few file, or - for stdin.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -415,7 +376,7 @@ def info(
     typer.echo(f"model {values['model']} ({values['model_id']}), family {header.family}{at_width}")
 
 
-@app.command(cls=_Command, epilog=_EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def models() -> None:
     """List the installed models.
 
@@ -426,340 +387,6 @@ def models() -> None:
         card = manifest["card"]
         name, steps = Path(path).name, card.get("steps", "?")
         typer.echo(f"{name:12} {manifest_id(manifest).hex()}  family {manifest['family']}, {steps} steps, {path}")
-
-
-class _TrainCommand(_Command):
-    """`fewbits train FAMILY` takes every setting of that family and of its training as an option; --help lists them."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        ctx.meta["family"] = _first_argument(ctx, args)
-        known = {option for parameter in self.get_params(ctx) for option in parameter.opts}
-        unknown = [part for part in args if part.startswith("--") and part.partition("=")[0] not in known]
-        names = _extra("train").setting_names(ctx.meta["family"]) if unknown and ctx.meta["family"] else ()
-        return super().parse_args(ctx, list(_as_set(ctx, args, {f"--{name.replace('_', '-')}": name for name in names})))
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        super().format_help(ctx, formatter)
-        if ctx.meta["family"]:
-            for heading, rows in _extra("train").described_settings(ctx.meta["family"]).items():
-                with formatter.section(f"{heading}, each an option of its own, or for --set"):
-                    formatter.write_dl(rows, col_max=28)
-
-
-def _as_set(ctx: Any, args: list[str], names: dict[str, str]) -> Iterator[str]:
-    """The arguments with `--some-name VALUE` and `--some-name=VALUE` as `--set some_name=VALUE`. names: setting by option."""
-    rest = iter(args)
-    for part in rest:
-        option, equals, value = part.partition("=")
-        if option not in names:
-            yield part
-            continue
-        given = value if equals else next(rest, None)
-        if given is None:
-            ctx.fail(f"Option '{option}' requires an argument.")
-        yield from ("--set", f"{names[option]}={given}")
-
-
-def _first_argument(ctx: Any, args: list[str]) -> str:
-    """The first that is no option and no option's value; all options but --help have one."""
-    rest = iter(args)
-    for part in rest:
-        if not part.startswith("-"):
-            return part
-        if "=" not in part and part not in ctx.help_option_names:
-            next(rest, None)
-    return ""
-
-
-@app.command(cls=_TrainCommand, epilog=_EPILOG)
-def train(
-    family: Annotated[
-        str, typer.Argument(metavar="FAMILY", help="The family of models: few (the flagship), or another of docs/families.md.")
-    ],
-    data: Annotated[
-        list[Path],
-        typer.Option(
-            "--data", metavar="PATH", rich_help_panel=_DATA, help="A folder of pictures, or a tar of them; may be given again."
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option("--out", metavar="FOLDER", rich_help_panel=_RUN, help="The run's folder; a run that is there goes on."),
-    ],
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--exclude",
-            metavar="PATTERN",
-            rich_help_panel=_DATA,
-            help="Leave out training pictures whose file name matches, such as 'imagenet__*'; may be given again.",
-        ),
-    ] = None,
-    validation: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--validation",
-            metavar="PATH",
-            rich_help_panel=_DATA,
-            help="Pictures for the validation curve; may be given again.",
-        ),
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option("--minutes", metavar="N", rich_help_panel=_RUN, help="Train for so long, in this call."),
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="N", rich_help_panel=_RUN, help="Or for so many steps.")] = None,
-    anneal: Annotated[
-        float | None,
-        typer.Option(
-            "--anneal",
-            metavar="MINUTES",
-            rich_help_panel=_RUN,
-            help="Take a copy of the run's trunk to learning rate zero in so many minutes, ready to export.",
-        ),
-    ] = None,
-    init: Annotated[
-        Path | None,
-        typer.Option("--init", metavar="BUNDLE", rich_help_panel=_RUN, help="Begin a new run from a bundle's weights."),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            rich_help_panel=_TRAINING,
-            help="Change a setting of the training or of the family; may be given again. --NAME VALUE is the same.",
-        ),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option("--device", metavar="auto|cpu|cuda", rich_help_panel=_TRAINING, help="Where the networks are trained."),
-    ] = "auto",
-) -> None:
-    """Train a model, or go on training it.
-
-    `fewbits train FAMILY --help` lists that family's settings with their defaults. Each is an option too, such as
-    --loss ms-ssim=1 (mse, l1, ssim, ms-ssim, chroma, vgg), --penalty sparse=1e-4 (sparse, contractive) or --lr 1e-3.
-    Needs the extra `train`; docs/training.md tells more.
-    """
-    _extra("train").run_train(
-        family, data, out, minutes=minutes, steps=steps, anneal=anneal, init=init,
-        exclude=exclude or [], validation=validation or [], settings=settings or [], device=device,
-    )  # fmt: skip
-
-
-@app.command(cls=_Command, epilog=_EPILOG)
-def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A training run's folder.")],
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder to write; a bundle that is there is replaced.")],
-    card: Annotated[
-        Path | None, typer.Option("--card", metavar="FILE", help="A JSON file with more entries for the model card.")
-    ] = None,
-    measure: Annotated[
-        list[Path] | None,
-        typer.Option("--measure", metavar="PATH", help="Pictures to measure the model card's curve on; may be given again."),
-    ] = None,
-) -> None:
-    """Make a bundle of a training run: a model that needs no torch.
-
-    `fewbits encode` and `decode` take it by --model. Needs the extra `train`.
-    """
-    _extra("train").run_export(run, bundle, card, measure or [])
-
-
-@app.command(cls=_Command, epilog=_EPILOG)
-def bench(
-    pictures: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="Folders of pictures, searched recursively, or pictures.")
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", metavar="FOLDER", rich_help_panel=_REPORT, help="The report's folder; a measurement that is there goes on."
-        ),
-    ],
-    codecs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--codecs",
-            metavar="NAME,...",
-            rich_help_panel=_CODECS,
-            help="few or any model's name, a bundle's folder (./mine), jpeg, jpeg-default, jpeg-444, jpeg2000, webp, "
-            "webp-default, avif (4:2:0, speed 6), avif-444, avif-s2 (speed 2), avif-444-s2, jxl. "
-            "Default: few,jpeg,jpeg2000,webp,avif.",
-        ),
-    ] = None,
-    command: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--command",
-            metavar="'NAME: ENC ;; DEC'",
-            rich_help_panel=_CODECS,
-            help="Any codec by two commands: 'name: enc {in} {out} -q {q} ;; dec {in} {out}'. Pictures are PNG files; {in.ppm} "
-            "asks for another format. May be given again.",
-        ),
-    ] = None,
-    qualities: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--qualities",
-            metavar="CODEC=N,N,...",
-            rich_help_panel=_CODECS,
-            help="A codec's settings in place of the seven usual ones; may be given again.",
-        ),
-    ] = None,
-    time_limit: Annotated[
-        float,
-        typer.Option("--time-limit", metavar="SECONDS", rich_help_panel=_CODECS, help="End a --command that takes longer."),
-    ] = 3600.0,
-    metrics: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metrics",
-            metavar="NAME,...",
-            rich_help_panel=_MEASURING,
-            help="mse, psnr, psnr_y, ssim, ms_ssim, ssimulacra2, lpips (needs torch and weights). "
-            "Default: psnr,psnr_y,ms_ssim,ssimulacra2.",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", metavar="N", min=1, rich_help_panel=_MEASURING, help="Take only the first N pictures."),
-    ] = None,
-    timing: Annotated[
-        bool, typer.Option(rich_help_panel=_MEASURING, help="Measure seconds and peak memory too, one row at a time.")
-    ] = True,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "-j",
-            "--jobs",
-            metavar="N",
-            min=1,
-            rich_help_panel=_MEASURING,
-            help="Processes for bytes and metrics. Default: one a core.",
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "--threads",
-            metavar="N",
-            min=1,
-            rich_help_panel=_MEASURING,
-            help="Threads of each codec while it is timed. Default: as many as there are cores.",
-        ),
-    ] = None,
-    anchor: Annotated[
-        str | None,
-        typer.Option(
-            "--anchor",
-            metavar="CODEC",
-            rich_help_panel=_COMPARING,
-            help="The codec that tables compare with. Default: jpeg, where it is measured.",
-        ),
-    ] = None,
-    speed_reference: Annotated[
-        str | None,
-        typer.Option(
-            "--speed-reference",
-            metavar="CODEC",
-            rich_help_panel=_COMPARING,
-            help="The codec whose speed is 1. Default: avif, where it is measured.",
-        ),
-    ] = None,
-    bpp_range: Annotated[
-        str | None,
-        typer.Option(
-            "--range",
-            metavar="LOW:HIGH",
-            rich_help_panel=_COMPARING,
-            help="Compare at these bits per pixel only, such as 0.12:1.6.",
-        ),
-    ] = None,
-    at: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--at",
-            metavar="METRIC=QUALITY",
-            rich_help_panel=_COMPARING,
-            help="A quality for the table of smallest files; may be given again.",
-        ),
-    ] = None,
-    published: Annotated[
-        Path | None,
-        typer.Option(
-            "--published", metavar="FILE", rich_help_panel=_COMPARING, help="A JSON file of published curves to show beside."
-        ),
-    ] = None,
-    published_curve: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--published-curve", metavar="NAME", rich_help_panel=_COMPARING, help="Only this one of them; may be given again."
-        ),
-    ] = None,
-    gallery: Annotated[
-        bool,
-        typer.Option(
-            "--gallery",
-            rich_help_panel=_REPORT,
-            help="Also write sheets of the original and each setting side by side.",
-        ),
-    ] = False,
-    viewer: Annotated[
-        str,
-        typer.Option(
-            "--viewer",
-            metavar="BPP,...",
-            rich_help_panel=_REPORT,
-            help="Bits per pixel at which the report's viewer shows pictures; '' for none.",
-        ),
-    ] = "0.5",
-    viewer_mb: Annotated[
-        float,
-        typer.Option(
-            "--viewer-mb",
-            metavar="MB",
-            rich_help_panel=_REPORT,
-            help="The report shows pictures until they are so many megabytes.",
-        ),
-    ] = 60.0,
-) -> None:
-    """Measure any codecs on any pictures, and write a report.
-
-    The report's folder gets tables, plots and a page with a viewer. Exit 1 where a row failed; the table says why, and the rest
-    is measured. Needs the extra `bench`.
-    """
-    side = _extra("bench")
-    n_failed = side.run_bench(
-        side.Options(
-            pictures, out, codecs or [], command or [], qualities or [], metrics or [], published, published_curve or [],
-            anchor, speed_reference,
-            bpp_range, at or [], jobs, threads, limit, timing, gallery, [viewer], viewer_mb, time_limit,
-        )
-    )  # fmt: skip
-    if n_failed:
-        raise FewbitsError(f"{n_failed} row{'s' if n_failed > 1 else ''} failed: the column `error` of {out}/table.csv says why")
-
-
-@app.command(cls=_Command, epilog=_EPILOG)
-def compare(
-    first: Annotated[Path, typer.Argument(metavar="A", help="The original; any picture, or a .few file.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="The other, of the same size.")],
-    metrics: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metrics",
-            metavar="NAME,...",
-            help="Only these: mse, psnr, psnr_y, ssim, ms_ssim, ssimulacra2, lpips (needs torch and weights).",
-        ),
-    ] = None,
-) -> None:
-    """Print how near a picture is to another, by every metric.
-
-    Needs the extra `bench`.
-    """
-    _extra("bench").run_compare(first, second, metrics or [])
 
 
 def _target(quality: float | None, given: dict[str, Any]) -> Target | None:
@@ -773,13 +400,9 @@ def _target(quality: float | None, given: dict[str, Any]) -> Target | None:
         raise typer.BadParameter(str(error), param_hint=f"'{names[0]}'") from error
 
 
-def _extra(name: Literal["train", "bench"]) -> Any:
-    """The side of the program that needs an extra. Raises FewbitsError where it is not installed."""
-    try:
-        return importlib.import_module({"train": "fewbits.training.command", "bench": "fewbits.bench.command"}[name])
-    except ImportError as error:
-        what = {"train": "training", "bench": "measuring"}[name]
-        raise FewbitsError(f"{what} needs {error.name}: install the extra, pip install '.[{name}]' in a clone") from error
+app.command(cls=research_cli.TrainCommand, epilog=EPILOG)(research_cli.train)
+for command in (research_cli.export, research_cli.bench, research_cli.compare):
+    app.command(cls=Command, epilog=EPILOG)(command)
 
 
 def main() -> None:

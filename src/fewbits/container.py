@@ -10,6 +10,7 @@ from typing import Final
 from fewbits.errors import CorruptError, LimitError, NotFewbitsError, TruncatedError, UnsupportedVersionError
 
 MAGIC: Final = b"\x8fFEW"
+EXTENSION: Final = ".few"
 VERSION: Final = 1
 MAX_SIDE: Final = 1 << 20
 MAX_PIXELS: Final = 1 << 28  # 268 megapixels

@@ -8,20 +8,18 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from PIL import Image
 from PIL.ImageFile import StubImageFile
 
 from fewbits.codec import NO_OTHER_LIMITS, Region, inspect, load_model, model_of
-from fewbits.container import Limits
+from fewbits.container import EXTENSION, Limits
 from fewbits.errors import FewbitsError, FormatError, ImageError
 from fewbits.image import stripped
 from fewbits.picturefile import read_picture, write_picture
 from fewbits.runtime.pipeline import Progress
 from fewbits.target import Target
-
-FEW: Final = ".few"
 
 
 class Converted(NamedTuple):
@@ -73,7 +71,7 @@ class Encoding:
     strip: bool = False
     target: Target | None = None
     what = "encoding"
-    extension = FEW
+    extension = EXTENSION
 
     @property
     def for_one(self) -> str:
@@ -117,7 +115,7 @@ class Decoding:
     limits: Limits = NO_OTHER_LIMITS
     for_one = ""
     what = "decoding"
-    extensions = frozenset({FEW})
+    extensions = frozenset({EXTENSION})
 
     def __call__(self, data: bytes, source: str, target: str, progress: Progress) -> Converted:
         with about(source):
@@ -150,11 +148,6 @@ def _is_stub(reader: object) -> bool:
     """BUFR, GRIB, HDF5, WMF need another library to draw them; EPS another program; of MPEG only the size is read."""
     kind = isinstance(reader, type) and issubclass(reader, StubImageFile)
     return kind or getattr(reader, "format", None) in ("EPS", "MPEG")
-
-
-def can_write(extension: str) -> bool:
-    """Whether pictures can be written with an extension (".jpg")."""
-    return Image.registered_extensions().get(extension.lower()) in Image.SAVE
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from fewbits.container import MAGIC
+from fewbits.container import EXTENSION, MAGIC
 from fewbits.errors import ImageError
 from fewbits.image import check_size, from_array, info_of, metadata_of, own_limit, to_image, to_picture
 from fewbits.picture import Metadata, Picture
@@ -88,9 +88,9 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
 def write_picture(picture: Picture, name: str) -> bytes:
     """Encode by the extension of `name` (PNG where it has none). Raises ImageError where that format cannot hold it."""
     extension = Path(name).suffix.lower() or ".png"
-    format_name = Image.registered_extensions().get(extension)
-    if format_name not in Image.SAVE:
+    if not can_write(extension):
         raise ImageError(f"{name}: Pillow writes no pictures with the extension {extension}")
+    format_name = Image.registered_extensions()[extension]
     if picture.alpha is not None and format_name in _OPAQUE:
         raise ImageError(f"{name}: {format_name} holds no transparency: write PNG, WebP, AVIF or TIFF")
     if picture.depth == 16 and (picture.colour == "rgb" or picture.alpha is not None):
@@ -112,6 +112,11 @@ def write_picture(picture: Picture, name: str) -> bytes:
     except Exception as error:  # Pillow's writers raise nearly anything on what their format cannot hold
         raise ImageError(f"{name}: {format_name} cannot hold this picture: {error}") from error
     return buffer.getvalue()
+
+
+def can_write(extension: str) -> bool:
+    """Whether pictures can be written with an extension such as ".jpg"; .few files never, which Pillow may have learned."""
+    return extension.lower() != EXTENSION and Image.registered_extensions().get(extension.lower()) in Image.SAVE
 
 
 def _raw_mode(image: Image.Image) -> str:
