@@ -257,7 +257,8 @@ class Few(nn.Module):
         return per_channel(1 + scale), per_channel(shift)
 
     def forward(self, x: Tensor, level: Tensor) -> Estimate:
-        """In training noise for the rates, straight-through rounding for the nets (Minnen, Singh, ICIP 2020, section 3.3)."""
+        """In training straight-through rounding for the nets and the scales, and noise for the rates' other gradients (after Minnen,
+        Singh, ICIP 2020, section 3.3)."""
         limit = self.config.hyper_limit
         gain, inverse_gain = self.gains(level)
         y = self.analysis(self.to_8(x - 0.5)).float()
@@ -271,7 +272,10 @@ class Few(nn.Module):
             index = self.scale_net(z_hat, *self.scale_biases(level))
         residual = y * gain - scaled_mean
         symbols = round_through_zone(residual, self._zones(index))
-        y_bits = logistic_bits(uniform_noise(residual) if self.training else symbols, index)
+        y_bits = logistic_bits(symbols.detach() if self.training else symbols, index)
+        if self.training:  # scales learn from the symbols, whose dead zone noise does not show; all else hears noise
+            noisy = logistic_bits(uniform_noise(residual), index.detach())
+            y_bits = y_bits + noisy - noisy.detach()
         y_hat = (symbols + scaled_mean) * inverse_gain
         x_hat = self.synthesis(y_hat, *self.modulation(self.synthesis_modulation, level)).float() + 0.5
         return Estimate(x_hat, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)), y)
