@@ -151,7 +151,10 @@ class BundleCodec:
         return "fewbits" if self.name == "few" else f"fewbits {self.name}"
 
     def identity(self) -> str:
-        return f"model {load_model(self.model, threads=1).bundle.model_id.hex()}, fewbits {__version__}"
+        bundle = load_model(self.model, threads=1).bundle
+        zones = bundle.card.get("dead_zones")  # an encoder's choice, of which the id says nothing
+        choice = f" with dead zones from {max(zones):g} to {min(zones):g}" if zones else ""
+        return f"model {bundle.model_id.hex()}{choice}, fewbits {__version__}"
 
     def encode(self, image: np.ndarray, setting: float, threads: int = 1) -> bytes:
         return load_model(self.model, threads=threads).encode(image, setting)

@@ -257,8 +257,8 @@ class Few(nn.Module):
         return per_channel(1 + scale), per_channel(shift)
 
     def forward(self, x: Tensor, level: Tensor) -> Estimate:
-        """In training straight-through rounding for the nets and the scales, and noise for the rates' other gradients (after Minnen,
-        Singh, ICIP 2020, section 3.3)."""
+        """In training straight-through rounding for the nets and the scales, and noise for the rates' other gradients (after
+        Minnen, Singh, ICIP 2020, section 3.3)."""
         limit = self.config.hyper_limit
         gain, inverse_gain = self.gains(level)
         y = self.analysis(self.to_8(x - 0.5)).float()
