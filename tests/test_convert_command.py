@@ -141,7 +141,7 @@ def many(tmp_path: Path, picture: Picture) -> Path:
     root = tmp_path / "many"
     root.mkdir()
     for number in range(40):
-        Image.fromarray(picture(200, 200, number)).save(root / f"{number:02}.png")
+        Image.fromarray(picture(800, 800, number)).save(root / f"{number:02}.png")
     return root
 
 
