@@ -148,7 +148,13 @@ def many(tmp_path: Path, picture: Picture) -> Path:
 def interrupted(many: Path, out: Path, number: int) -> subprocess.Popen[bytes]:
     """A run in two processes that has got the signal when its first file was there, and has ended."""
     command = [sys.executable, "-m", "fewbits.cli", "encode", str(many), str(out), "-j", "2", "--threads", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it, and so would this
+    )
     while not list(out.glob("*.few")):
         assert process.poll() is None
         time.sleep(0.01)
