@@ -32,7 +32,7 @@ def to_picture(image: Any) -> Picture:
         return image
     if isinstance(image, Image.Image):
         check_size(image.width, image.height, "image")
-        if _orientation(image) != 1:
+        if orientation_of(image) != 1:
             image = ImageOps.exif_transpose(image)
         return _from_pillow(image)
     if isinstance(image, str | bytes) or hasattr(image, "__fspath__"):
@@ -161,7 +161,7 @@ def metadata_of(image: Image.Image) -> Metadata:
     )
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """EXIF's, 1..8; 1, upright, where the EXIF data cannot be read: a photo's other bytes are worth keeping."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))

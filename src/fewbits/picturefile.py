@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from fewbits.container import EXTENSION, MAGIC
 from fewbits.errors import ImageError
-from fewbits.image import check_size, from_array, info_of, metadata_of, own_limit, to_image, to_picture
+from fewbits.image import check_size, from_array, info_of, metadata_of, orientation_of, own_limit, to_image, to_picture
 from fewbits.picture import Metadata, Picture
 
 # A decoded picture loses as little as possible where it is saved in a lossy format.
@@ -153,7 +153,7 @@ def _read_deep(data: bytes, image: Image.Image) -> Picture:
 
     decode = imagecodecs.png_decode if image.format == "PNG" else imagecodecs.tiff_decode
     picture = from_array(decode(data), metadata_of(image))
-    orientation = image.getexif().get(0x0112, 1)
+    orientation = orientation_of(image)
     if orientation == 1:
         return picture
     turned = to_picture(image)  # for the metadata of an upright picture

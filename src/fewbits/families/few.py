@@ -196,6 +196,7 @@ class Few(nn.Module):
     """The trainable model; see the module's docstring for shapes."""
 
     deviation: Tensor  # (latent,) of y on the first pictures; scales what the hyper networks see
+    zones: Tensor  # (scale indices,): the dead zone of each; follows from the config, so it is no part of the state
 
     def __init__(self, config: FewConfig) -> None:
         super().__init__()
@@ -214,6 +215,7 @@ class Few(nn.Module):
         self.synthesis_modulation = nn.Parameter(torch.zeros(levels, 2 * config.width_16))
         self.hyper_modulation = nn.Parameter(torch.zeros(levels, 2 * config.hyper_width))
         self.register_buffer("deviation", torch.ones(latent))
+        self.register_buffer("zones", dead_zones(config.dead_zone), persistent=False)
 
     def _first_z_logits(self) -> Tensor:
         config = self.config
@@ -282,8 +284,7 @@ class Few(nn.Module):
 
     def _zones(self, index: Tensor) -> Tensor:
         """The dead zone of each value, by its real scale index."""
-        zones = dead_zones(self.config.dead_zone).to(index.device)
-        return zones[index.detach().round().clamp(0, N_SCALES - 1).long()]
+        return self.zones[index.detach().round().clamp(0, N_SCALES - 1).long()]
 
     def scale_biases(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """Integer-valued biases of the scale net's first and last layer at real levels (b, c, 1, 1)."""
@@ -368,7 +369,7 @@ class Few(nn.Module):
 
     def encoder_card(self) -> dict[str, Any]:
         """What encoders choose and decoders need not know: in the model card, since it must not change the model's id."""
-        return {"dead_zones": [round(zone, 4) for zone in dead_zones(self.config.dead_zone).tolist()]}
+        return {"dead_zones": [round(zone, 4) for zone in self.zones.tolist()]}
 
     @torch.no_grad()
     def load_tables(self, tables: Mapping[str, Tensor], arrays: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -196,8 +196,7 @@ class HyperpriorCodec(Pipeline):
         if self._rounding is None:
             np.rint(residual, out=residual)
         else:
-            residual += np.copysign(self._rounding[index], residual)
-            np.trunc(residual, out=residual)
+            residual += np.copysign(self._rounding[index], residual)  # its fraction is cut off where it becomes an integer
         limits = np.iinfo(np.int16)
         np.clip(residual, limits.min, limits.max, out=residual)
         residual *= index >= self._first_coded
