@@ -62,7 +62,7 @@ _WEIGHTS: Final = np.array([
 
 def score(original: np.ndarray, decoded: np.ndarray) -> float:
     """Of two uint8 RGB pictures (h, w, 3) of one size, at least SMALLEST a side; 100 for equal ones."""
-    pictures = [_LINEAR[np.ascontiguousarray(pixels.transpose(2, 0, 1))] for pixels in (original, decoded)]
+    pictures = [np.take(_LINEAR, pixels.transpose(2, 0, 1)) for pixels in (original, decoded)]
     norms: list[np.ndarray] = []
     while len(norms) < SCALES and min(pictures[0].shape[1:]) >= SMALLEST:
         norms.append(_norms(*map(_padded_xyb, pictures)))
@@ -77,13 +77,18 @@ def score(original: np.ndarray, decoded: np.ndarray) -> float:
 def _padded_xyb(linear: np.ndarray) -> np.ndarray:
     """Linear RGB float32 (3, h, w) -> X, Y, B (3, h + 2 * _PAD, w + 2 * _PAD)."""
     channels, height, width = linear.shape
-    cones = _CONES @ linear.reshape(channels, -1)
-    cones += np.float32(_BIAS)
-    np.cbrt(cones, out=cones)
-    xyb = _XYB @ cones
-    xyb += _OFFSETS
-    across = np.pad(xyb.reshape(linear.shape), ((0, 0), (0, 0), (_PAD, _PAD)))
-    return np.pad(across, ((0, 0), (_PAD, _PAD), (0, 0)), mode="symmetric")
+    padded = np.zeros((channels, height + 2 * _PAD, width + 2 * _PAD), np.float32)
+    for start in range(0, height, BAND):
+        band = linear[:, start : start + BAND]
+        cones = _CONES @ band.reshape(channels, -1)
+        cones += np.float32(_BIAS)
+        np.cbrt(cones, out=cones)
+        xyb = _XYB @ cones
+        xyb += _OFFSETS
+        padded[:, _PAD + start : _PAD + start + band.shape[1], _PAD:-_PAD] = xyb.reshape(band.shape)
+    padded[:, :_PAD] = padded[:, 2 * _PAD - 1 : _PAD - 1 : -1]
+    padded[:, -_PAD:] = padded[:, -_PAD - 1 : -2 * _PAD - 1 : -1]
+    return padded
 
 
 def _halved(linear: np.ndarray) -> np.ndarray:

@@ -98,7 +98,7 @@ def gaussian_means(planes: np.ndarray) -> np.ndarray:
     return means.reshape(len(planes), rows, columns)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)  # as many as the scales of two pictures need
 def _taps(n: int, dtype: "np.dtype[Any]") -> np.ndarray:
     """The matrix (n, n + 10) that takes n + 10 values to the n means."""
     offsets = np.arange(WINDOW) - WINDOW // 2

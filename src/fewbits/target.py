@@ -158,7 +158,7 @@ def fit_score(
         else:
             step = missing + _GUARD * abs(missing) + margin / 4
             following = _meets(curve, last, curve[position] + step, guess)
-        near = abs(missing) <= _RECHECK * margin
+        near = abs(missing) <= _RECHECK * margin and 0 < position < last  # to an end the sample leads beyond its line
         if near and whole_curve.get(following, wanted) < wanted:
             following += 1  # levels are far apart, and this one is not enough
         if near and following in whole_curve:
