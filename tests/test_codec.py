@@ -629,7 +629,6 @@ def test_flat_pictures_are_no_trap(model: Model) -> None:
 
 
 def test_a_target_of_ssimulacra2_is_reached(model: Model, photo: np.ndarray) -> None:
-    pytest.importorskip("ssimulacra2")
     crop = photo[40:140, 100:220]
     data = model.encode(crop, target=Target(ssimulacra2=50))
     assert 50 <= ssimulacra2(crop, np.asarray(model.decode(data))) <= 51

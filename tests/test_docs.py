@@ -29,8 +29,7 @@ OPTIONAL = {"imageio", "torch"}  # what examples may import beside our dependenc
 SHELL_BLOCK = re.compile(r"^```sh\n(.*?)^```$(?:\n```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
 SHELL_EXAMPLES = [(page, number, *found) for page in PAGES for number, found in enumerate(SHELL_BLOCK.findall(page.read_text()))]
 NEEDS = {
-    "--target-ssimulacra2": "ssimulacra2",
-    "fewbits compare": "ssimulacra2",
+    "fewbits compare": "scipy",
 }  # words of commands: the package behind an extra
 CLI_PAGE = ROOT / "docs" / "cli.md"
 

@@ -193,3 +193,20 @@ def test_few_levels_end_at_the_first_that_is_good_enough(n_levels: int) -> None:
             lambda place: (scores[place], math.nan), None, n_levels - 1, wanted, start=n_levels // 2, slope=12, margin=0.1
         )
         assert found.position == expected and found.score == scores[expected]
+
+
+def test_scores_that_jump_cost_no_more_attempts_than_they_are_worth() -> None:
+    """Of graphics: the search ends where files differ by little, not at the very position of the jump."""
+    score = Asked(lambda place: 25 + 15 * place / LAST + 2 * (place > 4321))
+    found = fit_score(lambda place: (score(place), math.nan), None, LAST, 32.5, start=LAST // 2, slope=12, margin=0.1)
+    assert found.exact and 4321 < found.position <= 4321 + LAST / 500 and len(score.places) <= 10
+
+
+def test_where_a_sample_leads_to_an_end_the_last_step_is_measured() -> None:
+    """There its line is no guide: scores of graphics are uneven."""
+    curve = lambda place: 25 + 15 * (place / LAST) ** 2  # noqa: E731
+    whole = Asked(curve)
+    found = fit_score(
+        lambda place: (whole(place), curve(place) + 3), lambda place: curve(place) + 3, LAST, 25.5, start=0, slope=12, margin=0.1
+    )
+    assert len(whole.places) > 1 and whole.places[0] == 0 and 25.45 <= curve(found.position) <= 25.7

@@ -7,6 +7,7 @@ which any pipeline can code.
 """
 
 import math
+from bisect import bisect
 from collections.abc import Callable, Hashable
 from typing import Any, Final, NamedTuple
 
@@ -20,8 +21,8 @@ from fewbits.target import Target, fit_score, fit_size
 
 WINDOW_PX: Final = 128  # a side; a multiple of every stride
 EDGE_PX: Final = 16  # of a window that are not measured: a neighbour is missing there
-FEWEST_WINDOWS: Final = 6
-SAMPLED_FROM: Final = 16  # windows that fit into the picture; smaller pictures are measured whole
+FEWEST_WINDOWS: Final = 4
+SAMPLED_FROM: Final = 12  # windows that fit into the picture; smaller pictures are measured whole
 MOST_OF: Final = 1 / 16  # of a very large picture that are sampled
 START: Final = 0.5  # of the qualities, for sizes
 ANALYSIS_SHARE: Final = 0.5  # of the time, for the display of progress
@@ -32,14 +33,21 @@ Warn = Callable[[str], None]
 
 
 class Measure(NamedTuple):
-    """A metric for targets. axis: its value -> what rises nearly evenly with quality; ends: on it at quality 0 and 100, about;
-    margin: on it, above the target, that is good enough; local: whether windows of a picture are like the whole."""
+    """A metric for targets. axis: its value -> a score in dB or the like; typical: scores of photographs at qualities evenly
+    from 0 to 100, rising; margin: in scores, above the target, that is good enough; local: whether windows of a picture are
+    like the whole."""
 
     of: Callable[[np.ndarray, np.ndarray], float]
     axis: Callable[[float], float]
-    ends: tuple[float, float]
+    typical: tuple[float, ...]
     margin: float
     local: bool = True
+
+    def typical_place(self, score: float) -> float:
+        """Where from 0 to 1 photographs have the score; beyond the ends along the first and last piece."""
+        piece = min(max(bisect(self.typical, score), 1), len(self.typical) - 1)
+        low, high = self.typical[piece - 1 : piece + 1]
+        return (piece - 1 + (score - low) / (high - low)) / (len(self.typical) - 1)
 
 
 def _ssim(original: np.ndarray, decoded: np.ndarray) -> float:
@@ -49,7 +57,9 @@ def _ssim(original: np.ndarray, decoded: np.ndarray) -> float:
 MEASURES: Final = {
     "psnr": Measure(fidelity.psnr, float, (26.5, 39.6), 0.1),
     "ssim": Measure(_ssim, structure.decibels, (6.1, 15.7), 0.1),
-    "ssimulacra2": Measure(fidelity.ssimulacra2, float, (0.0, 85.0), 0.5, local=False),
+    "ssimulacra2": Measure(
+        fidelity.ssimulacra2, float, (-3.9, 16.0, 32.0, 45.0, 55.6, 63.9, 70.4, 75.6, 79.2, 81.8, 83.6), 0.5, local=False
+    ),
 }
 
 
@@ -93,33 +103,37 @@ class Attempts:
 
     def _of_quality(self, target: Target, warn: Warn) -> bytes:
         measure, value = MEASURES[target.name], getattr(target, target.name)
-        wanted = measure.axis(value)
+        aim, scale = measure.axis(value), max(self._last, 1)
         corners = self._corners if measure.local else []
         original = _cut(mosaic(self._pixels, corners, 1, axis=0)) if corners else self._pixels
-        low, high = measure.ends
         values: dict[int, float] = {}
 
-        def axis(value: float) -> float:
-            return min(measure.axis(value), wanted + BEST)
+        def place(score: float) -> float:  # on the scale of positions, scores rise by about 1 at each
+            return measure.typical_place(score) * scale
+
+        wanted = place(aim)
+
+        def reached(value: float) -> float:
+            return place(min(measure.axis(value), aim + BEST))
 
         def whole(position: int) -> tuple[float, float]:
             decoded = self._decoded(position, sampled=False)
             values[position] = measure.of(self._pixels, decoded)
             if not corners:
-                return axis(values[position]), math.nan
-            return axis(values[position]), axis(measure.of(original, _cut(mosaic(decoded, corners, 1, axis=0))))
+                return reached(values[position]), math.nan
+            return reached(values[position]), reached(measure.of(original, _cut(mosaic(decoded, corners, 1, axis=0))))
 
         def sample(position: int) -> float:
-            return axis(measure.of(original, _cut(self._decoded(position, sampled=True))))
+            return reached(measure.of(original, _cut(self._decoded(position, sampled=True))))
 
         found = fit_score(
             whole,
             sample if corners else None,
             self._last,
             wanted,
-            start=round((wanted - low) / (high - low) * self._last),
-            slope=high - low,
-            margin=measure.margin,
+            start=round(wanted),
+            slope=scale,
+            margin=place(aim + measure.margin) - wanted,
         )
         if found.position == self._last and found.exact and found.score < wanted:
             warn(f"target {target.name}: {value:g} is out of reach, this is the best possible: {values[self._last]:.5g}")
@@ -165,16 +179,18 @@ class Attempts:
 def window_corners(pixels: np.ndarray) -> list[tuple[int, int]]:
     """Top left corners, in pixels, of windows that stand for a picture; none where it is too small to be sampled.
 
-    They are at even ranks when all are sorted by detail, so as hard to code as the picture. pixels: uint8 (h, w, 3).
+    All are sorted by detail and parted into as many groups; of each the most average one is taken, so that together they are
+    as hard to code as the picture. pixels: uint8 (h, w, 3).
     """
     rows, columns = pixels.shape[0] // WINDOW_PX, pixels.shape[1] // WINDOW_PX
     if rows * columns < SAMPLED_FROM:
         return []
-    green = pixels[: rows * WINDOW_PX : 2, : columns * WINDOW_PX, 1].astype(np.int16)
-    steps = np.abs(np.diff(green, axis=1, append=green[:, -1:]))
+    green = pixels[: rows * WINDOW_PX, : columns * WINDOW_PX, 1].astype(np.int16)
+    even, odd = green[::2], green[1::2]
+    steps = np.abs(np.diff(even, axis=1, append=even[:, -1:])) + np.abs(even - odd)  # across, and down
     detail = steps.reshape(rows, WINDOW_PX // 2, columns, WINDOW_PX).sum((1, 3), dtype=np.int64).ravel()
-    n = max(FEWEST_WINDOWS, int(len(detail) * MOST_OF))
-    cells = np.argsort(detail, kind="stable")[((np.arange(n) + 0.5) * len(detail) / n).astype(int)]
+    groups = np.array_split(np.argsort(detail, kind="stable"), max(FEWEST_WINDOWS, int(len(detail) * MOST_OF)))
+    cells = [group[np.argmin(np.abs(detail[group] - detail[group].mean()))] for group in groups]
     return [(int(cell) // columns * WINDOW_PX, int(cell) % columns * WINDOW_PX) for cell in np.sort(cells)]
 
 

@@ -152,7 +152,7 @@ def encode(
             "--target-ssimulacra2",
             metavar="N",
             rich_help_panel=RATE,
-            help="The same for SSIMULACRA2, such as 70. Needs the extra `bench`.",
+            help="The same for SSIMULACRA2, such as 70.",
         ),
     ] = None,
     tune: Annotated[

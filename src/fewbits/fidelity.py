@@ -4,13 +4,12 @@
 Every function takes two uint8 RGB arrays (h, w, 3) and gives a float. SSIM and MS-SSIM are in structure.py.
 """
 
-import io
 import math
 
 import numpy as np
-from PIL import Image
 
-from fewbits.errors import FewbitsError, ImageError
+from fewbits import ssimulacra
+from fewbits.errors import ImageError
 
 
 def mse(original: np.ndarray, decoded: np.ndarray) -> float:
@@ -28,21 +27,14 @@ def psnr(original: np.ndarray, decoded: np.ndarray) -> float:
 
 
 def ssimulacra2(original: np.ndarray, decoded: np.ndarray) -> float:
-    """SSIMULACRA 2.1 (Sneyers 2022) by the package of that name: 100 is equal, 90 visually lossless, 70 high, 50 medium
-    quality, 30 low. Raises ImageError, and FewbitsError where the package is not installed."""
-    try:
-        from ssimulacra2 import compute_ssimulacra2
-    except ImportError as error:
-        raise FewbitsError(f"SSIMULACRA2 needs {error.name}: install the extra, pip install '.[bench]' in a clone") from error
+    """SSIMULACRA 2.1 (Sneyers 2022): 100 is equal, 90 visually lossless, 70 high, 50 medium quality, 30 low.
 
+    Raises ImageError.
+    """
     check_alike(original, decoded)
-    if min(original.shape[:2]) < 8:
+    if min(original.shape[:2]) < ssimulacra.SMALLEST:
         raise ImageError(f"SSIMULACRA2 needs pictures of at least 8x8 pixels, this is {original.shape[1]}x{original.shape[0]}")
-    files = [io.BytesIO() for _ in range(2)]  # the package reads files: uncompressed ones in memory
-    for file, pixels in zip(files, (original, decoded), strict=True):
-        Image.fromarray(pixels).save(file, "PPM")
-        file.seek(0)
-    return float(compute_ssimulacra2(*files))
+    return ssimulacra.score(original, decoded)
 
 
 def psnr_of(error: float) -> float:

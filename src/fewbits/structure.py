@@ -17,7 +17,8 @@ from fewbits.errors import ImageError
 WINDOW: Final = 11
 DEVIATION: Final = 1.5
 MIDDLE: Final = 128
-BAND: Final = 48  # positions at a time: few enough for the caches
+BAND: Final = 48  # rows at a time: few enough for the caches
+COLUMNS: Final = 32  # likewise, in products with a matrix that is nearly empty where there are more
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 WEIGHTS: Final = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli, Bovik, Asilomar 2003, section 3.2
 SMALLEST: Final = (WINDOW - 1) * 2 ** (len(WEIGHTS) - 1) + 1  # the shorter side that MS-SSIM needs, in pixels
@@ -74,27 +75,30 @@ def _ssim_and_contrast(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.nda
 def _similarity_sums(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sums over positions for each channel. Variances are taken of values about 0: so float32 does for them."""
     x, y = x - MIDDLE, y - MIDDLE
-    mean_x, mean_y = _window(x), _window(y)
+    mean_x, mean_y = gaussian_means(x), gaussian_means(y)
     squares, product = mean_x * mean_x + mean_y * mean_y, mean_x * mean_y
-    variances = _window(x * x + y * y) - squares
-    contrast = (2 * (_window(x * y) - product) + C2) / (variances + C2)
+    variances = gaussian_means(x * x + y * y) - squares
+    contrast = (2 * (gaussian_means(x * y) - product) + C2) / (variances + C2)
     mean_x, mean_y = mean_x + MIDDLE, mean_y + MIDDLE
     luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
     return (luminance * contrast).sum((1, 2), dtype=np.float64), contrast.sum((1, 2), dtype=np.float64)
 
 
-def _window(planes: np.ndarray) -> np.ndarray:
-    """Gaussian means (channels, h - 10, w - 10), by products with a banded matrix: faster than sums of shifts."""
+def gaussian_means(planes: np.ndarray) -> np.ndarray:
+    """Means by WINDOW and DEVIATION where the window fits: (channels, h, w) -> (channels, h - 10, w - 10).
+
+    By products with a banded matrix: faster than sums of shifts. For BAND or so rows; more take longer than in parts.
+    """
     rows, columns = (side - WINDOW + 1 for side in planes.shape[1:])
-    high = _taps(rows, planes.dtype) @ planes
-    out = np.empty((len(planes), rows, columns), planes.dtype)
-    for start in range(0, columns, BAND):
-        stop = min(start + BAND, columns)
-        out[:, :, start:stop] = high[:, :, start : stop + WINDOW - 1] @ _taps(stop - start, planes.dtype).T
-    return out
+    high = (_taps(rows, planes.dtype) @ planes).reshape(-1, planes.shape[2])
+    means = np.empty((len(high), columns), planes.dtype)
+    for start in range(0, columns, COLUMNS):
+        stop = min(start + COLUMNS, columns)
+        np.matmul(high[:, start : stop + WINDOW - 1], _taps(stop - start, planes.dtype).T, out=means[:, start:stop])
+    return means.reshape(len(planes), rows, columns)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)  # as many as the scales of two pictures need
 def _taps(n: int, dtype: "np.dtype[Any]") -> np.ndarray:
     """The matrix (n, n + 10) that takes n + 10 values to the n means."""
     offsets = np.arange(WINDOW) - WINDOW // 2

@@ -18,11 +18,13 @@ SHARE: Final = 0.97  # of a size that a file takes up, where settings are fine e
 _AIM: Final = 0.988  # in the upper half of what is allowed, as guesses are better than SHARE is wide
 _SIZE_SLOPE: Final = 2.9  # logarithm of the sizes at the last and the first position: a guess for the second attempt
 _MAX_ATTEMPTS: Final = 24  # bisection alone needs 14 for 10001 positions
+_ALIKE: Final = 1 / 500  # of all positions: files so near differ by half a percent, and scores of graphics can jump
 _APART: Final = 1 / 100  # of all positions: what two attempts are apart at least, to tell a slope
 _FAR: Final = 15  # margins: so far a guessed slope is not to be trusted
 _CLOSE: Final = 3  # margins: so far a step along a line needs no more attempts
 _MOST_WHOLE: Final = 3  # times that the whole is measured where there is a sample, but for the last position
 _RECHECK: Final = 7  # margins: where a sample is further off, the whole is measured once more
+_SHORT: Final = 1 / 10  # of all positions: so far a line may lead to what is not measured again
 _GUARD: Final = 0.06  # of a step that a sample leads, and that is not measured again, is added to be safe
 
 
@@ -161,7 +163,8 @@ def fit_score(
             if abs(missing) > _CLOSE * margin and following not in curve:
                 curve[following] = sample(following)
                 following = _meets(curve, last, curve[position] + step, guess)
-        near = abs(missing) <= _RECHECK * margin
+        near = abs(missing) <= _RECHECK * margin and abs(following - position) <= last * _SHORT
+        near = near and 0 < position < last  # to an end the sample led beyond its line
         if near and whole_curve.get(following, wanted) < wanted:
             following += 1  # levels are far apart, and this one is not enough
         if near and following in whole_curve:
@@ -205,7 +208,7 @@ def _fit_exactly(
             high = position
             if score <= wanted + margin:
                 break
-        if high - low <= 1:
+        if high - low <= max(1, last * _ALIKE):
             break
         following = _meets(tried, last, wanted + margin / 2, slope)
         inside = low < following < high and not (len(tried) > 4 and len(tried) % 2)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-for needed in ("matplotlib", "plotly", "scipy", "ssimulacra2", "tqdm"):
+for needed in ("matplotlib", "plotly", "scipy", "tqdm"):
     pytest.importorskip(needed)
 
 from fewbits import cli, encode  # noqa: E402

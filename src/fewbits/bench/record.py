@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-PACKAGES: Final = ("fewbits", "numpy", "scipy", "Pillow", "onnxruntime", "constriction", "ssimulacra2", "imagecodecs", "torch")
+PACKAGES: Final = ("fewbits", "numpy", "scipy", "Pillow", "onnxruntime", "constriction", "imagecodecs", "torch")
 COLOUR_PATH: Final = (
     "each picture is turned upright, taken as 8-bit RGB with its profile ignored, encoded, and the decoded 8-bit RGB is compared "
     "with it; conversions to YCbCr, and chroma subsampling, are the codec's own"
