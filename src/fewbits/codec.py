@@ -16,7 +16,7 @@ from PIL import Image
 
 from fewbits import container
 from fewbits.attempts import Attempts, Warn
-from fewbits.container import Header, Limits
+from fewbits.container import Cut, Header, Limits
 from fewbits.errors import CorruptError, ImageError, ModelError, TargetWarning
 from fewbits.image import to_image, to_mask, to_picture
 from fewbits.picture import DEPTHS, Picture, dtype_of, filled
@@ -202,8 +202,8 @@ class Model:
         beside = []
         for kind, part in sections:
             if kind in container.LATENT_SECTIONS:
-                latent.append((kind, None if part is None else bytes(part)))
-            elif part is not None:
+                latent.append((kind, part if isinstance(part, Cut) else bytes(part)))
+            elif not isinstance(part, Cut):
                 beside.append((kind, bytes(part)))
         return header, latent, beside
 

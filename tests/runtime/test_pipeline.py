@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fewbits.codec import Model, installed_models, load_model
-from fewbits.container import SECTION_LATENT, pack, parse
+from fewbits.container import SECTION_LATENT, pack, parse, Cut
 from fewbits.errors import CorruptError, FewbitsError, FormatError, TruncatedError
 from fewbits.runtime import factorized, hyperprior
 from fewbits.runtime.pipeline import STRIP_ROWS
@@ -194,7 +194,7 @@ def test_a_strip_that_is_missing_has_the_means_of_its_hyper_symbols(model: Model
     header, sections = parse(model.encode(photo, QUALITY))
     level, grid = model.pipeline.level(header.quality_steps, "rgb"), model.pipeline.grid(512, 512)
     hyper = (sections[0][0], bytes(sections[0][1]))  # type: ignore[arg-type]
-    [(symbols, y_hat)] = model.pipeline.decode_strips([hyper, (SECTION_LATENT, None)], 512, 512, level, range(1))
+    [(symbols, y_hat)] = model.pipeline.decode_strips([hyper, (SECTION_LATENT, Cut(b""))], 512, 512, level, range(1))
     held = model.symbols(model.encode(photo, QUALITY)).hyper
     _, mean = model.pipeline._prior(held, slice(0, STRIP_ROWS), grid, level)  # type: ignore[attr-defined]
     assert symbols is None and np.array_equal(y_hat, mean * level.inverse_gain[0])

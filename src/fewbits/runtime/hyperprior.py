@@ -12,13 +12,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fewbits.coding.streams import SignedTable, check_length, decode_planes, decode_signed, encode_planes, encode_signed
+from fewbits.coding.streams import (
+    SignedTable,
+    check_length,
+    decode_beginning,
+    decode_planes,
+    decode_signed,
+    encode_planes,
+    encode_signed,
+)
 from fewbits.coding.tables import FrequencyTable
-from fewbits.container import QUALITY_STEPS, SECTION_HYPER
+from fewbits.container import QUALITY_STEPS, SECTION_COARSE, SECTION_HYPER, SECTION_LATENT, Cut
 from fewbits.errors import ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
+from fewbits.runtime.passes import Pass, coarse_content, first_coarse_index, strip_passes
 from fewbits.runtime.pipeline import (
     CutSection,
     NetworkLoader,
@@ -28,7 +37,6 @@ from fewbits.runtime.pipeline import (
     centred,
     extended,
     head_stream,
-    latent_strips,
     strips_of,
 )
 from fewbits.runtime.rows import Rows
@@ -40,6 +48,7 @@ HYPER_STRIDE = 4  # latent positions a hyper position
 TILE_ROWS, TILE_COLUMNS = 48, 64  # latent positions
 HYPER_ANALYSIS_HALO = 8  # latent positions; its receptive field reaches 3
 PRIOR_COLUMNS = 24  # hyper positions; a tile of the prior is as high as a strip
+ORDERS = ("rising", "falling")  # of the scale indices in a stream; falling: what is coarse first (ADR 17)
 LEVEL_TABLES = (
     "gain", "inverse_gain", "bias_in", "bias_out", "hyper_scale", "hyper_shift", "synthesis_scale", "synthesis_shift",
 )  # fmt: skip
@@ -111,6 +120,9 @@ class HyperpriorCodec(Pipeline):
             self._halo = int(coding["halo"])
             self._hyper_halo = int(coding["hyper_halo"])
             self._first_coded = int(coding["first_coded_index"])
+            if coding.get("order", ORDERS[0]) not in ORDERS:
+                raise ValueError(f"order {coding['order']!r}")
+            self._falling = coding.get("order") == "falling"  # what is older says nothing of it
             limits = tables["y_limits"].astype(np.int64)
             if not 0 < len(limits) <= 256:
                 raise ValueError(f"the number {len(limits)} of y_limits (1 to 256)")
@@ -119,6 +131,8 @@ class HyperpriorCodec(Pipeline):
             self._y_tables = [SignedTable(FrequencyTable(part)) for part in parts]
             self._least_bits = np.array([table.table.least_bits for table in self._y_tables], np.float32)
             self._least_bits[: self._first_coded] = 0
+            self._mean_bits = np.array([table.table.mean_bits for table in self._y_tables])
+            self._coded_indices = range(self._first_coded, len(limits))
             self._z_frequencies = tables["z_frequencies"]  # (levels, hyper, 2 * hyper_limit + 1)
             self.latent_channels, self.hyper_channels = tables["gain"].shape[1], self._z_frequencies.shape[1]
             for name in LEVEL_TABLES:
@@ -179,8 +193,9 @@ class HyperpriorCodec(Pipeline):
     def quantize_strips(self, y: Rows, level: Level, roi: np.ndarray | None) -> Iterator[Strip]:
         z_rows, z_columns = self.hyper_grid(*y.grid)
         z = np.zeros((self.hyper_channels, z_rows, z_columns), np.int8)
-        filled, ready = self._fill(z, y, level), 0
-        for strip in strips_of(y.grid[0]):
+        filled, ready, strips = self._fill(z, y, level), 0, strips_of(y.grid[0])
+        coded = self._in_passes if self._falling and len(strips) > 1 else self._coded
+        for strip in strips:
             while ready < min(z_rows, -(-strip.stop // HYPER_STRIDE) + self._hyper_halo):
                 ready = next(filled)
             index, mean = self._prior(z, strip, y.grid, level)
@@ -188,7 +203,7 @@ class HyperpriorCodec(Pipeline):
             residual -= mean
             symbols = self._rounded(residual, index)
             del residual
-            yield Strip(Symbols(z, symbols), partial(self._coded, symbols, index), partial(_dequantized, symbols, mean, level))
+            yield Strip(Symbols(z, symbols), partial(coded, symbols, index), partial(_dequantized, symbols, mean, level))
             y.forget(min(strip.stop, ready * HYPER_STRIDE - HYPER_ANALYSIS_HALO))
 
     def _rounded(self, residual: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -202,9 +217,18 @@ class HyperpriorCodec(Pipeline):
         residual *= index >= self._first_coded
         return residual.astype(np.int16)
 
-    def _coded(self, symbols: np.ndarray, index: np.ndarray) -> bytes:
+    def _coded(self, symbols: np.ndarray, index: np.ndarray) -> list[Section]:
         coded = index >= self._first_coded
-        return encode_signed(symbols[coded], index[coded], self._y_tables)
+        return [(SECTION_LATENT, encode_signed(symbols[coded], index[coded], self._y_tables, falling=self._falling))]
+
+    def _in_passes(self, symbols: np.ndarray, index: np.ndarray) -> list[Section]:
+        coded = index >= self._first_coded
+        symbols, index = symbols[coded], index[coded]
+        first = first_coarse_index(index, self._mean_bits)
+        coarse, rest = (
+            encode_signed(symbols[part], index[part], self._y_tables, falling=True) for part in (index >= first, index < first)
+        )
+        return [(SECTION_COARSE, coarse_content(first, coarse)), (SECTION_LATENT, rest)]
 
     def _head_sections(self, head: np.ndarray, level: Level) -> list[Section]:
         planes = head.reshape(len(head), -1).astype(np.int32) + self._hyper_limit
@@ -235,11 +259,11 @@ class HyperpriorCodec(Pipeline):
         return TilePlan(TILE_ROWS, TILE_COLUMNS, self._halo)
 
     def _prior(
-        self, z: np.ndarray, strip: slice, grid: tuple[int, ...], level: Level, stream: bytes | None = None
+        self, z: np.ndarray, strip: slice, grid: tuple[int, ...], level: Level, streams: Sequence[bytes] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
         """Scale indices uint8 and scaled means float32 of a strip, both (latent, strip rows, columns).
 
-        stream: the strip's, in decoding; raises CorruptError as soon as it is known to be too short for its symbols.
+        streams: the strip's, in decoding; raises CorruptError as soon as they are known to be too short for its symbols.
         """
         shape = (self.latent_channels, strip.stop - strip.start, grid[1])
         index, mean = np.empty(shape, np.uint8), np.empty(shape, np.float32)
@@ -254,9 +278,9 @@ class HyperpriorCodec(Pipeline):
             cut = (slice(None), slice(top, top + rows), slice(left, left + columns))
             real = self._network("scales")(z_hat=z_hat, **level.scales)[0][cut]
             index[target] = np.clip(np.floor(real + np.float32(0.5)), 0, len(self._y_tables) - 1)
-            if stream is not None:
+            if streams:
                 bits += float(self._least_bits[index[target]].sum(dtype=np.float64))
-                check_length(stream, bits)
+                check_length(streams[0], bits, *streams[1:])
             mean[target] = self._network("means")(z_hat=z_hat)[0][cut] * (level.gain[0] * self._deviation)
         return index, mean
 
@@ -265,26 +289,36 @@ class HyperpriorCodec(Pipeline):
     def decode_strips(
         self, sections: Sequence[CutSection], height: int, width: int, level: Level, wanted: range
     ) -> Iterator[tuple[Symbols | None, np.ndarray]]:
-        """y_hat is the dequantized latent divided by the gains; of a strip without symbols, their means."""
+        """y_hat is the dequantized latent divided by the gains; where symbols are missing, their means."""
         grid = self.grid(height, width)
         z_rows, z_columns = self.hyper_grid(*grid)
-        hyper_stream = head_stream(sections, SECTION_HYPER, "hyper")
-        strips = latent_strips(sections, grid[0], height, wanted)
+        known = [section for section in sections if not (self._falling and section[0] == SECTION_COARSE)]
+        hyper_stream = head_stream(known, SECTION_HYPER, "hyper")
+        strips = strip_passes(sections, grid[0], height, wanted, self._coded_indices)
         # The hyper stream's length is checked against the picture's size before anything of that size is allocated.
         planes = decode_planes(hyper_stream, z_rows * z_columns, level.z_tables)
         z = (planes - self._hyper_limit).astype(np.int8).reshape(-1, z_rows, z_columns)
-        for strip, stream in strips:
-            index, y_hat = self._prior(z, strip, grid, level, stream)
-            symbols = None
-            if stream is not None:
-                coded = index >= self._first_coded
-                latent = np.zeros(index.shape, np.int16)
-                latent[coded] = decode_signed(stream, index[coded], self._y_tables)
-                y_hat += latent
-                symbols = Symbols(z, latent)
+        for strip, passes in strips:
+            streams = [part.stream for part in passes if not isinstance(part.stream, Cut)]
+            whole = len(streams) == len(passes)
+            index, y_hat = self._prior(z, strip, grid, level, streams if whole else ())
+            latent = np.zeros(index.shape, np.int16)
+            for part in passes:
+                self._read(part, index, latent)
             del index
+            y_hat += latent
             y_hat *= level.inverse_gain[0]
-            yield symbols, y_hat
+            yield Symbols(z, latent) if whole else None, y_hat
+
+    def _read(self, part: Pass, index: np.ndarray, latent: np.ndarray) -> None:
+        """Fills in the symbols of a pass; of a stream that was cut those that are certain. Raises CorruptError."""
+        if isinstance(part.stream, Cut) and not (self._falling and part.stream.there):
+            return
+        where = part.of(index)
+        if isinstance(part.stream, Cut):
+            latent[where] = decode_beginning(part.stream.there, index[where], self._y_tables)
+        else:
+            latent[where] = decode_signed(part.stream, index[where], self._y_tables, falling=self._falling)
 
     def _synthesised(self, y_hat: np.ndarray, level: Level) -> np.ndarray:
         planes: np.ndarray = self._network("synthesis")(y_hat=y_hat[None], **level.synthesis)[0]
