@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fewbits.codec import Model, installed_models, load_model
-from fewbits.container import SECTION_LATENT, pack, parse, Cut
+from fewbits.container import SECTION_LATENT, Cut, pack, parse
 from fewbits.errors import CorruptError, FewbitsError, FormatError, TruncatedError
 from fewbits.runtime import factorized, hyperprior
 from fewbits.runtime.pipeline import STRIP_ROWS

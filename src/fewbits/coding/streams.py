@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Range-coded streams of symbols grouped by table (docs/format.md, "Streams").
 
-Symbols that share a table are coded together, table by table in rising or in falling order, each group in the order of its
-positions: one call of the coder for a table, no loop over symbols. constriction supplies the coder (Bamler, arXiv:2201.01741).
-In falling order the beginning of a stream is of use without the rest (ADR 17).
+Symbols that share a table are coded together, table by table in rising order, each group in the order of its positions:
+one call of the coder for a table, no loop over symbols. constriction supplies the coder (Bamler, arXiv:2201.01741).
 """
 
 from collections.abc import Sequence
@@ -17,8 +16,7 @@ from fewbits.errors import CorruptError
 
 ESCAPE_LIMIT = 1 << 15  # escaped values are int16
 _SLACK_BITS = 64  # the coder's state: what has not gone out yet where a stream ends
-_AHEAD_BYTES = 16  # after what is there of a stream; further ahead than a coder's interval has digits
-_ESCAPED = constriction.stream.model.Uniform(2 * ESCAPE_LIMIT)
+ESCAPED = constriction.stream.model.Uniform(2 * ESCAPE_LIMIT)
 
 
 class SignedTable:
@@ -37,43 +35,34 @@ class SignedTable:
         return self.table.bits(symbols) + 16.0 * int(outside.sum())
 
 
-def _groups(
-    rows: np.ndarray, tables: Sequence[SignedTable], falling: bool
-) -> tuple[np.ndarray, list[tuple[SignedTable, int, int]]]:
-    """Positions sorted by table (stable), and for each table that has any of them the table and where its group is."""
-    counts = np.bincount(rows, minlength=len(tables))
-    if falling:
-        rows, tables, counts = rows.dtype.type(len(tables) - 1) - rows, tables[::-1], counts[::-1]
-    stops = np.cumsum(counts)
-    groups = zip(tables, (stops - counts).tolist(), stops.tolist(), strict=True)
-    return np.argsort(rows, kind="stable"), [group for group in groups if group[1] < group[2]]
+def _groups(rows: np.ndarray, n_tables: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions sorted by table (stable), and the bounds of each table's group (n_tables + 1)."""
+    order = np.argsort(rows, kind="stable")
+    return order, np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n_tables))])
 
 
-def encode_signed(values: np.ndarray, rows: np.ndarray, tables: Sequence[SignedTable], *, falling: bool = False) -> bytes:
-    """values: int16 (n,); rows: unsigned (n,), the table of each value, below len(tables). Returns the stream's bytes.
-
-    falling: the last table goes first, and escaped values follow their table; else they follow all tables.
-    """
+def encode_signed(values: np.ndarray, rows: np.ndarray, tables: Sequence[SignedTable]) -> bytes:
+    """values: int16 (n,); rows: unsigned (n,), the table of each value, below len(tables). Returns the stream's bytes."""
     encoder = constriction.stream.queue.RangeEncoder()
-    order, groups = _groups(rows, tables, falling)
+    order, bounds = _groups(rows, len(tables))
     ordered = values[order].astype(np.int32)
-    escaped: list[np.ndarray] = []
-    for table, start, stop in groups:
+    escaped = []
+    for table, start, stop in zip(tables, bounds[:-1], bounds[1:], strict=True):
+        if start == stop:
+            continue
         group = ordered[start:stop]
         outside = np.abs(group) > table.limit
         if outside.any():
             escaped.append(group[outside])
             group = np.where(outside, table.limit + 1, group)
         encoder.encode(group + np.int32(table.limit), table.table.model)
-        if escaped and falling:
-            encoder.encode(escaped.pop() + np.int32(ESCAPE_LIMIT), _ESCAPED)
     if escaped:
-        encoder.encode(np.concatenate(escaped) + np.int32(ESCAPE_LIMIT), _ESCAPED)
-    return _to_bytes(encoder)
+        encoder.encode(np.concatenate(escaped) + np.int32(ESCAPE_LIMIT), ESCAPED)
+    return stream_of(encoder)
 
 
 def check_length(data: bytes, bits: float, *others: bytes) -> None:
-    """Raises CorruptError where a stream is too short for symbols that take at least so many bits, or it and others together.
+    """Raises CorruptError where a stream, or it and others together, are too short for symbols that take at least so many bits.
 
     For before anything is allocated for them: past its end a decoder reads zeros, and would go on for as long as it is asked.
     """
@@ -82,72 +71,23 @@ def check_length(data: bytes, bits: float, *others: bytes) -> None:
         raise CorruptError(f"a stream has {n_bytes} bytes, its symbols take {int(bits / 8)} or more: the file is damaged")
 
 
-def decode_signed(data: bytes, rows: np.ndarray, tables: Sequence[SignedTable], *, falling: bool = False) -> np.ndarray:
+def decode_signed(data: bytes, rows: np.ndarray, tables: Sequence[SignedTable]) -> np.ndarray:
     """Inverse of encode_signed, given the same rows: int16 (n,). Raises CorruptError where the stream is impossible."""
-    decoder = _from_bytes(data)
+    decoder = decoder_of(data)
     counts = np.bincount(rows, minlength=len(tables))
     check_length(data, sum(int(count) * table.table.least_bits for count, table in zip(counts, tables, strict=True) if count))
-    order, groups = _groups(rows, tables, falling)
+    order, bounds = _groups(rows, len(tables))
     ordered = np.empty(len(rows), np.int32)
-    escaped = np.empty(0, np.int64)
-    for k, (table, start, stop) in enumerate(groups, 1):
-        group = _decode(decoder, table.table.model, stop - start) - np.int32(table.limit)
+    escaped = []
+    for table, start, stop in zip(tables, bounds[:-1], bounds[1:], strict=True):
+        if start == stop:
+            continue
+        group = decode_symbols(decoder, table.table.model, int(stop - start)) - np.int32(table.limit)
         ordered[start:stop] = group
-        escaped = np.append(escaped, start + np.flatnonzero(group > table.limit))
-        if len(escaped) and (falling or k == len(groups)):
-            ordered[escaped] = _decode(decoder, _ESCAPED, len(escaped)) - np.int32(ESCAPE_LIMIT)
-            escaped = escaped[:0]
-    values = np.empty(len(rows), np.int16)
-    values[order] = ordered
-    return values
-
-
-class _Certain:
-    """What the beginning of a stream says, whatever follows.
-
-    Two decoders, of the lowest and of the highest stream that begins so. A range decoder's symbols rise with its stream, so
-    those on which both agree are those of every stream in between.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        words = data[: len(data) // 4 * 4]  # of a word in part only the least significant bytes are there
-        self._ends = [_from_bytes(words), _from_bytes(words + b"\xff" * _AHEAD_BYTES)]
-
-    def decode(self, model: object, n_symbols: int) -> np.ndarray:
-        """The next symbols, at most so many; where they are fewer, nothing more is certain."""
-        parts, left, step = [np.empty(0, np.int32)], n_symbols, n_symbols
-        while left and step:
-            step, ends = min(step, left), [end.clone() for end in self._ends]
-            try:
-                low, high = (_decode(end, model, step) for end in ends)
-            except CorruptError:  # behind what is there; a decoder does not say where, so look for it in halves
-                step //= 2
-                continue
-            apart = np.flatnonzero(low != high)
-            if len(apart):
-                parts.append(low[: apart[0]])
-                break
-            parts.append(low)
-            left, self._ends = left - step, ends
-        return np.concatenate(parts)
-
-
-def decode_beginning(data: bytes, rows: np.ndarray, tables: Sequence[SignedTable]) -> np.ndarray:
-    """decode_signed of a stream in falling order that was cut off: int16 (n,), 0 where what is there does not tell the value."""
-    stream, (order, groups) = _Certain(data), _groups(rows, tables, falling=True)
-    ordered = np.zeros(len(rows), np.int32)
-    for table, start, stop in groups:
-        group = stream.decode(table.table.model, stop - start) - np.int32(table.limit)
-        escaped = np.flatnonzero(group > table.limit)
-        group[escaped] = 0
-        whole = len(group) == stop - start
-        if whole and len(escaped):
-            found = stream.decode(_ESCAPED, len(escaped)) - np.int32(ESCAPE_LIMIT)
-            group[escaped[: len(found)]] = found
-            whole = len(found) == len(escaped)
-        ordered[start : start + len(group)] = group
-        if not whole:
-            break
+        escaped.append(start + np.flatnonzero(group > table.limit))
+    places = np.concatenate([*escaped, np.empty(0, np.int64)]).astype(np.int64)
+    if len(places):
+        ordered[places] = decode_symbols(decoder, ESCAPED, len(places)) - np.int32(ESCAPE_LIMIT)
     values = np.empty(len(rows), np.int16)
     values[order] = ordered
     return values
@@ -158,27 +98,30 @@ def encode_planes(symbols: np.ndarray, tables: Sequence[FrequencyTable]) -> byte
     encoder = constriction.stream.queue.RangeEncoder()
     for plane, table in zip(symbols, tables, strict=True):
         encoder.encode(np.ascontiguousarray(plane, np.int32), table.model)
-    return _to_bytes(encoder)
+    return stream_of(encoder)
 
 
 def decode_planes(data: bytes, n_symbols: int, tables: Sequence[FrequencyTable]) -> np.ndarray:
     """Inverse of encode_planes: int32 (planes, n_symbols). Raises CorruptError where the stream is impossible."""
-    decoder = _from_bytes(data)
+    decoder = decoder_of(data)
     check_length(data, n_symbols * sum(table.least_bits for table in tables))
-    return np.stack([_decode(decoder, table.model, n_symbols) for table in tables])
+    return np.stack([decode_symbols(decoder, table.model, n_symbols) for table in tables])
 
 
-def _to_bytes(encoder: Any) -> bytes:
+def stream_of(encoder: Any) -> bytes:
+    """The stream of constriction's RangeEncoder."""
     return bytes(encoder.get_compressed().astype("<u4").tobytes())
 
 
-def _from_bytes(data: bytes) -> Any:
+def decoder_of(data: bytes) -> Any:
+    """constriction's RangeDecoder of a stream. Raises CorruptError."""
     if len(data) % 4:
         raise CorruptError(f"a stream's length is {len(data)} bytes, it must be a multiple of 4")
     return constriction.stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
 
 
-def _decode(decoder: Any, model: object, n_symbols: int) -> np.ndarray:
+def decode_symbols(decoder: Any, model: object, n_symbols: int) -> np.ndarray:
+    """The next symbols of a stream, int32 (n_symbols,). Raises CorruptError."""
     try:
         return np.asarray(decoder.decode(model, n_symbols))
     except (AssertionError, ValueError) as error:

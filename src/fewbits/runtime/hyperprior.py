@@ -12,22 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fewbits.coding.streams import (
-    SignedTable,
-    check_length,
-    decode_beginning,
-    decode_planes,
-    decode_signed,
-    encode_planes,
-    encode_signed,
-)
+from fewbits.coding.falling import decode_falling, encode_falling
+from fewbits.coding.streams import SignedTable, check_length, decode_planes, decode_signed, encode_planes, encode_signed
 from fewbits.coding.tables import FrequencyTable
 from fewbits.container import QUALITY_STEPS, SECTION_COARSE, SECTION_HYPER, SECTION_LATENT, Cut
 from fewbits.errors import ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
-from fewbits.runtime.passes import Pass, coarse_content, first_coarse_index, strip_passes
+from fewbits.runtime.passes import Pass, coarse_content, coarse_shares, pass_ranges, strip_passes
 from fewbits.runtime.pipeline import (
     CutSection,
     NetworkLoader,
@@ -132,6 +125,7 @@ class HyperpriorCodec(Pipeline):
             self._least_bits = np.array([table.table.least_bits for table in self._y_tables], np.float32)
             self._least_bits[: self._first_coded] = 0
             self._mean_bits = np.array([table.table.mean_bits for table in self._y_tables])
+            self._mean_bits[: self._first_coded] = 0
             self._coded_indices = range(self._first_coded, len(limits))
             self._z_frequencies = tables["z_frequencies"]  # (levels, hyper, 2 * hyper_limit + 1)
             self.latent_channels, self.hyper_channels = tables["gain"].shape[1], self._z_frequencies.shape[1]
@@ -194,16 +188,20 @@ class HyperpriorCodec(Pipeline):
         z_rows, z_columns = self.hyper_grid(*y.grid)
         z = np.zeros((self.hyper_channels, z_rows, z_columns), np.int8)
         filled, ready, strips = self._fill(z, y, level), 0, strips_of(y.grid[0])
-        coded = self._in_passes if self._falling and len(strips) > 1 else self._coded
+        shares: Sequence[float] = ()
         for strip in strips:
             while ready < min(z_rows, -(-strip.stop // HYPER_STRIDE) + self._hyper_halo):
                 ready = next(filled)
             index, mean = self._prior(z, strip, y.grid, level)
+            if self._falling and len(strips) > 1 and strip is strips[0]:
+                shares = coarse_shares(index, self._mean_bits)
             residual = y.take(strip) * level.gain[0]
             residual -= mean
             symbols = self._rounded(residual, index)
             del residual
-            yield Strip(Symbols(z, symbols), partial(coded, symbols, index), partial(_dequantized, symbols, mean, level))
+            yield Strip(
+                Symbols(z, symbols), partial(self._coded, symbols, index, shares), partial(_dequantized, symbols, mean, level)
+            )
             y.forget(min(strip.stop, ready * HYPER_STRIDE - HYPER_ANALYSIS_HALO))
 
     def _rounded(self, residual: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -217,18 +215,15 @@ class HyperpriorCodec(Pipeline):
         residual *= index >= self._first_coded
         return residual.astype(np.int16)
 
-    def _coded(self, symbols: np.ndarray, index: np.ndarray) -> list[Section]:
+    def _coded(self, symbols: np.ndarray, index: np.ndarray, shares: Sequence[float]) -> list[Section]:
         coded = index >= self._first_coded
-        return [(SECTION_LATENT, encode_signed(symbols[coded], index[coded], self._y_tables, falling=self._falling))]
-
-    def _in_passes(self, symbols: np.ndarray, index: np.ndarray) -> list[Section]:
-        coded = index >= self._first_coded
-        symbols, index = symbols[coded], index[coded]
-        first = first_coarse_index(index, self._mean_bits)
-        coarse, rest = (
-            encode_signed(symbols[part], index[part], self._y_tables, falling=True) for part in (index >= first, index < first)
-        )
-        return [(SECTION_COARSE, coarse_content(first, coarse)), (SECTION_LATENT, rest)]
+        values, rows = symbols[coded], index[coded]
+        if not self._falling:
+            return [(SECTION_LATENT, encode_signed(values, rows, self._y_tables))]
+        ranges = pass_ranges(rows, self._mean_bits, shares, self._coded_indices)
+        *coarse, rest = encode_falling(values, rows, self._y_tables, ranges)
+        contents = [coarse_content(part.start, stream) for part, stream in zip(ranges[:-1], coarse, strict=True)]
+        return [*((SECTION_COARSE, content) for content in contents), (SECTION_LATENT, rest)]
 
     def _head_sections(self, head: np.ndarray, level: Level) -> list[Section]:
         planes = head.reshape(len(head), -1).astype(np.int32) + self._hyper_limit
@@ -303,22 +298,20 @@ class HyperpriorCodec(Pipeline):
             whole = len(streams) == len(passes)
             index, y_hat = self._prior(z, strip, grid, level, streams if whole else ())
             latent = np.zeros(index.shape, np.int16)
-            for part in passes:
-                self._read(part, index, latent)
+            if whole or self._falling:
+                coded = index >= self._first_coded
+                latent[coded] = self._decoded(passes, index[coded])
+                y_hat += latent
             del index
-            y_hat += latent
             y_hat *= level.inverse_gain[0]
             yield Symbols(z, latent) if whole else None, y_hat
 
-    def _read(self, part: Pass, index: np.ndarray, latent: np.ndarray) -> None:
-        """Fills in the symbols of a pass; of a stream that was cut those that are certain. Raises CorruptError."""
-        if isinstance(part.stream, Cut) and not (self._falling and part.stream.there):
-            return
-        where = part.of(index)
-        if isinstance(part.stream, Cut):
-            latent[where] = decode_beginning(part.stream.there, index[where], self._y_tables)
-        else:
-            latent[where] = decode_signed(part.stream, index[where], self._y_tables, falling=self._falling)
+    def _decoded(self, passes: Sequence[Pass], rows: np.ndarray) -> np.ndarray:
+        if not self._falling:
+            [(_, stream)] = passes
+            assert not isinstance(stream, Cut), "of which nothing can be said"
+            return decode_signed(stream, rows, self._y_tables)
+        return decode_falling([part.stream for part in passes], rows, self._y_tables, [part.indices for part in passes])
 
     def _synthesised(self, y_hat: np.ndarray, level: Level) -> np.ndarray:
         planes: np.ndarray = self._network("synthesis")(y_hat=y_hat[None], **level.synthesis)[0]

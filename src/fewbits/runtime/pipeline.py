@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fewbits.container import SECTION_COARSE, SECTION_LATENT, Cut
+from fewbits.container import SECTION_LATENT, Cut
 from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.checksum import StripsChecksum
@@ -46,7 +46,10 @@ class HeldSymbols(Protocol):
 
 
 class Strip(NamedTuple):
-    """A quantized strip: its symbols (HeldSymbols), and how to come by its sections, and by y_hat (..., strip rows, columns)."""
+    """A quantized strip: its symbols (HeldSymbols), and how to come by its sections, and by y_hat (..., strip rows, columns).
+
+    All strips of a picture have as many sections, those first that are to come first in the file.
+    """
 
     symbols: Any
     sections: Callable[[], list[Section]]
@@ -114,13 +117,13 @@ class Pipeline(ABC):
 
     def encode(self, pixels: np.ndarray, level: Any, roi: np.ndarray | None, progress: Progress) -> tuple[int, list[Section]]:
         """Pixels as analyse takes them -> the symbols' checksum, and the sections. Holds neither the latent nor all symbols."""
-        checksum, strips, symbols = StripsChecksum(), list[Section](), None
+        checksum, strips, symbols = StripsChecksum(), [], None
         for strip in self.quantize_strips(self._latent(pixels, level, progress), level, roi):
             symbols = strip.symbols
             checksum.add(symbols.latent)
-            strips += strip.sections()
+            strips.append(strip.sections())
         assert symbols is not None
-        return checksum.value(symbols.head), [*self._head_sections(symbols.head, level), *coarse_first(strips)]
+        return checksum.value(symbols.head), [*self._head_sections(symbols.head, level), *pass_by_pass(strips)]
 
     def analyse(self, pixels: np.ndarray, level: Any, progress: Progress) -> np.ndarray:
         """uint8 or uint16 (height, width, 3) -> y float32 (..., rows, columns), whole: for who quantizes it several times."""
@@ -130,8 +133,8 @@ class Pipeline(ABC):
         """y -> its symbols (HeldSymbols), and their sections. roi: float (height, width), 1 where bits are wanted."""
         parts = [(strip.symbols, strip.sections()) for strip in self.quantize_strips(Rows.of(y), level, roi)]
         symbols = joined([part for part, _ in parts])
-        strips = [section for _, sections in parts for section in sections]
-        return symbols, [*self._head_sections(symbols.head, level), *coarse_first(strips)]
+        strips = [sections for _, sections in parts]
+        return symbols, [*self._head_sections(symbols.head, level), *pass_by_pass(strips)]
 
     def requantize(self, y: np.ndarray, level: Any, roi: np.ndarray | None = None) -> np.ndarray:
         """y -> the y_hat that quantize leads to, without coding."""
@@ -219,9 +222,9 @@ class Pipeline(ABC):
             yield band
 
 
-def coarse_first(sections: Sequence[Section]) -> list[Section]:
-    """Sections of strips in the order of a file."""
-    return sorted(sections, key=lambda section: section[0] != SECTION_COARSE)
+def pass_by_pass(strips: Sequence[Sequence[Section]]) -> list[Section]:
+    """The sections of strips, as many of each, in the order of a file: the first of all strips, then the second, ..."""
+    return [section for passed in zip(*strips, strict=True) for section in passed]
 
 
 def joined(parts: Sequence[Any]) -> Any:
