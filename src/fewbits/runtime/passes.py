@@ -14,9 +14,9 @@ from fewbits.container import SECTION_COARSE, SECTION_LATENT, Cut
 from fewbits.errors import CorruptError
 from fewbits.runtime.pipeline import Content, CutSection, latent_strips, strips_of
 
-# From so many bytes of the first strip on: the shares of a strip's bits that are out after each coarse pass. With a fifth, a
-# quarter of a file shows the whole picture. A pass costs some 11 bytes a strip, so that large strips have more of them.
-SHARES: Final = ((40_000, (0.06, 0.2, 0.5)), (22_000, (0.1, 0.35)), (1_000, (0.2,)), (0, ()))
+# From so many bytes of the first strip on: the shares of a strip's bits that are out after each coarse pass. A quarter of a file
+# is to be the whole picture, hyper symbols included. A pass costs some 11 bytes a strip, so that large strips have more of them.
+SHARES: Final = ((40_000, (0.06, 0.16, 0.5)), (22_000, (0.1, 0.35)), (1_000, (0.2,)), (0, ()))
 
 
 class Pass(NamedTuple):
