@@ -22,7 +22,7 @@ from fewbits.bench.memory import peak_bytes, reset_peak
 from fewbits.codec import Model, load_model
 from fewbits.coding import adaptive_loop
 from fewbits.coding.streams import encode_planes
-from fewbits.container import FAMILY_IDS, SECTION_HYPER, SECTION_LATENT, Header
+from fewbits.container import FAMILY_IDS, SECTION_HYPER, SECTION_LATENT, Cut, Header
 from fewbits.errors import CorruptError, FewbitsError
 from fewbits.picture import Metadata
 from fewbits.runtime.factorized import FactorizedCodec
@@ -73,7 +73,7 @@ def files(model: Model) -> Iterator[tuple[str, bytes]]:
     small = model.encode(np.zeros((64, 64, 3), np.uint8))
     header, sections = container.parse(small)
     bombs = pack_sidecar(None, Metadata(*[bytes(1 << 24)] * 3))
-    kept = [(kind, bytes(content)) for kind, content in sections if content is not None]
+    kept = [(kind, bytes(content)) for kind, content in sections if not isinstance(content, Cut)]
     yield "a picture of 64x64, metadata that inflate to 48 MB", packed(model, (64, 64), [*kept, *bombs], header)
     too_long = pack_sidecar(None, Metadata(icc=bytes(1 << 24)))[0]
     yield (

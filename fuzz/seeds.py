@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from targets import model, tables
+from targets import PASSES, model, tables
 
 from fewbits.coding.adaptive import encode_maps
+from fewbits.coding.falling import encode_falling
 from fewbits.coding.huffman import encode_huffman
 from fewbits.coding.streams import encode_planes, encode_signed
 from fewbits.picture import Metadata
+from fewbits.runtime import passes
 from fewbits.runtime.bundle import pack_bundle
 from fewbits.sidecar import pack_sidecar
 
@@ -21,7 +23,8 @@ from fewbits.sidecar import pack_sidecar
 def seeds() -> Iterator[tuple[str, bytes]]:
     """Pairs of a target and an input."""
     rng = np.random.default_rng(0)
-    for name in ("klt", "few"):
+    passes.SHARES = ((0, (0.1, 0.4)),)  # small files have none
+    for name in ("klt", "few", PASSES):
         for data in files(name, rng):
             yield name, data
             if name == "klt":
@@ -40,6 +43,9 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     )
     planes = rng.integers(0, 4, (len(tables()), count))
     yield "streams", struct.pack("<HBB", count, 5, 1) + encode_planes(planes, [table.table for table in tables()])
+    values = rng.integers(-30, 31, count).astype(np.int16)
+    first, second = encode_falling(values, rows, tables(), [range(2, len(tables())), range(2)])
+    yield "falling", struct.pack("<HBB", count, 5, len(first) // 4) + first + second
     for spread in (0.3, 3.0, 3000.0):
         maps = np.rint(rng.normal(0, spread, (3, 7, 9))).astype(np.int32)
         yield "adaptive", bytes([3, 7, 9, 0]) + encode_maps(maps)

@@ -5,9 +5,11 @@ raises where they are neither. `run.py` drives them by coverage; tests/test_fuzz
 Checksums are made right before a file is decoded: they find accidents, and whoever writes a hostile file computes them too.
 """
 
+import copy
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Final
 
@@ -16,24 +18,33 @@ import numpy as np
 from fewbits import container
 from fewbits.codec import Model, load_model
 from fewbits.coding import adaptive, huffman
+from fewbits.coding.falling import decode_falling
 from fewbits.coding.streams import SignedTable, decode_planes, decode_signed
 from fewbits.coding.tables import FrequencyTable, quantize_frequencies
-from fewbits.container import Limits
+from fewbits.container import Cut, Limits
 from fewbits.errors import FewbitsError
 from fewbits.image import to_image
 from fewbits.runtime.bundle import parse_bundle, parse_manifest
+from fewbits.runtime.engines import onnxruntime_engine
+from fewbits.runtime.hyperprior import HyperpriorCodec
 from fewbits.sidecar import parse_alpha, parse_metadata
 
 LIMITS: Final = Limits(pixels=20_000)  # larger pictures only take longer
 MOST_VALUES: Final = 4096  # that a stream is asked for, for the same reason
 SIDECAR: Final = (container.SECTION_ALPHA, container.SECTION_ICC, container.SECTION_EXIF, container.SECTION_XMP)
+PASSES: Final = "passes"  # the flagship with its symbols in falling order, whichever the shipped one has
 _LIST: Final = 34  # where a header's section list begins
 _KINDS: Final = 4  # bytes at the start of an input of `streams`, `adaptive` and `huffman` that say what it is asked for
 
 
 @cache
 def model(name: str) -> Model:
-    return load_model(name, threads=1)
+    if name != PASSES:
+        return load_model(name, threads=1)
+    found = copy.copy(model("few"))
+    found.bundle = replace(found.bundle, coding=dict(found.bundle.coding) | {"order": "falling"})
+    found.pipeline = HyperpriorCodec(found.bundle, onnxruntime_engine(1))
+    return found
 
 
 @cache
@@ -71,6 +82,19 @@ def streams(data: bytes) -> None:
         assert decode_signed(stream, rows, tables()).shape == (count,)
 
 
+def falling(data: bytes) -> None:
+    """A stream of two passes. What its beginning tells must be what the whole of it says."""
+    if len(data) < _KINDS:
+        return
+    count, seed, stream = struct.unpack_from("<H", data)[0] % MOST_VALUES, data[2], data[_KINDS:]
+    rows = np.random.default_rng(seed).integers(0, len(tables()), count).astype(np.uint8)
+    ranges, place = [range(2, len(tables())), range(2)], 4 * data[3]
+    whole, cut = [stream[:place], stream[place:]], len(stream) // 2
+    told = decode_falling([Cut(part[:cut]) for part in whole], rows, tables(), ranges)
+    values = decode_falling(whole, rows, tables(), ranges)
+    assert ((told == values) | (told == 0)).all()
+
+
 def adaptive_maps(data: bytes) -> None:
     """An adaptive stream. What is decoded must come back through the encoder."""
     if len(data) < _KINDS:
@@ -97,11 +121,13 @@ def manifest(data: bytes) -> None:
 
 
 def decoder(name: str) -> Callable[[bytes], None]:
-    """The whole decoder with a shipped model."""
+    """The whole decoder with a model; a file that ends early is one that was cut."""
 
     def decode(data: bytes) -> None:
-        data = _with_right_symbols(_with_right_head(data, name), name)
-        picture = model(name).decode_picture(data, limits=LIMITS)
+        data = _with_right_head(data, name)
+        if len(data) >= container.parse_header(data).file_bytes:
+            data = _with_right_symbols(data, name)
+        picture = model(name).decode_picture(data, limits=LIMITS, allow_truncated=True)
         head = container.parse_header(data)
         assert picture.pixels.shape == (head.height, head.width, 3)
         to_image(picture)
@@ -118,6 +144,8 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "manifest": manifest,
     "klt": decoder("klt"),
     "few": decoder("few"),
+    "falling": falling,
+    PASSES: decoder(PASSES),
 }
 
 

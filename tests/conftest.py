@@ -12,7 +12,9 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from fewbits.codec import Model, load_model
+from fewbits.codec import DEFAULT_MODEL, Model, installed_models, load_model, read_bundle
+from fewbits.runtime.bundle import MANIFEST, pack_bundle, parse_manifest
+from fewbits.runtime.engines import onnxruntime_engine
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -58,6 +60,28 @@ def picture() -> Picture:
 def model() -> Model:
     """The shipped flagship, on one thread."""
     return load_model("few", threads=1)
+
+
+def ordered(order: str | None) -> Model:
+    """The shipped flagship's networks with scale indices in that order: "falling", "rising", or None for what is older."""
+    [folder] = [path for path in installed_models() if Path(path).name == DEFAULT_MODEL]
+    files = read_bundle(Path(folder))
+    manifest = parse_manifest(files.pop(MANIFEST), folder)
+    coding = {name: value for name, value in manifest["coding"].items() if name != "order"} | ({"order": order} if order else {})
+    packed = pack_bundle(manifest["family"], coding, manifest["card"], files)
+    return Model(packed, f"{DEFAULT_MODEL}, {order}", onnxruntime_engine(1))
+
+
+@pytest.fixture(scope="session")
+def falling() -> Model:
+    """The flagship with passes (ADR 17), on one thread."""
+    return ordered("falling")
+
+
+@pytest.fixture(scope="session")
+def rising() -> Model:
+    """The flagship without passes, on one thread."""
+    return ordered(None)
 
 
 class TinyRun(NamedTuple):

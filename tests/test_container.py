@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewbits import container
-from fewbits.container import Header, Limits, pack, parse, parse_header
+from fewbits.container import Cut, Header, Limits, pack, parse, parse_header
 from fewbits.errors import CorruptError, FormatError, LimitError, NotFewbitsError, TruncatedError, UnsupportedVersionError
 
 # docs/format.md spelt out: a header, its sections' bytes, and the file in hexadecimal.
@@ -136,6 +136,7 @@ def test_a_part_of_the_magic_is_a_truncated_file(length: int) -> None:
         (forged(depth=2), UnsupportedVersionError, "depth 2"),
         (forged(sections=((0, 0),)), UnsupportedVersionError, "section type is 0"),
         (forged(sections=((1, 0), (5, 0))), UnsupportedVersionError, "section type is 5"),
+        (forged(sections=((7, 0),)), UnsupportedVersionError, "section type is 7"),
         (forged(sections=((127, 0),)), UnsupportedVersionError, "section type is 127"),
         (forged(n_sections=2**16 + 1), LimitError, "section count is 65537, at most 65536"),
         (forged(n_sections=2**32 - 1), LimitError, "section count is 4294967295"),
@@ -171,6 +172,23 @@ def test_a_caller_may_allow_less() -> None:
 def test_unknown_sections_that_may_be_skipped_are_parsed() -> None:
     for kind in range(128, 256):
         assert parse_header(forged(sections=((1, 0), (kind, 7)))).sections == ((1, 0), (kind, 7))
+
+
+def test_of_a_file_that_was_cut_the_parts_that_are_there_are_handed_out() -> None:
+    payloads = [b"hyper", b"coarse", b"latent"]
+    header = Header("few", "rgb", bytes(8), 9, 600, 5000, 1, ((1, 5), (6, 6), (2, 6)))
+    data = pack(header, payloads)
+    for there in range(5, 17):
+        _, sections = parse(data[: header.header_bytes + there], allow_truncated=True)
+        for (kind, part), content, start in zip(sections, payloads, (0, 5, 11), strict=True):
+            expected = content[: max(0, there - start)]
+            if len(expected) < len(content):
+                assert kind in (6, 2) and part == Cut(expected)
+            else:
+                assert bytes(part) == content  # type: ignore[arg-type]
+    for there in range(5):
+        with pytest.raises(TruncatedError, match=f"5 bytes are needed for the hyper section, {there} are left"):
+            parse(data[: header.header_bytes + there], allow_truncated=True)
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])

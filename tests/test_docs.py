@@ -117,8 +117,8 @@ def test_shell_examples_run(number: int, commands: str, printed: str, shell_file
 
 
 def comparable(printed: str) -> str:
-    """Without numbers of bytes and speeds, which depend on the model and the machine."""
-    return re.sub(r"[\d.]+(?= (?:-> |MB|MP/s|bytes|of \d|are left))", "N", printed)
+    """Without numbers of bytes, their shares and speeds, which depend on the model and the machine."""
+    return re.sub(r"[\d.]+(?= (?:-> |MB|MP/s|bytes|of \d|are left|%\) are))", "N", printed)
 
 
 def test_the_pages_for_newcomers_have_examples() -> None:

@@ -273,7 +273,7 @@ def decode(
         typer.Option(
             "--allow-truncated",
             rich_help_panel=PICTURE,
-            help="Of a file that was cut off, decode what is there; the rest is flat.",
+            help="Of a file that was cut off, decode what is there: a coarser picture, or flat where nothing is.",
         ),
     ] = False,
     size_limit: Annotated[

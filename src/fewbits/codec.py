@@ -16,7 +16,7 @@ from PIL import Image
 
 from fewbits import container
 from fewbits.attempts import Attempts, Warn
-from fewbits.container import Header, Limits
+from fewbits.container import Cut, Header, Limits
 from fewbits.errors import CorruptError, ImageError, ModelError, TargetWarning
 from fewbits.image import to_image, to_mask, to_picture
 from fewbits.picture import DEPTHS, Picture, dtype_of, filled
@@ -202,8 +202,8 @@ class Model:
         beside = []
         for kind, part in sections:
             if kind in container.LATENT_SECTIONS:
-                latent.append((kind, None if part is None else bytes(part)))
-            elif part is not None:
+                latent.append((kind, part if isinstance(part, Cut) else bytes(part)))
+            elif not isinstance(part, Cut):
                 beside.append((kind, bytes(part)))
         return header, latent, beside
 
@@ -262,8 +262,8 @@ def decode(
     Its `info` has what the file keeps of icc_profile, exif and xmp.
     region: (x, y, width, height) in pixels of the upright picture: decodes only what that part needs. scale: 1, 2, 4 or 8: of
     every block of so many pixels a side, from the region's upper left corner on, their mean. allow_truncated: a file that ends
-    too early gives a picture all the same, coarse or grey where strips of it are missing; inspect(data).file_bytes > len(data)
-    tells. Of a picture that is not decoded as a whole the symbols' checksum cannot be checked.
+    too early gives a picture all the same, coarser the less of it is there, and grey where nothing is; inspect(data).file_bytes >
+    len(data) tells. Of a picture that is not decoded as a whole the symbols' checksum cannot be checked.
     limits: what the file may ask for at most, such as Limits(pixels=40_000_000) where it comes from strangers.
     model: where None, the file's own, among the shipped ones and those in the folders of $FEWBITS_MODELS.
     Raises FormatError on damaged bytes, ModelError where the model is not installed, ImageError on other regions and scales.

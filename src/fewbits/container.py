@@ -26,14 +26,16 @@ SECTION_HYPER: Final = 1
 SECTION_LATENT: Final = 2
 SECTION_IMPORTANCE: Final = 3
 SECTION_ALPHA: Final = 4
+SECTION_COARSE: Final = 6
 SECTION_ICC: Final = 128
 SECTION_EXIF: Final = 129
 SECTION_XMP: Final = 130
 SECTION_NAMES: Final = {
     SECTION_HYPER: "hyper", SECTION_LATENT: "latent", SECTION_IMPORTANCE: "importance", SECTION_ALPHA: "alpha",
+    SECTION_COARSE: "coarse",
     SECTION_ICC: "icc", SECTION_EXIF: "exif", SECTION_XMP: "xmp",
 }  # fmt: skip
-LATENT_SECTIONS: Final = (SECTION_HYPER, SECTION_LATENT, SECTION_IMPORTANCE)
+LATENT_SECTIONS: Final = (SECTION_HYPER, SECTION_LATENT, SECTION_IMPORTANCE, SECTION_COARSE)
 METADATA_SECTIONS: Final = (SECTION_ICC, SECTION_EXIF, SECTION_XMP)
 DEPTH_IDS: Final = {8: 0, 16: 1}  # bits a sample of the picture that was coded
 _NEEDED: Final = {SECTION_HYPER: "hyper", SECTION_IMPORTANCE: "importance"}  # before any strip can be decoded
@@ -83,6 +85,13 @@ class Header:
     @property
     def file_bytes(self) -> int:
         return self.header_bytes + sum(size for _, size in self.sections)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What is there of a section's content in a file that was cut before the section's end."""
+
+    there: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +172,11 @@ def parse_header(data: bytes) -> Header:
     return Header(names[family], colours[colour], model_id, width, height, quality, symbols_crc, sections, depths[depth])
 
 
-def parse(data: bytes, *, allow_truncated: bool = False) -> tuple[Header, list[tuple[int, memoryview | None]]]:
+def parse(data: bytes, *, allow_truncated: bool = False) -> tuple[Header, list[tuple[int, memoryview | Cut]]]:
     """A whole file: its header and its sections as (type, bytes), in order. Raises a FormatError that names the field.
 
     allow_truncated: the file may have been cut after the sections that all strips need; those that are not there as a whole are
-    None.
+    Cut.
     """
     header = parse_header(data)
     if len(data) < header.file_bytes and not allow_truncated:
@@ -175,11 +184,12 @@ def parse(data: bytes, *, allow_truncated: bool = False) -> tuple[Header, list[t
     if len(data) > header.file_bytes:
         raise CorruptError(f"{len(data) - header.file_bytes} bytes follow the last section, none are allowed")
     view, place = memoryview(data), header.header_bytes
-    sections: list[tuple[int, memoryview | None]] = []
+    sections: list[tuple[int, memoryview | Cut]] = []
     for kind, size in header.sections:
         there = place + size <= len(data)
         if not there and kind in _NEEDED:
             raise TruncatedError(f"{_NEEDED[kind]} section", need=size, got=max(0, len(data) - place))
-        sections.append((kind, view[place : place + size] if there else None))
+        part = view[place : place + size]
+        sections.append((kind, part if there else Cut(bytes(part))))
         place += size
     return header, sections

@@ -131,8 +131,9 @@ class Decoding:
                 limits=self.limits,
                 progress=progress,
             )
-        there = f"{len(data)} of {header.file_bytes} bytes are there; what is missing of the picture is left flat"
-        note = f"warning: {source}: truncated file: {there}" if len(data) < header.file_bytes else ""
+        there, share = f"{len(data)} of {header.file_bytes} bytes", 100 * len(data) // header.file_bytes
+        said = f"truncated file: {there} ({share} %) are there; what is missing of the picture is coarse or flat"
+        note = f"warning: {source}: {said}" if len(data) < header.file_bytes else ""
         return Converted(write_picture(picture, target), header.width * header.height, note)
 
 

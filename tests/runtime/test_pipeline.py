@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fewbits.codec import Model, installed_models, load_model
-from fewbits.container import SECTION_LATENT, pack, parse
+from fewbits.container import SECTION_COARSE, SECTION_LATENT, Cut, pack, parse
 from fewbits.errors import CorruptError, FewbitsError, FormatError, TruncatedError
 from fewbits.runtime import factorized, hyperprior
 from fewbits.runtime.pipeline import STRIP_ROWS
@@ -177,6 +177,7 @@ def test_strips_that_are_there_are_exact_and_the_others_flat(each: Model, data: 
     header, stride = parse(data)[0], each.pipeline.stride
     strip = STRIP_ROWS * stride
     sizes = [size for kind, size in header.sections if kind == SECTION_LATENT]
+    n_coarse = sum(kind == SECTION_COARSE for kind, _ in header.sections)
     for n_whole in range(3):
         cut = data[: len(data) - sum(sizes[n_whole:]) + (sizes[n_whole] - 1)]  # the next one lacks a byte
         with pytest.raises(TruncatedError):
@@ -186,7 +187,10 @@ def test_strips_that_are_there_are_exact_and_the_others_flat(each: Model, data: 
         exact = max(0, n_whole * strip - (each.pipeline._halo + 1) * stride)  # what lies below is in the last rows' reach
         assert np.abs(coarse[:exact] - whole[:exact]).max(initial=0) <= 1
         below = coarse[n_whole * strip + 6 * stride :]
-        assert np.ptp(below, axis=(0, 1)).max() <= 24 and 90 < below.mean() < 140, "grey: the shipped means tell next to nothing"
+        if not n_coarse:  # else test_passes.py says what they are
+            assert np.ptp(below, axis=(0, 1)).max() <= 24 and 90 < below.mean() < 140, (
+                "grey: the shipped means tell next to nothing"
+            )
 
 
 def test_a_strip_that_is_missing_has_the_means_of_its_hyper_symbols(model: Model, photo: np.ndarray) -> None:
@@ -194,7 +198,7 @@ def test_a_strip_that_is_missing_has_the_means_of_its_hyper_symbols(model: Model
     header, sections = parse(model.encode(photo, QUALITY))
     level, grid = model.pipeline.level(header.quality_steps, "rgb"), model.pipeline.grid(512, 512)
     hyper = (sections[0][0], bytes(sections[0][1]))  # type: ignore[arg-type]
-    [(symbols, y_hat)] = model.pipeline.decode_strips([hyper, (SECTION_LATENT, None)], 512, 512, level, range(1))
+    [(symbols, y_hat)] = model.pipeline.decode_strips([hyper, (SECTION_LATENT, Cut(b""))], 512, 512, level, range(1))
     held = model.symbols(model.encode(photo, QUALITY)).hyper
     _, mean = model.pipeline._prior(held, slice(0, STRIP_ROWS), grid, level)  # type: ignore[attr-defined]
     assert symbols is None and np.array_equal(y_hat, mean * level.inverse_gain[0])

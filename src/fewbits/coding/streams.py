@@ -16,7 +16,7 @@ from fewbits.errors import CorruptError
 
 ESCAPE_LIMIT = 1 << 15  # escaped values are int16
 _SLACK_BITS = 64  # the coder's state: what has not gone out yet where a stream ends
-_ESCAPED = constriction.stream.model.Uniform(2 * ESCAPE_LIMIT)
+ESCAPED = constriction.stream.model.Uniform(2 * ESCAPE_LIMIT)
 
 
 class SignedTable:
@@ -57,22 +57,23 @@ def encode_signed(values: np.ndarray, rows: np.ndarray, tables: Sequence[SignedT
             group = np.where(outside, table.limit + 1, group)
         encoder.encode(group + np.int32(table.limit), table.table.model)
     if escaped:
-        encoder.encode(np.concatenate(escaped) + np.int32(ESCAPE_LIMIT), _ESCAPED)
-    return _to_bytes(encoder)
+        encoder.encode(np.concatenate(escaped) + np.int32(ESCAPE_LIMIT), ESCAPED)
+    return stream_of(encoder)
 
 
-def check_length(data: bytes, bits: float) -> None:
-    """Raises CorruptError where a stream is too short for symbols that take at least so many bits.
+def check_length(data: bytes, bits: float, *others: bytes) -> None:
+    """Raises CorruptError where a stream, or it and others together, are too short for symbols that take at least so many bits.
 
     For before anything is allocated for them: past its end a decoder reads zeros, and would go on for as long as it is asked.
     """
-    if 8 * len(data) + _SLACK_BITS < bits:
-        raise CorruptError(f"a stream has {len(data)} bytes, its symbols take {int(bits / 8)} or more: the file is damaged")
+    n_bytes = len(data) + sum(map(len, others))
+    if 8 * n_bytes + _SLACK_BITS * (1 + len(others)) < bits:
+        raise CorruptError(f"a stream has {n_bytes} bytes, its symbols take {int(bits / 8)} or more: the file is damaged")
 
 
 def decode_signed(data: bytes, rows: np.ndarray, tables: Sequence[SignedTable]) -> np.ndarray:
     """Inverse of encode_signed, given the same rows: int16 (n,). Raises CorruptError where the stream is impossible."""
-    decoder = _from_bytes(data)
+    decoder = decoder_of(data)
     counts = np.bincount(rows, minlength=len(tables))
     check_length(data, sum(int(count) * table.table.least_bits for count, table in zip(counts, tables, strict=True) if count))
     order, bounds = _groups(rows, len(tables))
@@ -81,12 +82,12 @@ def decode_signed(data: bytes, rows: np.ndarray, tables: Sequence[SignedTable]) 
     for table, start, stop in zip(tables, bounds[:-1], bounds[1:], strict=True):
         if start == stop:
             continue
-        group = _decode(decoder, table.table.model, int(stop - start)) - np.int32(table.limit)
+        group = decode_symbols(decoder, table.table.model, int(stop - start)) - np.int32(table.limit)
         ordered[start:stop] = group
         escaped.append(start + np.flatnonzero(group > table.limit))
     places = np.concatenate([*escaped, np.empty(0, np.int64)]).astype(np.int64)
     if len(places):
-        ordered[places] = _decode(decoder, _ESCAPED, len(places)) - np.int32(ESCAPE_LIMIT)
+        ordered[places] = decode_symbols(decoder, ESCAPED, len(places)) - np.int32(ESCAPE_LIMIT)
     values = np.empty(len(rows), np.int16)
     values[order] = ordered
     return values
@@ -97,27 +98,30 @@ def encode_planes(symbols: np.ndarray, tables: Sequence[FrequencyTable]) -> byte
     encoder = constriction.stream.queue.RangeEncoder()
     for plane, table in zip(symbols, tables, strict=True):
         encoder.encode(np.ascontiguousarray(plane, np.int32), table.model)
-    return _to_bytes(encoder)
+    return stream_of(encoder)
 
 
 def decode_planes(data: bytes, n_symbols: int, tables: Sequence[FrequencyTable]) -> np.ndarray:
     """Inverse of encode_planes: int32 (planes, n_symbols). Raises CorruptError where the stream is impossible."""
-    decoder = _from_bytes(data)
+    decoder = decoder_of(data)
     check_length(data, n_symbols * sum(table.least_bits for table in tables))
-    return np.stack([_decode(decoder, table.model, n_symbols) for table in tables])
+    return np.stack([decode_symbols(decoder, table.model, n_symbols) for table in tables])
 
 
-def _to_bytes(encoder: Any) -> bytes:
+def stream_of(encoder: Any) -> bytes:
+    """The stream of constriction's RangeEncoder."""
     return bytes(encoder.get_compressed().astype("<u4").tobytes())
 
 
-def _from_bytes(data: bytes) -> Any:
+def decoder_of(data: bytes) -> Any:
+    """constriction's RangeDecoder of a stream. Raises CorruptError."""
     if len(data) % 4:
         raise CorruptError(f"a stream's length is {len(data)} bytes, it must be a multiple of 4")
     return constriction.stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
 
 
-def _decode(decoder: Any, model: object, n_symbols: int) -> np.ndarray:
+def decode_symbols(decoder: Any, model: object, n_symbols: int) -> np.ndarray:
+    """The next symbols of a stream, int32 (n_symbols,). Raises CorruptError."""
     try:
         return np.asarray(decoder.decode(model, n_symbols))
     except (AssertionError, ValueError) as error:

@@ -37,6 +37,11 @@ class FrequencyTable:
         """What a symbol takes at least: the ideal code length of the likeliest."""
         return float(PRECISION - np.log2(self.frequencies.max()))
 
+    @cached_property
+    def mean_bits(self) -> float:
+        """What a symbol takes on average where the table is right: its entropy."""
+        return float((self.frequencies * (PRECISION - np.log2(self.frequencies))).sum() / TOTAL)
+
     def bits(self, symbols: np.ndarray) -> float:
         """Ideal code length of `symbols` (integers in 0..n-1) in bits."""
         return float((PRECISION - np.log2(self.frequencies[symbols])).sum())

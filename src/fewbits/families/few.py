@@ -365,6 +365,7 @@ class Few(nn.Module):
             "halo": -(-(self.config.depth_8 + self.config.analysis_extra_8) // 2) + self.config.depth_16,
             "hyper_halo": 2,
             "first_coded_index": 1,
+            "order": "falling",
         }
 
     def encoder_card(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from fewbits.coding import adaptive
 from fewbits.coding.streams import SignedTable, check_length, decode_signed, encode_signed
 from fewbits.coding.tables import FrequencyTable
-from fewbits.container import QUALITY_STEPS
+from fewbits.container import QUALITY_STEPS, SECTION_LATENT, Cut
 from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.checksum import symbols_crc
@@ -168,7 +168,7 @@ class FactorizedCodec(Pipeline):
         for strip in strips_of(y.grid[0]):
             latent = np.clip(np.rint(y.take(strip) * level.gain), -limit, limit).astype(np.int16)
             y.forget(strip.stop)
-            yield Strip(LatentSymbols(latent), partial(level.coder.encode, latent), partial(np.divide, latent, level.gain))
+            yield Strip(LatentSymbols(latent), partial(_coded, latent, level), partial(np.divide, latent, level.gain))
 
     def _head_sections(self, head: np.ndarray, level: WidthLevel) -> list[Section]:
         return []
@@ -184,10 +184,10 @@ class FactorizedCodec(Pipeline):
             for strip, stream in latent_strips(sections, rows, height, wanted)
         ]
         for stream, shape in strips:  # before anything of the picture's size is allocated
-            if stream is not None:
+            if not isinstance(stream, Cut):
                 level.coder.check_length(stream, shape)
         for stream, shape in strips:
-            if stream is None:
+            if isinstance(stream, Cut):
                 yield None, np.zeros(shape, np.float32)
             else:
                 latent = level.coder.decode(stream, shape)
@@ -227,6 +227,10 @@ class FactorizedCodec(Pipeline):
                 array = array[tuple(slice(width) if axis in axes else slice(None) for axis in range(array.ndim))]
             found[part] = np.ascontiguousarray(array, np.float32)
         return found
+
+
+def _coded(latent: np.ndarray, level: WidthLevel) -> list[Section]:
+    return [(SECTION_LATENT, level.coder.encode(latent))]
 
 
 def nearest_level(quality_steps: int, n_levels: int) -> int:

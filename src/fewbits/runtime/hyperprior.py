@@ -12,13 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fewbits.coding.falling import decode_falling, encode_falling
 from fewbits.coding.streams import SignedTable, check_length, decode_planes, decode_signed, encode_planes, encode_signed
 from fewbits.coding.tables import FrequencyTable
-from fewbits.container import QUALITY_STEPS, SECTION_HYPER
+from fewbits.container import QUALITY_STEPS, SECTION_COARSE, SECTION_HYPER, SECTION_LATENT, Cut
 from fewbits.errors import ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
+from fewbits.runtime.passes import Pass, coarse_content, coarse_shares, pass_ranges, strip_passes
 from fewbits.runtime.pipeline import (
     CutSection,
     NetworkLoader,
@@ -28,7 +30,6 @@ from fewbits.runtime.pipeline import (
     centred,
     extended,
     head_stream,
-    latent_strips,
     strips_of,
 )
 from fewbits.runtime.rows import Rows
@@ -40,6 +41,7 @@ HYPER_STRIDE = 4  # latent positions a hyper position
 TILE_ROWS, TILE_COLUMNS = 48, 64  # latent positions
 HYPER_ANALYSIS_HALO = 8  # latent positions; its receptive field reaches 3
 PRIOR_COLUMNS = 24  # hyper positions; a tile of the prior is as high as a strip
+ORDERS = ("rising", "falling")  # of the scale indices in a stream; falling: what is coarse first (ADR 17)
 LEVEL_TABLES = (
     "gain", "inverse_gain", "bias_in", "bias_out", "hyper_scale", "hyper_shift", "synthesis_scale", "synthesis_shift",
 )  # fmt: skip
@@ -111,6 +113,9 @@ class HyperpriorCodec(Pipeline):
             self._halo = int(coding["halo"])
             self._hyper_halo = int(coding["hyper_halo"])
             self._first_coded = int(coding["first_coded_index"])
+            if coding.get("order", ORDERS[0]) not in ORDERS:
+                raise ValueError(f"order {coding['order']!r}")
+            self._falling = coding.get("order") == "falling"  # what is older says nothing of it
             limits = tables["y_limits"].astype(np.int64)
             if not 0 < len(limits) <= 256:
                 raise ValueError(f"the number {len(limits)} of y_limits (1 to 256)")
@@ -119,6 +124,9 @@ class HyperpriorCodec(Pipeline):
             self._y_tables = [SignedTable(FrequencyTable(part)) for part in parts]
             self._least_bits = np.array([table.table.least_bits for table in self._y_tables], np.float32)
             self._least_bits[: self._first_coded] = 0
+            self._mean_bits = np.array([table.table.mean_bits for table in self._y_tables])
+            self._mean_bits[: self._first_coded] = 0
+            self._coded_indices = range(self._first_coded, len(limits))
             self._z_frequencies = tables["z_frequencies"]  # (levels, hyper, 2 * hyper_limit + 1)
             self.latent_channels, self.hyper_channels = tables["gain"].shape[1], self._z_frequencies.shape[1]
             for name in LEVEL_TABLES:
@@ -179,16 +187,21 @@ class HyperpriorCodec(Pipeline):
     def quantize_strips(self, y: Rows, level: Level, roi: np.ndarray | None) -> Iterator[Strip]:
         z_rows, z_columns = self.hyper_grid(*y.grid)
         z = np.zeros((self.hyper_channels, z_rows, z_columns), np.int8)
-        filled, ready = self._fill(z, y, level), 0
-        for strip in strips_of(y.grid[0]):
+        filled, ready, strips = self._fill(z, y, level), 0, strips_of(y.grid[0])
+        shares: Sequence[float] = ()
+        for strip in strips:
             while ready < min(z_rows, -(-strip.stop // HYPER_STRIDE) + self._hyper_halo):
                 ready = next(filled)
             index, mean = self._prior(z, strip, y.grid, level)
+            if self._falling and len(strips) > 1 and strip is strips[0]:
+                shares = coarse_shares(index, self._mean_bits)
             residual = y.take(strip) * level.gain[0]
             residual -= mean
             symbols = self._rounded(residual, index)
             del residual
-            yield Strip(Symbols(z, symbols), partial(self._coded, symbols, index), partial(_dequantized, symbols, mean, level))
+            yield Strip(
+                Symbols(z, symbols), partial(self._coded, symbols, index, shares), partial(_dequantized, symbols, mean, level)
+            )
             y.forget(min(strip.stop, ready * HYPER_STRIDE - HYPER_ANALYSIS_HALO))
 
     def _rounded(self, residual: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -202,9 +215,15 @@ class HyperpriorCodec(Pipeline):
         residual *= index >= self._first_coded
         return residual.astype(np.int16)
 
-    def _coded(self, symbols: np.ndarray, index: np.ndarray) -> bytes:
+    def _coded(self, symbols: np.ndarray, index: np.ndarray, shares: Sequence[float]) -> list[Section]:
         coded = index >= self._first_coded
-        return encode_signed(symbols[coded], index[coded], self._y_tables)
+        values, rows = symbols[coded], index[coded]
+        if not self._falling:
+            return [(SECTION_LATENT, encode_signed(values, rows, self._y_tables))]
+        ranges = pass_ranges(rows, self._mean_bits, shares, self._coded_indices)
+        *coarse, rest = encode_falling(values, rows, self._y_tables, ranges)
+        contents = [coarse_content(part.start, stream) for part, stream in zip(ranges[:-1], coarse, strict=True)]
+        return [*((SECTION_COARSE, content) for content in contents), (SECTION_LATENT, rest)]
 
     def _head_sections(self, head: np.ndarray, level: Level) -> list[Section]:
         planes = head.reshape(len(head), -1).astype(np.int32) + self._hyper_limit
@@ -235,11 +254,11 @@ class HyperpriorCodec(Pipeline):
         return TilePlan(TILE_ROWS, TILE_COLUMNS, self._halo)
 
     def _prior(
-        self, z: np.ndarray, strip: slice, grid: tuple[int, ...], level: Level, stream: bytes | None = None
+        self, z: np.ndarray, strip: slice, grid: tuple[int, ...], level: Level, streams: Sequence[bytes] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
         """Scale indices uint8 and scaled means float32 of a strip, both (latent, strip rows, columns).
 
-        stream: the strip's, in decoding; raises CorruptError as soon as it is known to be too short for its symbols.
+        streams: the strip's, in decoding; raises CorruptError as soon as they are known to be too short for its symbols.
         """
         shape = (self.latent_channels, strip.stop - strip.start, grid[1])
         index, mean = np.empty(shape, np.uint8), np.empty(shape, np.float32)
@@ -254,9 +273,9 @@ class HyperpriorCodec(Pipeline):
             cut = (slice(None), slice(top, top + rows), slice(left, left + columns))
             real = self._network("scales")(z_hat=z_hat, **level.scales)[0][cut]
             index[target] = np.clip(np.floor(real + np.float32(0.5)), 0, len(self._y_tables) - 1)
-            if stream is not None:
+            if streams:
                 bits += float(self._least_bits[index[target]].sum(dtype=np.float64))
-                check_length(stream, bits)
+                check_length(streams[0], bits, *streams[1:])
             mean[target] = self._network("means")(z_hat=z_hat)[0][cut] * (level.gain[0] * self._deviation)
         return index, mean
 
@@ -265,26 +284,34 @@ class HyperpriorCodec(Pipeline):
     def decode_strips(
         self, sections: Sequence[CutSection], height: int, width: int, level: Level, wanted: range
     ) -> Iterator[tuple[Symbols | None, np.ndarray]]:
-        """y_hat is the dequantized latent divided by the gains; of a strip without symbols, their means."""
+        """y_hat is the dequantized latent divided by the gains; where symbols are missing, their means."""
         grid = self.grid(height, width)
         z_rows, z_columns = self.hyper_grid(*grid)
-        hyper_stream = head_stream(sections, SECTION_HYPER, "hyper")
-        strips = latent_strips(sections, grid[0], height, wanted)
+        known = [section for section in sections if not (self._falling and section[0] == SECTION_COARSE)]
+        hyper_stream = head_stream(known, SECTION_HYPER, "hyper")
+        strips = strip_passes(sections, grid[0], height, wanted, self._coded_indices)
         # The hyper stream's length is checked against the picture's size before anything of that size is allocated.
         planes = decode_planes(hyper_stream, z_rows * z_columns, level.z_tables)
         z = (planes - self._hyper_limit).astype(np.int8).reshape(-1, z_rows, z_columns)
-        for strip, stream in strips:
-            index, y_hat = self._prior(z, strip, grid, level, stream)
-            symbols = None
-            if stream is not None:
+        for strip, passes in strips:
+            streams = [part.stream for part in passes if not isinstance(part.stream, Cut)]
+            whole = len(streams) == len(passes)
+            index, y_hat = self._prior(z, strip, grid, level, streams if whole else ())
+            latent = np.zeros(index.shape, np.int16)
+            if whole or self._falling:
                 coded = index >= self._first_coded
-                latent = np.zeros(index.shape, np.int16)
-                latent[coded] = decode_signed(stream, index[coded], self._y_tables)
+                latent[coded] = self._decoded(passes, index[coded])
                 y_hat += latent
-                symbols = Symbols(z, latent)
             del index
             y_hat *= level.inverse_gain[0]
-            yield symbols, y_hat
+            yield Symbols(z, latent) if whole else None, y_hat
+
+    def _decoded(self, passes: Sequence[Pass], rows: np.ndarray) -> np.ndarray:
+        if not self._falling:
+            [(_, stream)] = passes
+            assert not isinstance(stream, Cut), "of which nothing can be said"
+            return decode_signed(stream, rows, self._y_tables)
+        return decode_falling([part.stream for part in passes], rows, self._y_tables, [part.indices for part in passes])
 
     def _synthesised(self, y_hat: np.ndarray, level: Level) -> np.ndarray:
         planes: np.ndarray = self._network("synthesis")(y_hat=y_hat[None], **level.synthesis)[0]

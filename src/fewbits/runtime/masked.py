@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from fewbits.coding import adaptive, huffman
-from fewbits.container import QUALITY_STEPS, SECTION_IMPORTANCE
+from fewbits.container import QUALITY_STEPS, SECTION_IMPORTANCE, SECTION_LATENT, Cut
 from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.checksum import symbols_crc
@@ -185,8 +185,8 @@ class MaskedCodec(Pipeline):
             y.forget(strip.stop)
             yield Strip(MaskedSymbols(importance, latent), partial(self._coded, latent, kept), partial(_middles, latent, kept))
 
-    def _coded(self, latent: np.ndarray, kept: np.ndarray) -> bytes:
-        return self._coder.encode(_groups(latent, kept), ALPHABETS)
+    def _coded(self, latent: np.ndarray, kept: np.ndarray) -> list[Section]:
+        return [(SECTION_LATENT, self._coder.encode(_groups(latent, kept), ALPHABETS))]
 
     def _head_sections(self, head: np.ndarray, level: MaskedLevel) -> list[Section]:
         return [(SECTION_IMPORTANCE, self._coder.encode([head.ravel()], [HIGHEST + 1]))] if self.takes_roi else []
@@ -204,7 +204,7 @@ class MaskedCodec(Pipeline):
         for strip, content in latent_strips(sections, rows, height, wanted):
             kept = self._kept(importance[:, strip], level, (strip.stop - strip.start, columns))
             latent = np.zeros((level.planes, self._channels, *kept.shape[1:]), np.uint8)
-            if content is None:
+            if isinstance(content, Cut):
                 yield None, latent.astype(np.float32)
                 continue
             places = _places(kept)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fewbits.container import SECTION_LATENT
+from fewbits.container import SECTION_LATENT, Cut
 from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.checksum import StripsChecksum
@@ -26,7 +26,8 @@ STRIP_ROWS = 32  # latent rows in one stream; part of the format
 Progress = Callable[[float], None]
 Samples = type[np.uint8] | type[np.uint16]  # of pixels
 Section = tuple[int, bytes]  # type, content
-CutSection = tuple[int, bytes | None]  # None where the file was cut before the section's end
+Content = bytes | Cut
+CutSection = tuple[int, Content]
 
 
 class HeldSymbols(Protocol):
@@ -45,10 +46,13 @@ class HeldSymbols(Protocol):
 
 
 class Strip(NamedTuple):
-    """A quantized strip: its symbols (HeldSymbols), and how to come by its stream, and by y_hat (..., strip rows, columns)."""
+    """A quantized strip: its symbols (HeldSymbols), and how to come by its sections, and by y_hat (..., strip rows, columns).
+
+    All strips of a picture have as many sections, those first that are to come first in the file.
+    """
 
     symbols: Any
-    stream: Callable[[], bytes]
+    sections: Callable[[], list[Section]]
     y_hat: Callable[[], np.ndarray]
 
 
@@ -102,7 +106,7 @@ class Pipeline(ABC):
     ) -> Iterator[tuple[Any, np.ndarray]]:
         """Of each wanted strip the symbols, and y_hat float32 (..., strip rows, columns).
 
-        A strip whose content is None has no symbols (None), and in y_hat what can be said without. Raises CorruptError.
+        A strip that is not there as a whole has no symbols (None), and in y_hat what can be said without. Raises CorruptError.
         """
 
     # What all share
@@ -113,14 +117,13 @@ class Pipeline(ABC):
 
     def encode(self, pixels: np.ndarray, level: Any, roi: np.ndarray | None, progress: Progress) -> tuple[int, list[Section]]:
         """Pixels as analyse takes them -> the symbols' checksum, and the sections. Holds neither the latent nor all symbols."""
-        checksum, streams, symbols = StripsChecksum(), [], None
+        checksum, strips, symbols = StripsChecksum(), [], None
         for strip in self.quantize_strips(self._latent(pixels, level, progress), level, roi):
             symbols = strip.symbols
             checksum.add(symbols.latent)
-            streams.append(strip.stream())
+            strips.append(strip.sections())
         assert symbols is not None
-        sections = self._head_sections(symbols.head, level)
-        return checksum.value(symbols.head), [*sections, *((SECTION_LATENT, stream) for stream in streams)]
+        return checksum.value(symbols.head), [*self._head_sections(symbols.head, level), *pass_by_pass(strips)]
 
     def analyse(self, pixels: np.ndarray, level: Any, progress: Progress) -> np.ndarray:
         """uint8 or uint16 (height, width, 3) -> y float32 (..., rows, columns), whole: for who quantizes it several times."""
@@ -128,10 +131,10 @@ class Pipeline(ABC):
 
     def quantize(self, y: np.ndarray, level: Any, roi: np.ndarray | None = None) -> tuple[Any, list[Section]]:
         """y -> its symbols (HeldSymbols), and their sections. roi: float (height, width), 1 where bits are wanted."""
-        parts = [(strip.symbols, strip.stream()) for strip in self.quantize_strips(Rows.of(y), level, roi)]
+        parts = [(strip.symbols, strip.sections()) for strip in self.quantize_strips(Rows.of(y), level, roi)]
         symbols = joined([part for part, _ in parts])
-        sections = self._head_sections(symbols.head, level)
-        return symbols, [*sections, *((SECTION_LATENT, stream) for _, stream in parts)]
+        strips = [sections for _, sections in parts]
+        return symbols, [*self._head_sections(symbols.head, level), *pass_by_pass(strips)]
 
     def requantize(self, y: np.ndarray, level: Any, roi: np.ndarray | None = None) -> np.ndarray:
         """y -> the y_hat that quantize leads to, without coding."""
@@ -219,6 +222,11 @@ class Pipeline(ABC):
             yield band
 
 
+def pass_by_pass(strips: Sequence[Sequence[Section]]) -> list[Section]:
+    """The sections of strips, as many of each, in the order of a file: the first of all strips, then the second, ..."""
+    return [section for passed in zip(*strips, strict=True) for section in passed]
+
+
 def joined(parts: Sequence[Any]) -> Any:
     """The symbols of strips that lie one below the other as those of one."""
     return parts[0]._replace(latent=np.concatenate([part.latent for part in parts], axis=-2))
@@ -267,7 +275,7 @@ def strips_of(rows: int) -> list[slice]:
     return [slice(start, min(start + STRIP_ROWS, rows)) for start in range(0, rows, STRIP_ROWS)]
 
 
-def latent_strips(sections: Sequence[CutSection], rows: int, height: int, wanted: range) -> Iterator[tuple[slice, bytes | None]]:
+def latent_strips(sections: Sequence[CutSection], rows: int, height: int, wanted: range) -> Iterator[tuple[slice, Content]]:
     """Each wanted strip of a latent of so many rows with its stream. height: of the picture in pixels, for the message.
 
     Raises CorruptError where there are more or fewer streams than strips.
@@ -291,7 +299,7 @@ def head_stream(sections: Sequence[CutSection], kind: int | None, name: str = ""
     found = [content for each, content in sections if each == kind]
     if len(found) != 1:
         raise CorruptError(f"{len(found)} {name} sections, there must be 1")
-    assert found[0] is not None, "container.parse refuses such a file"
+    assert not isinstance(found[0], Cut), "container.parse refuses such a file"
     return found[0]
 
 

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""Streams whose symbols are in falling order of their tables, so that their beginning is of use without the rest (ADR 17).
+
+As in streams.py symbols that share a table are coded together; but the last table, of the largest scales, goes first, and escaped
+values follow the symbols of their table. One after the other, several streams can share the tables.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import constriction
+import numpy as np
+
+from fewbits.coding.streams import (
+    ESCAPE_LIMIT,
+    ESCAPED,
+    SignedTable,
+    check_length,
+    decode_symbols,
+    decoder_of,
+    stream_of,
+)
+from fewbits.container import Cut
+from fewbits.errors import CorruptError
+
+_AHEAD_BYTES: Final = 16  # after what is there of a stream: further than the ends of an interval have digits
+
+
+class _Group(NamedTuple):
+    """The values from `start` to `stop`, in the order of the stream, that share a table."""
+
+    table: SignedTable
+    start: int
+    stop: int
+
+
+def _order(rows: np.ndarray, n_tables: int) -> np.ndarray:
+    """Positions by falling table, stable."""
+    return np.argsort(rows.dtype.type(n_tables - 1) - rows, kind="stable")
+
+
+def _groups(rows: np.ndarray, tables: Sequence[SignedTable], ranges: Sequence[range]) -> list[list[_Group]]:
+    """Those of each range of tables that are not empty, in the order of the streams."""
+    counts = np.bincount(rows, minlength=len(tables))
+    starts = (len(rows) - np.cumsum(counts)).tolist()
+    return [[_Group(tables[k], starts[k], starts[k] + int(counts[k])) for k in reversed(part) if counts[k]] for part in ranges]
+
+
+def encode_falling(values: np.ndarray, rows: np.ndarray, tables: Sequence[SignedTable], ranges: Sequence[range]) -> list[bytes]:
+    """Values int16 (n,) to a stream for each range of tables. rows: unsigned (n,), the table of each value.
+
+    ranges: from the last tables down to the first, with all that occur in rows.
+    """
+    ordered = values[_order(rows, len(tables))].astype(np.int32)
+    streams = []
+    for groups in _groups(rows, tables, ranges):
+        encoder = constriction.stream.queue.RangeEncoder()
+        for table, start, stop in groups:
+            group = ordered[start:stop]
+            outside = np.abs(group) > table.limit
+            escapes = outside.any()
+            symbols = np.where(outside, table.limit + 1, group) if escapes else group
+            encoder.encode(symbols + np.int32(table.limit), table.table.model)
+            if escapes:
+                encoder.encode(group[outside] + np.int32(ESCAPE_LIMIT), ESCAPED)
+        streams.append(stream_of(encoder))
+    return streams
+
+
+def decode_falling(
+    streams: Sequence[bytes | Cut], rows: np.ndarray, tables: Sequence[SignedTable], ranges: Sequence[range]
+) -> np.ndarray:
+    """Inverse of encode_falling: int16 (n,); where a stream was cut, 0 for values that what is there does not tell.
+
+    Raises CorruptError where a stream that is there as a whole is impossible, before more is decoded than it can hold.
+    """
+    ordered = np.zeros(len(rows), np.int32)
+    for stream, groups in zip(streams, _groups(rows, tables, ranges), strict=True):
+        if not isinstance(stream, Cut):
+            check_length(stream, sum((stop - start) * table.table.least_bits for table, start, stop in groups))
+        reader = _Beginning(stream.there) if isinstance(stream, Cut) else _Whole(stream)
+        for table, start, stop in groups:
+            group = reader.decode(table.table.model, stop - start) - np.int32(table.limit)
+            escaped = np.flatnonzero(group > table.limit)
+            if len(escaped):
+                found = reader.decode(ESCAPED, len(escaped)) - np.int32(ESCAPE_LIMIT)
+                group[escaped] = 0
+                group[escaped[: len(found)]] = found
+            ordered[start : start + len(group)] = group
+    values = np.empty(len(rows), np.int16)
+    values[_order(rows, len(tables))] = ordered
+    return values
+
+
+class _Whole:
+    """A stream that is there as a whole."""
+
+    def __init__(self, data: bytes) -> None:
+        self._decoder = decoder_of(data)
+
+    def decode(self, model: object, n_symbols: int) -> np.ndarray:
+        """The next symbols. Raises CorruptError."""
+        return decode_symbols(self._decoder, model, n_symbols)
+
+
+class _Beginning:
+    """What the beginning of a stream says, whatever follows.
+
+    Two decoders, of the lowest and of the highest stream that begins so. A range decoder's symbols rise with its stream, so those
+    on which both agree are those of every stream in between.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        words = data[: len(data) // 4 * 4]  # of a word in part only the least significant bytes are there
+        self._ends: list[Any] = [decoder_of(words), decoder_of(words + b"\xff" * _AHEAD_BYTES)]
+        self._over = not words
+
+    def decode(self, model: object, n_symbols: int) -> np.ndarray:
+        """The next symbols, as many of them as are certain. Where they are fewer than asked for, none come after."""
+        parts, left, step = [np.empty(0, np.int32)], n_symbols, n_symbols
+        while left and not self._over:
+            step, ends = min(step, left), [end.clone() for end in self._ends]
+            try:
+                low, high = (decode_symbols(end, model, step) for end in ends)
+            except CorruptError:  # behind what is there. Decoders do not say where: look for it in halves
+                step //= 2
+                self._over = not step
+                continue
+            apart = np.flatnonzero(low != high)
+            self._over = bool(len(apart))
+            parts.append(low[: apart[0]] if self._over else low)
+            left, self._ends = left - step, ends
+        return np.concatenate(parts)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""Streams in falling order: decode undoes encode, and what is decoded of a beginning is what the whole says."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fewbits.coding.falling import decode_falling, encode_falling
+from fewbits.coding.streams import SignedTable, encode_signed
+from fewbits.coding.tables import FrequencyTable, quantize_frequencies
+from fewbits.container import Cut
+from fewbits.errors import CorruptError
+
+
+def bell(limit: int, scale: float) -> SignedTable:
+    """A table of -limit..limit, falling with the magnitude, and a rare escape."""
+    weights = np.floor(2**30 / (1 + (np.arange(-limit, limit + 1) / scale) ** 4))
+    return SignedTable(FrequencyTable(quantize_frequencies(np.append(weights, 1024))))
+
+
+TABLES = [bell(1, 0.1), bell(3, 0.7), bell(20, 4.0), bell(300, 60.0)]
+ALL = [range(len(TABLES))]
+
+int16 = st.one_of(st.integers(-2, 2), st.integers(-400, 400), st.integers(-32768, 32767), st.sampled_from([-32768, 32767]))
+coded = st.lists(st.tuples(int16, st.integers(0, len(TABLES) - 1)), max_size=200)
+bounds = st.lists(st.integers(0, len(TABLES)), max_size=3).map(lambda cuts: [len(TABLES), *sorted(cuts, reverse=True), 0])
+
+
+def split(pairs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([value for value, _ in pairs], np.int16), np.array([row for _, row in pairs], np.uint8)
+
+
+def drawn(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Values as the tables expect them, none of them escaped."""
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, len(TABLES), n).astype(np.uint8)
+    values = np.zeros(n, np.int16)
+    for k, table in enumerate(TABLES):
+        chances = table.table.frequencies[:-1] / table.table.frequencies[:-1].sum()
+        values[rows == k] = rng.choice(np.arange(-table.limit, table.limit + 1), int((rows == k).sum()), p=chances)
+    return values, rows
+
+
+@given(coded, bounds)
+def test_decoding_undoes_encoding_in_any_passes(pairs: list[tuple[int, int]], bounds: list[int]) -> None:
+    values, rows = split(pairs)
+    ranges = [range(first, stop) for stop, first in zip(bounds[:-1], bounds[1:], strict=True)]
+    streams = encode_falling(values, rows, TABLES, ranges)
+    assert len(streams) == len(ranges) and all(len(stream) % 4 == 0 for stream in streams)
+    assert np.array_equal(decode_falling(streams, rows, TABLES, ranges), values)
+
+
+@given(st.integers(0, 300), st.integers(0, 9))
+def test_without_escapes_it_is_the_rising_order_of_the_tables_turned_round(n: int, seed: int) -> None:
+    values, rows = drawn(n, seed)
+    [stream] = encode_falling(values, rows, TABLES, ALL)
+    assert stream == encode_signed(values, (len(TABLES) - 1 - rows).astype(np.uint8), TABLES[::-1])
+
+
+def test_escapes_follow_their_table() -> None:
+    """docs/format.md, in one stream: 301 of table 3 escapes, then its value, then what table 0 has."""
+    values, rows = np.array([0, 301], np.int16), np.array([0, 3], np.uint8)
+    [stream] = encode_falling(values, rows, TABLES, ALL)
+    frequencies = [TABLES[3].table.frequencies, np.full(65536, 256), TABLES[0].table.frequencies]
+    low, width = 0.0, 1.0  # of the unit interval
+    for symbol, table in zip([601, 301 + 32768, 1], frequencies, strict=True):
+        low, width = low + width * table[:symbol].sum() / 2**24, width * table[symbol] / 2**24
+    words = np.frombuffer(stream, "<u4")
+    assert low - 1e-9 <= words[0] / 2**32 + (words[1] / 2**64 if len(words) > 1 else 0) < low + width + 1e-9
+
+
+@given(coded, st.integers(0, 700))
+def test_what_a_beginning_tells_is_true(pairs: list[tuple[int, int]], n_bytes: int) -> None:
+    values, rows = split(pairs)
+    [stream] = encode_falling(values, rows, TABLES, ALL)
+    found = decode_falling([Cut(stream[:n_bytes])], rows, TABLES, ALL)
+    assert ((found == values) | (found == 0)).all()
+
+
+@pytest.mark.parametrize("escapes", [False, True])
+def test_a_beginning_tells_all_but_its_last_bits(escapes: bool) -> None:
+    values, rows = drawn(3000)
+    if escapes:
+        values[::50] = 999
+    [stream] = encode_falling(values, rows, TABLES, ALL)
+    order = sorted(range(len(rows)), key=lambda k: -int(rows[k]))
+    before, known = -1, 0
+    for n_bytes in range(0, len(stream) + 1, 29):
+        found = decode_falling([Cut(stream[:n_bytes])], rows, TABLES, ALL)
+        known = int((found[order] == values[order]).cumprod().sum()) if n_bytes < len(stream) else len(rows)
+        assert known >= before
+        bits, before = 0.0, known
+        for place in order[: known + 1]:  # one more would not fit
+            bits += TABLES[rows[place]].bits(values[place : place + 1])
+        assert escapes or bits > 8 * n_bytes - 64, "the last words of what is there are in doubt, no more"
+        assert known == 0 or bits < 8 * n_bytes + 64
+    assert np.array_equal(decode_falling([Cut(stream + bytes(8))], rows, TABLES, ALL), values)
+
+
+@pytest.mark.parametrize("there", [b"", b"\xff" * 3, b"\xff" * 40, bytes(40), b"\x55" * 41])
+def test_any_beginning_is_read(there: bytes) -> None:
+    _, rows = drawn(500)
+    assert decode_falling([Cut(there)], rows, TABLES, ALL).shape == (500,)
+
+
+def test_whole_streams_that_are_too_short_or_odd_are_refused() -> None:
+    values, rows = drawn(2000)
+    ranges = [range(2, 4), range(2)]
+    streams = encode_falling(values, rows, TABLES, ranges)
+    for bad in ([streams[0][:40], streams[1]], [streams[0], b""], [b"", streams[1]]):
+        with pytest.raises(CorruptError, match="or more: the file is damaged"):
+            decode_falling(bad, rows, TABLES, ranges)
+    with pytest.raises(CorruptError, match="multiple of 4"):
+        decode_falling([streams[0] + b"\0", streams[1]], rows, TABLES, ranges)
+    cut = decode_falling([streams[0], Cut(b"")], rows, TABLES, ranges)
+    assert np.array_equal(cut, np.where(rows >= 2, values, 0)), "a stream that is there as a whole needs no other"
