@@ -3,7 +3,7 @@
 
 The package's definition, to its borders: windows see 0 beyond the left and right of a picture and its mirror image above and
 below. In float32, yet a test finds the same scores to 0.001: the structure term is taken as the variance of the error over
-those of the pictures, where nothing cancels. The weights are the reference's, (c) Jon Sneyers, Cloudinary, BSD-3-Clause.
+those of the pictures, where nothing cancels. The weights are the reference's: LICENSE-ssimulacra2.
 """
 
 from typing import Final
