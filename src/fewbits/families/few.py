@@ -107,7 +107,7 @@ class Analysis(nn.Module):
 class Synthesis(nn.Module):
     """y_hat (b, latent, h/16, w/16), already divided by the gains -> x_hat - 1/2 (b, 3, h, w).
 
-    scale and shift (b or 1, width_16, 1, 1) tell the deep branch the quality.
+    scale and shift (b or 1, width_16, 1, 1), or (..., h/16, w/16), tell the deep branch the quality.
     """
 
     def __init__(self, config: FewConfig) -> None:
@@ -365,6 +365,7 @@ class Few(nn.Module):
             "halo": -(-(self.config.depth_8 + self.config.analysis_extra_8) // 2) + self.config.depth_16,
             "hyper_halo": 2,
             "first_coded_index": 1,
+            "places": True,
         }
 
     def encoder_card(self) -> dict[str, Any]:
