@@ -273,7 +273,7 @@ class HyperpriorCodec(Pipeline):
             yield symbols, y_hat
 
     def _synthesised(self, y_hat: np.ndarray, level: Level, tile: Tile) -> np.ndarray:
-        here = {name: level.at(each, tile.outer_rows, tile.outer_columns) for name, each in level.synthesis.items()}
+        here = {name: level.between(each, tile.outer_rows, tile.outer_columns) for name, each in level.synthesis.items()}
         planes: np.ndarray = self._network("synthesis")(y_hat=y_hat[None], **here)[0]
         return planes
 

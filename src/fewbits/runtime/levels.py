@@ -40,6 +40,25 @@ class Level(NamedTuple):
         wide = classes[(down - down[0])[:, None], across - across[0]]
         return np.asarray(np.take(vectors[:, :, 0, 0].T, wide, axis=1)[None])
 
+    def between(self, vectors: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+        """The same in a window of the latent, interpolated linearly between the middles of hyper positions.
+
+        For the synthesis: borders of steep changes would be seen as lines (ADR 16).
+        """
+        if self.places is None:
+            return vectors
+        around = tuple(
+            slice(max(part.start // HYPER_STRIDE - 1, 0), min((part.stop - 1) // HYPER_STRIDE + 2, side))
+            for part, side in zip((rows, columns), self.places.classes.shape, strict=True)
+        )
+        classes = self.places.classes[around]
+        if (classes == classes[0, 0]).all():
+            return np.asarray(vectors[classes[0, 0]][None])
+        values = np.take(vectors[:, :, 0, 0].T, classes, axis=1)
+        for axis, (part, there) in enumerate(zip((rows, columns), around, strict=True), 1):
+            values = _interpolated(values, axis, np.arange(part.start, part.stop) - there.start * HYPER_STRIDE)
+        return values[None]
+
     def groups(self, planes: np.ndarray) -> tuple[list[np.ndarray], list[FrequencyTable]]:
         """Hyper symbols (channels, rows, columns) in groups with a table each: class by class, channel by channel."""
         if self.places is None:
@@ -64,6 +83,18 @@ class Level(NamedTuple):
         for k in range(len(self.z_tables)):
             planes[:, self.places.classes == k] = np.stack(groups[k * channels : (k + 1) * channels])
         return planes
+
+
+def _interpolated(values: np.ndarray, axis: int, positions: np.ndarray) -> np.ndarray:
+    """Values of hyper positions along an axis -> those of latent positions; at the ends the last value goes on.
+
+    Element by element, so that a window's values do not depend on its size.
+    """
+    nearest, within = positions // HYPER_STRIDE, positions % HYPER_STRIDE
+    other = np.clip(nearest + np.where(within < HYPER_STRIDE // 2, -1, 1), 0, values.shape[axis] - 1)
+    share = np.abs(2 * within + 1 - HYPER_STRIDE).astype(np.float32) / (2 * HYPER_STRIDE)  # of the other: 3/8, 1/8, 1/8, 3/8
+    share = share.reshape([-1 if k == axis else 1 for k in range(values.ndim)])
+    return np.asarray(np.take(values, nearest, axis) * (1 - share) + np.take(values, other, axis) * share)
 
 
 def integers_at(table: np.ndarray, quality_steps: int) -> np.ndarray:
