@@ -114,8 +114,8 @@ def packed(model: Model, size: tuple[int, int], sections: list[tuple[int, bytes]
 def likeliest(pipeline: HyperpriorCodec, size: tuple[int, int]) -> bytes:
     """The shortest hyper stream of a picture of that size at quality 0."""
     rows, columns = pipeline.hyper_grid(*pipeline.grid(size[1], size[0]))
-    tables = pipeline.level(0, "rgb").z_tables
-    return encode_planes(np.array([[int(t.frequencies.argmax())] * (rows * columns) for t in tables]), tables)
+    [tables] = pipeline.level(0, "rgb").z_tables
+    return encode_planes([np.full(rows * columns, t.frequencies.argmax()) for t in tables], tables)
 
 
 def png_alpha() -> np.ndarray:

@@ -17,6 +17,7 @@ from fewbits.coding.streams import encode_planes, encode_signed
 from fewbits.picture import Metadata
 from fewbits.runtime import passes
 from fewbits.runtime.bundle import pack_bundle
+from fewbits.runtime.places import Roi, pack_places
 from fewbits.sidecar import pack_sidecar
 
 
@@ -35,6 +36,10 @@ def seeds() -> Iterator[tuple[str, bytes]]:
             yield "sidecar", bytes([0, 2 + 16 * 1]) + content[:-4]
     for k, (_, content) in enumerate(pack_sidecar(None, Metadata(bytes(300), b"MM\0*" + bytes(9), b"<x/>" * 40)), 1):
         yield "sidecar", bytes([k, 0]) + content[:-4]
+    for drop in (1, 30, 100):
+        places = Roi.of(rng.random((130, 190), np.float32), drop * 100).at(6000)
+        assert places is not None
+        yield "qualities", bytes([2, 2]) + pack_places(places)[:-4]
     count = 40
     rows = np.random.default_rng(5).integers(0, len(tables()), count).astype(np.uint8)
     yield (
@@ -61,6 +66,10 @@ def files(name: str, rng: np.random.Generator) -> Iterator[bytes]:
         yield model(name).encode(rng.integers(0, 256, (height, width, channels), np.uint8), quality)
     strips = 33 * (8 if name == "klt" else 16)
     yield model(name).encode(np.repeat(rng.integers(0, 256, (strips // 4 + 1, 1, 3), np.uint8), 4, 0), 5)
+    if name == "few" and model(name).pipeline.takes_places:
+        mask = np.zeros((70, 140), np.uint8)
+        mask[:, 70:] = 255
+        yield model(name).encode(np.full((70, 140, 3), 90, np.uint8), 20, roi=mask, roi_drop=10)
     picture = Image.fromarray(np.full((5, 6, 4), 77, np.uint8))
     picture.info |= {"icc_profile": bytes(90), "xmp": b"<x/>"}
     yield model(name).encode(picture, 20)

@@ -27,12 +27,14 @@ from fewbits.image import to_image
 from fewbits.runtime.bundle import parse_bundle, parse_manifest
 from fewbits.runtime.engines import onnxruntime_engine
 from fewbits.runtime.hyperprior import HyperpriorCodec
+from fewbits.runtime.places import PLACE_PX, pack_places, parse_places
 from fewbits.sidecar import parse_alpha, parse_metadata
 
 LIMITS: Final = Limits(pixels=20_000)  # larger pictures only take longer
 MOST_VALUES: Final = 4096  # that a stream is asked for, for the same reason
 SIDECAR: Final = (container.SECTION_ALPHA, container.SECTION_ICC, container.SECTION_EXIF, container.SECTION_XMP)
 PASSES: Final = "passes"  # the flagship with its symbols in falling order, whichever the shipped one has
+CHECKED: Final = (*SIDECAR, container.SECTION_QUALITIES)  # sections that end in a checksum of their own
 _LIST: Final = 34  # where a header's section list begins
 _KINDS: Final = 4  # bytes at the start of an input of `streams`, `adaptive` and `huffman` that say what it is asked for
 
@@ -70,6 +72,19 @@ def sidecar(data: bytes) -> None:
     parse_metadata([section])
 
 
+def qualities(data: bytes) -> None:
+    """The first two bytes say how many places the picture has; the rest is a qualities section. What is read must come back."""
+    if len(data) < 5:
+        return
+    rows, columns, content = 1 + data[0] % 16, 1 + data[1] % 16, data[2:]
+    steps = struct.unpack_from("<H", content, 1)[0]
+    section = container.SECTION_QUALITIES, content + struct.pack("<I", zlib.crc32(content))
+    places = parse_places([section], rows * PLACE_PX, columns * PLACE_PX - 1, steps % (container.QUALITY_STEPS + 1))
+    assert places is not None and places.classes.shape == (rows, columns)
+    again = parse_places([(section[0], pack_places(places))], rows * PLACE_PX, columns * PLACE_PX, places.qualities[0])
+    assert again is not None and again.qualities == places.qualities and np.array_equal(again.classes, places.classes)
+
+
 def streams(data: bytes) -> None:
     """Range-coded streams: by planes, and with a table for each value."""
     if len(data) < _KINDS:
@@ -77,7 +92,8 @@ def streams(data: bytes) -> None:
     count, seed, stream = struct.unpack_from("<H", data)[0] % MOST_VALUES, data[2], data[_KINDS:]
     rows = np.random.default_rng(seed).integers(0, len(tables()), count).astype(np.uint8)
     if data[3] % 2:
-        assert decode_planes(stream, count, [table.table for table in tables()]).shape == (len(tables()), count)
+        planes = decode_planes(stream, [count] * len(tables()), [table.table for table in tables()])
+        assert [len(plane) for plane in planes] == [count] * len(tables())
     else:
         assert decode_signed(stream, rows, tables()).shape == (count,)
 
@@ -138,6 +154,7 @@ def decoder(name: str) -> Callable[[bytes], None]:
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "header": header,
     "sidecar": sidecar,
+    "qualities": qualities,
     "streams": streams,
     "adaptive": adaptive_maps,
     "huffman": huffman_groups,
@@ -160,7 +177,7 @@ def check(target: str, data: bytes) -> FewbitsError | None:
 
 
 def _with_right_head(data: bytes, name: str | None = None) -> bytes:
-    """Magic, version, the checksums of header, alpha and metadata as they must be; where a model is named, its family and id."""
+    """Magic, version, the checksums of the header and of sections as they must be; where a model is named, its family and id."""
     if len(data) < _LIST + 4:
         return data
     fixed = bytearray(data)
@@ -175,7 +192,7 @@ def _with_right_head(data: bytes, name: str | None = None) -> bytes:
     place += 4
     for k in range(count):
         kind, size = struct.unpack_from("<BI", fixed, _LIST + 5 * k)
-        if kind in SIDECAR and 5 <= size <= len(fixed) - place:
+        if kind in CHECKED and 5 <= size <= len(fixed) - place:
             fixed[place + size - 4 : place + size] = struct.pack("<I", zlib.crc32(fixed[place : place + size - 4]))
         place += size
     return bytes(fixed)
@@ -187,6 +204,6 @@ def _with_right_symbols(data: bytes, name: str) -> bytes:
     LIMITS.check(head)
     pipeline = model(name).pipeline
     latent = [(kind, bytes(content)) for kind, content in sections if kind in container.LATENT_SECTIONS]
-    level = pipeline.level(head.quality_steps, head.colour)
+    level = model(name).level(head, latent)
     symbols = pipeline.decode_symbols(latent, head.height, head.width, level)
     return _with_right_head(data[:26] + struct.pack("<I", symbols.crc()) + data[30:])

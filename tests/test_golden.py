@@ -39,8 +39,8 @@ def check_golden(folder: Path, name: str, tool: ModuleType, monkeypatch: pytest.
 
     made_again: list[bytes] = []  # symbols -> streams, with what the decoder was given
 
-    def planes(stream: bytes, n_symbols: int, tables: list) -> np.ndarray:  # type: ignore[type-arg]
-        symbols = real_planes(stream, n_symbols, tables)
+    def planes(stream: bytes, sizes: list[int], tables: list) -> list[np.ndarray]:  # type: ignore[type-arg]
+        symbols = real_planes(stream, sizes, tables)
         made_again.append(encode_planes(symbols, tables))
         return symbols
 

@@ -17,9 +17,10 @@ from fewbits import fidelity, structure
 from fewbits.errors import ImageError
 from fewbits.picture import Picture, at_depth, filled, grey_of
 from fewbits.runtime.pipeline import Pipeline, Progress, Section
+from fewbits.runtime.places import PLACE_PX, Roi
 from fewbits.target import Target, fit_score, fit_size
 
-WINDOW_PX: Final = 128  # a side; a multiple of every stride
+WINDOW_PX: Final = 128  # a side; a multiple of every stride, and of places
 EDGE_PX: Final = 16  # of a window that are not measured: a neighbour is missing there
 FEWEST_WINDOWS: Final = 4
 SAMPLED_FROM: Final = 12  # windows that fit into the picture; smaller pictures are measured whole
@@ -66,8 +67,8 @@ MEASURES: Final = {
 class Attempts:
     """One picture at the qualities of a pipeline. A position is the place of one in `pipeline.qualities`."""
 
-    def __init__(self, pipeline: Pipeline, picture: Picture, roi: np.ndarray | None, pack: Pack, progress: Progress) -> None:
-        """roi: float (height, width) or None. Qualities are those of the colours, at 8 bits; alpha has none."""
+    def __init__(self, pipeline: Pipeline, picture: Picture, roi: Roi | None, pack: Pack, progress: Progress) -> None:
+        """Of a region of interest all qualities move together. Qualities are those of the colours, at 8 bits; alpha has none."""
         self._pipeline, self._colour, self._roi, self._pack = pipeline, picture.colour, roi, pack
         self._source = filled(picture)
         self._pixels = at_depth(self._source, 8)
@@ -139,8 +140,11 @@ class Attempts:
             warn(f"target {target.name}: {value:g} is out of reach, this is the best possible: {values[self._last]:.5g}")
         return self._file(found.position)
 
-    def _level(self, position: int) -> Any:
-        return self._pipeline.level(self._pipeline.qualities[position], self._colour)
+    def _level(self, position: int, sampled: bool) -> Any:
+        steps, roi = self._pipeline.qualities[position], self._roi
+        if roi is not None and sampled:
+            roi = roi._replace(wanted=mosaic(roi.wanted, self._corners, PLACE_PX, axis=0))
+        return self._pipeline.level(steps, self._colour, None if roi is None else roi.at(steps))
 
     def _latent(self, level: Any, sampled: bool) -> np.ndarray:
         key = self._pipeline.analysis_key(level)
@@ -153,19 +157,18 @@ class Attempts:
         return self._latents[key, sampled]
 
     def _file(self, position: int) -> bytes:
-        level = self._level(position)
-        symbols, sections = self._pipeline.quantize(self._latent(level, sampled=False), level, self._roi)
+        level = self._level(position, sampled=False)
+        symbols, sections = self._pipeline.quantize(self._latent(level, sampled=False), level)
         self._advance()
         return self._pack(self._pipeline.qualities[position], symbols.crc(), sections)
 
     def _decoded(self, position: int, sampled: bool) -> np.ndarray:
         """What a decoder would show, uint8 (height, width, 3): of the picture, or of the sampled windows."""
-        level = self._level(position)
-        (height, width), roi = self._pixels.shape[:2], self._roi
+        level = self._level(position, sampled)
+        height, width = self._pixels.shape[:2]
         if sampled:
             height, width = WINDOW_PX, WINDOW_PX * len(self._corners)
-            roi = None if roi is None else mosaic(roi, self._corners, 1, axis=0)
-        y_hat = self._pipeline.requantize(self._latent(level, sampled), level, roi)
+        y_hat = self._pipeline.requantize(self._latent(level, sampled), level)
         pixels = self._pipeline.synthesise(y_hat, height, width, level, _nothing)
         self._advance()
         return pixels if self._colour == "rgb" else np.repeat(grey_of(pixels)[:, :, None], 3, axis=2)

@@ -5,7 +5,7 @@ import contextlib
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from numbers import Real
 from pathlib import Path
@@ -26,6 +26,7 @@ from fewbits.runtime.factorized import FactorizedCodec, nearest_level
 from fewbits.runtime.hyperprior import HyperpriorCodec, IndexedSymbols
 from fewbits.runtime.masked import MaskedCodec
 from fewbits.runtime.pipeline import CutSection, Pipeline, Progress, Section
+from fewbits.runtime.places import Roi, parse_places
 from fewbits.sidecar import pack_sidecar, parse_alpha, parse_metadata
 from fewbits.target import Target
 from fewbits.view import view_of
@@ -39,6 +40,7 @@ TUNINGS: Final = {"visual": "few", "psnr": "few-psnr"}  # of the flagship: the m
 DEFAULT_TUNING: Final = "visual"
 DEFAULT_MODEL: Final = TUNINGS[DEFAULT_TUNING]
 DEFAULT_QUALITY = 60.0
+DEFAULT_ROI_DROP: Final = 30.0  # points of quality: to less than half the bytes
 Region = tuple[int, int, int, int]  # x, y, width, height in pixels
 MODEL_PATH_VARIABLE = "FEWBITS_MODELS"
 NO_OTHER_LIMITS: Final = Limits()  # than the format's own
@@ -81,6 +83,7 @@ class Model:
         *,
         target: Target | None = None,
         roi: Any = None,
+        roi_drop: float | None = None,
         progress: Progress = _silent,
         warn: Warn = _python_warning,
     ) -> bytes:
@@ -90,9 +93,7 @@ class Model:
         steps = quality_steps(DEFAULT_QUALITY if quality is None else quality)
         picture = to_picture(image)
         del image  # where it is nobody else's, its memory is free from here on
-        if roi is not None and not self.pipeline.takes_roi:
-            raise ImageError(f"roi: a model of family {self.bundle.family} cannot favour a region; content-weighted can")
-        mask = None if roi is None else to_mask(roi, picture.width, picture.height)
+        region = self._roi(roi, roi_drop, picture)
         beside = pack_sidecar(picture.alpha, picture.metadata)
 
         def pack(steps: int, symbols_crc: int, latent: list[Section]) -> bytes:
@@ -112,9 +113,24 @@ class Model:
 
         with _enough_memory(picture.width, picture.height):
             if target is not None:
-                return Attempts(self.pipeline, picture, mask, pack, progress).encode(target, warn)
-            level = self.pipeline.level(steps, picture.colour)
-            return pack(steps, *self.pipeline.encode(filled(picture), level, mask, progress))
+                return Attempts(self.pipeline, picture, region, pack, progress).encode(target, warn)
+            level = self.pipeline.level(steps, picture.colour, None if region is None else region.at(steps))
+            return pack(steps, *self.pipeline.encode(filled(picture), level, progress))
+
+    def _roi(self, mask: Any, drop: float | None, picture: Picture) -> Roi | None:
+        """Raises ImageError where this model takes none, and on other masks and drops."""
+        if drop is not None and (not isinstance(drop, Real) or not 0 <= drop <= 100):
+            raise ImageError(f"roi_drop is {drop}, it must be from 0 to 100")
+        if mask is None:
+            if drop is not None:
+                raise ImageError(f"roi_drop is {drop} without a roi: it says how much less its black parts get")
+            return None
+        if not self.pipeline.takes_places:
+            raise ImageError(
+                f"roi: model {self.bundle.model_id.hex()} of family {self.bundle.family} has one quality for the whole picture; "
+                "models of few exported by this release, and of content-weighted, can favour a region"
+            )
+        return Roi.of(to_mask(mask, picture.width, picture.height), round(100 * (DEFAULT_ROI_DROP if drop is None else drop)))
 
     def decode(
         self,
@@ -151,8 +167,7 @@ class Model:
         limits.check(header)
         metadata = parse_metadata(beside)
         view = view_of(region, scale, header.width, header.height)
-        level = self.pipeline.level(header.quality_steps, header.colour)
-        size = (header.height, header.width)
+        level, size = self.level(header, latent), (header.height, header.width)
         with _enough_memory(header.width, header.height):
             alpha = parse_alpha(beside, *size, depth)
             bands = self.pipeline.decode(
@@ -170,28 +185,35 @@ class Model:
 
     def symbols(self, data: bytes) -> Any:
         """The integer symbols that a file holds (the pipeline's own kind), checked. The same on every machine."""
-        return self._symbols(data)[1]
+        return self._symbols(data)[2]
 
     def estimated_bits(self, data: bytes) -> float:
         """The model's own estimate of the bits in a file's symbols: their ideal code length."""
-        header, symbols = self._symbols(data)
-        return self.pipeline.ideal_bits(symbols, self.pipeline.level(header.quality_steps, header.colour))
+        _, level, symbols = self._symbols(data)
+        return self.pipeline.ideal_bits(symbols, level)
 
     def indexed_symbols(self, data: bytes) -> IndexedSymbols:
         """The coded latent symbols of a file, with the scale index that chose the table of each, where a hyperprior did."""
         if not isinstance(self.pipeline, HyperpriorCodec):
             raise ModelError(f"model {self.bundle.model_id.hex()}: its tables are chosen by no index")
-        header, symbols = self._symbols(data)
-        return self.pipeline.indexed(symbols, self.pipeline.level(header.quality_steps, header.colour))
+        _, level, symbols = self._symbols(data)
+        return self.pipeline.indexed(symbols, level)
 
-    def _symbols(self, data: bytes) -> tuple[Header, Any]:
+    def level(self, header: Header, latent: Sequence[CutSection]) -> Any:
+        """What the qualities of a file set, by its header and the latent's sections. Raises CorruptError."""
+        places = parse_places(latent, header.height, header.width, header.quality_steps)
+        if places is not None and not self.pipeline.takes_places:
+            raise CorruptError("a qualities section, which this model cannot have: the file is damaged")
+        return self.pipeline.level(header.quality_steps, header.colour, places)
+
+    def _symbols(self, data: bytes) -> tuple[Header, Any, Any]:
         header, latent, _ = self._parsed(data)
-        level = self.pipeline.level(header.quality_steps, header.colour)
+        level = self.level(header, latent)
         with _enough_memory(header.width, header.height):
             symbols = self.pipeline.decode_symbols(latent, header.height, header.width, level)
         if symbols.crc() != header.symbols_crc:
             raise CorruptError("the checksum of the decoded symbols does not match: the file is damaged")
-        return header, symbols
+        return header, level, symbols
 
     def _parsed(self, data: bytes, allow_truncated: bool = False) -> tuple[Header, list[CutSection], list[tuple[int, bytes]]]:
         """The header, the latent's sections, and those beside it that are there."""
@@ -222,6 +244,7 @@ def encode(
     target: Target | None = None,
     tune: str | None = None,
     roi: Any = None,
+    roi_drop: float | None = None,
     model: Model | None = None,
 ) -> bytes:
     """A picture -> the bytes of a .few file.
@@ -230,14 +253,14 @@ def encode(
     is kept exactly, and so are a Pillow image's colour profile, EXIF and XMP; EXIF's orientation is applied.
     quality: 0-100, continuous; higher is better and larger; 60 where neither it nor a target is given. target: a size or a
     quality to reach in its place, such as Target(size="200kB"); a quality that is out of reach gives the best file and a
-    TargetWarning. roi: a mask of the upright picture's size, Pillow image or uint8 array (h, w): white where detail is wanted;
-    only models with an importance map take one. tune: "visual", the default, for structure as people see it, or "psnr"; or in
-    its place model, from load_model.
+    TargetWarning. roi: a mask of the upright picture's size, Pillow image or uint8 array (h, w): blocks of 64x64 pixels with
+    white in them have that quality, black ones one that is lower by roi_drop, 0-100 (30 where None), others one between. tune:
+    "visual", the default, for structure as people see it, or "psnr"; or in its place model, from load_model.
     Raises ImageError on unsuitable pictures or options, and where a target size is below the smallest possible.
     """
     if tune is not None and model is not None:
         raise ImageError(f"tune is {tune!r} beside a model: give one of them")
-    return (model or load_model(tuned_model(tune))).encode(image, quality, target=target, roi=roi)
+    return (model or load_model(tuned_model(tune))).encode(image, quality, target=target, roi=roi, roi_drop=roi_drop)
 
 
 def tuned_model(tune: str | None) -> str:

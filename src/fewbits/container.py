@@ -26,19 +26,22 @@ SECTION_HYPER: Final = 1
 SECTION_LATENT: Final = 2
 SECTION_IMPORTANCE: Final = 3
 SECTION_ALPHA: Final = 4
+SECTION_QUALITIES: Final = 5
 SECTION_COARSE: Final = 6
 SECTION_ICC: Final = 128
 SECTION_EXIF: Final = 129
 SECTION_XMP: Final = 130
 SECTION_NAMES: Final = {
     SECTION_HYPER: "hyper", SECTION_LATENT: "latent", SECTION_IMPORTANCE: "importance", SECTION_ALPHA: "alpha",
-    SECTION_COARSE: "coarse",
+    SECTION_QUALITIES: "qualities", SECTION_COARSE: "coarse",
     SECTION_ICC: "icc", SECTION_EXIF: "exif", SECTION_XMP: "xmp",
 }  # fmt: skip
-LATENT_SECTIONS: Final = (SECTION_HYPER, SECTION_LATENT, SECTION_IMPORTANCE, SECTION_COARSE)
+LATENT_SECTIONS: Final = (SECTION_HYPER, SECTION_LATENT, SECTION_IMPORTANCE, SECTION_QUALITIES, SECTION_COARSE)
 METADATA_SECTIONS: Final = (SECTION_ICC, SECTION_EXIF, SECTION_XMP)
 DEPTH_IDS: Final = {8: 0, 16: 1}  # bits a sample of the picture that was coded
-_NEEDED: Final = {SECTION_HYPER: "hyper", SECTION_IMPORTANCE: "importance"}  # before any strip can be decoded
+_NEEDED: Final = {  # before any strip can be decoded
+    SECTION_HYPER: "hyper", SECTION_IMPORTANCE: "importance", SECTION_QUALITIES: "qualities",
+}  # fmt: skip
 CRITICAL: Final = range(0, 128)  # a decoder must reject unknown sections of these types and skip the others
 
 _LAYOUT: Final = struct.Struct("<4sBBBB8sIIHII")  # docs/format.md, "Header"

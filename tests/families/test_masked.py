@@ -196,7 +196,7 @@ def test_parts_and_cut_files(family: str, picture: Picture, monkeypatch: pytest.
     small = np.asarray(model.decode(data, scale=4), int)
     assert np.abs(small - box_averaged(whole, 4)).max() <= 1
     level = model.pipeline.level(6000, "rgb")
-    crc, sections = model.pipeline.encode(pixels, level, None, lambda _: None)
+    crc, sections = model.pipeline.encode(pixels, level, lambda _: None)
     symbols, held = model.pipeline.quantize(model.pipeline.analyse(pixels, level, lambda _: None), level)
     assert crc == symbols.crc() and sections == held
     cut = np.asarray(model.decode(data[:-1], allow_truncated=True), int)

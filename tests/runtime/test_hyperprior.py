@@ -20,7 +20,8 @@ from fewbits.container import Header, pack, parse
 from fewbits.errors import CorruptError, FormatError, ModelError
 from fewbits.runtime import hyperprior
 from fewbits.runtime.engines import onnxruntime_engine
-from fewbits.runtime.hyperprior import HyperpriorCodec, Symbols, floats_at, integers_at
+from fewbits.runtime.hyperprior import HyperpriorCodec, Symbols
+from fewbits.runtime.levels import floats_at, integers_at
 
 Picture = Callable[..., np.ndarray]
 

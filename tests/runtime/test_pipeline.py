@@ -70,7 +70,7 @@ def test_what_is_coded_on_the_way_is_what_a_whole_latent_gives(each: Model, pixe
     """And a whole latent can be quantized again and again, at any level."""
     pipeline = each.pipeline
     levels = [pipeline.level(steps, "rgb") for steps in (8000, 2000, 8000)]
-    found = [pipeline.encode(pixels, level, None, lambda _: None) for level in levels[:2]]
+    found = [pipeline.encode(pixels, level, lambda _: None) for level in levels[:2]]
     if type(pipeline) is hyperprior.HyperpriorCodec:
         y = pipeline.analyse(pixels, levels[0], lambda _: None)  # the same at every level
         held = [pipeline.quantize(y, level) for level in levels]
@@ -140,9 +140,9 @@ def test_a_region_needs_only_its_strips_and_its_tiles(
     shapes = []
     synthesised = each.pipeline._synthesised
 
-    def counted(y_hat: np.ndarray, level: object) -> np.ndarray:
+    def counted(y_hat: np.ndarray, *rest: object) -> np.ndarray:
         shapes.append(y_hat.shape)
-        return synthesised(y_hat, level)
+        return synthesised(y_hat, *rest)
 
     monkeypatch.setattr(each.pipeline, "_synthesised", counted)
     x, y, w, h = region

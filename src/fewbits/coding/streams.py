@@ -93,19 +93,19 @@ def decode_signed(data: bytes, rows: np.ndarray, tables: Sequence[SignedTable]) 
     return values
 
 
-def encode_planes(symbols: np.ndarray, tables: Sequence[FrequencyTable]) -> bytes:
-    """symbols: non-negative integers (planes, n), plane k coded with table k."""
+def encode_planes(symbols: Sequence[np.ndarray], tables: Sequence[FrequencyTable]) -> bytes:
+    """symbols: planes of non-negative integers (n,), plane k coded with table k."""
     encoder = constriction.stream.queue.RangeEncoder()
     for plane, table in zip(symbols, tables, strict=True):
         encoder.encode(np.ascontiguousarray(plane, np.int32), table.model)
     return stream_of(encoder)
 
 
-def decode_planes(data: bytes, n_symbols: int, tables: Sequence[FrequencyTable]) -> np.ndarray:
-    """Inverse of encode_planes: int32 (planes, n_symbols). Raises CorruptError where the stream is impossible."""
+def decode_planes(data: bytes, sizes: Sequence[int], tables: Sequence[FrequencyTable]) -> list[np.ndarray]:
+    """Inverse of encode_planes: of each plane so many, int32 (n,). Raises CorruptError where the stream is impossible."""
     decoder = decoder_of(data)
-    check_length(data, n_symbols * sum(table.least_bits for table in tables))
-    return np.stack([decode_symbols(decoder, table.model, n_symbols) for table in tables])
+    check_length(data, sum(size * table.least_bits for size, table in zip(sizes, tables, strict=True)))
+    return [decode_symbols(decoder, table.model, size) for size, table in zip(sizes, tables, strict=True)]
 
 
 def stream_of(encoder: Any) -> bytes:

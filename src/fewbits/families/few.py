@@ -107,7 +107,7 @@ class Analysis(nn.Module):
 class Synthesis(nn.Module):
     """y_hat (b, latent, h/16, w/16), already divided by the gains -> x_hat - 1/2 (b, 3, h, w).
 
-    scale and shift (b or 1, width_16, 1, 1) tell the deep branch the quality.
+    scale and shift (b or 1, width_16, 1, 1), or (..., h/16, w/16), tell the deep branch the quality.
     """
 
     def __init__(self, config: FewConfig) -> None:
@@ -366,6 +366,7 @@ class Few(nn.Module):
             "hyper_halo": 2,
             "first_coded_index": 1,
             "order": "falling",
+            "places": True,
         }
 
     def encoder_card(self) -> dict[str, Any]:

@@ -32,8 +32,9 @@ from fewbits.runtime.pipeline import (
     planes_of,
     strips_of,
 )
+from fewbits.runtime.places import Places
 from fewbits.runtime.rows import Rows
-from fewbits.runtime.tiling import TilePlan
+from fewbits.runtime.tiling import Tile, TilePlan
 
 MAX_CHANNELS = 2048  # of a ResNet-101
 MAX_BLOCK = 1024  # latent positions a side
@@ -121,7 +122,7 @@ class AdaptiveCoder:
 class FactorizedCodec(Pipeline):
     """A bundle of this kind with an engine to run its networks. Networks are loaded when first used."""
 
-    takes_roi = False
+    takes_places = False
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle, self._network = bundle, NetworkLoader(bundle, engine)
@@ -151,7 +152,7 @@ class FactorizedCodec(Pipeline):
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
         self._weights: dict[tuple[str, int], dict[str, np.ndarray]] = {}
 
-    def level(self, quality_steps: int, colour: str) -> WidthLevel:
+    def level(self, quality_steps: int, colour: str, places: Places | None = None) -> WidthLevel:
         """The nearest level of a quality in hundredths, 0..10000."""
         return self._levels[nearest_level(quality_steps, len(self._levels))]
 
@@ -163,7 +164,7 @@ class FactorizedCodec(Pipeline):
         """y before the gain."""
         return self._run("analysis", level, x=planes_of(pixels)[None])
 
-    def quantize_strips(self, y: Rows, level: WidthLevel, roi: np.ndarray | None) -> Iterator[Strip]:
+    def quantize_strips(self, y: Rows, level: WidthLevel) -> Iterator[Strip]:
         limit = np.iinfo(np.int16).max
         for strip in strips_of(y.grid[0]):
             latent = np.clip(np.rint(y.take(strip) * level.gain), -limit, limit).astype(np.int16)
@@ -193,7 +194,7 @@ class FactorizedCodec(Pipeline):
                 latent = level.coder.decode(stream, shape)
                 yield LatentSymbols(latent), latent / level.gain
 
-    def _synthesised(self, y_hat: np.ndarray, level: WidthLevel) -> np.ndarray:
+    def _synthesised(self, y_hat: np.ndarray, level: WidthLevel, tile: Tile) -> np.ndarray:
         return self._run("synthesis", level, y_hat=y_hat[None])
 
     def ideal_bits(self, symbols: LatentSymbols, level: WidthLevel) -> float:

@@ -15,11 +15,12 @@ import numpy as np
 from fewbits.coding.falling import decode_falling, encode_falling
 from fewbits.coding.streams import SignedTable, check_length, decode_planes, decode_signed, encode_planes, encode_signed
 from fewbits.coding.tables import FrequencyTable
-from fewbits.container import QUALITY_STEPS, SECTION_COARSE, SECTION_HYPER, SECTION_LATENT, Cut
+from fewbits.container import QUALITY_STEPS, SECTION_COARSE, SECTION_HYPER, SECTION_LATENT, SECTION_QUALITIES, Cut
 from fewbits.errors import ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
+from fewbits.runtime.levels import HYPER_STRIDE, Level, floats_at, integers_at
 from fewbits.runtime.passes import Pass, coarse_content, coarse_shares, pass_ranges, strip_passes
 from fewbits.runtime.pipeline import (
     CutSection,
@@ -32,11 +33,11 @@ from fewbits.runtime.pipeline import (
     head_stream,
     strips_of,
 )
+from fewbits.runtime.places import Places, pack_places
 from fewbits.runtime.rows import Rows
-from fewbits.runtime.tiling import TilePlan, scaled, tiles
+from fewbits.runtime.tiling import Tile, TilePlan, scaled, tiles
 
 STRIDE = 16  # pixels a latent position
-HYPER_STRIDE = 4  # latent positions a hyper position
 # Sizes of tiles change time and memory, never the result.
 TILE_ROWS, TILE_COLUMNS = 48, 64  # latent positions
 HYPER_ANALYSIS_HALO = 8  # latent positions; its receptive field reaches 3
@@ -70,38 +71,9 @@ class IndexedSymbols(NamedTuple):
     bits: float
 
 
-class Level(NamedTuple):
-    """Everything that a quality sets. Vectors are float32 (1, channels, 1, 1), ready for the networks."""
-
-    gain: np.ndarray
-    inverse_gain: np.ndarray
-    hyper: dict[str, np.ndarray]
-    synthesis: dict[str, np.ndarray]
-    scales: dict[str, np.ndarray]
-    z_tables: list[FrequencyTable]
-
-
-def integers_at(table: np.ndarray, quality_steps: int) -> np.ndarray:
-    """Rows of an integer table (levels, c), interpolated at quality_steps / 10000 of the way, rounded down: int64 (c,)."""
-    position = quality_steps * (len(table) - 1)
-    left = min(position // QUALITY_STEPS, len(table) - 2)
-    weight = position - left * QUALITY_STEPS
-    rows = table.astype(np.int64)
-    return np.asarray((rows[left] * (QUALITY_STEPS - weight) + rows[left + 1] * weight) // QUALITY_STEPS)
-
-
-def floats_at(table: np.ndarray, quality_steps: int) -> np.ndarray:
-    """The same for float tables: float32 (1, c, 1, 1)."""
-    position = quality_steps / QUALITY_STEPS * (len(table) - 1)
-    left = min(int(position), len(table) - 2)
-    row = table[left] * (1 - (position - left)) + table[left + 1] * (position - left)
-    return np.asarray(row, np.float32)[None, :, None, None]
-
-
 class HyperpriorCodec(Pipeline):
     """A bundle of this kind with an engine to run its networks. Networks are loaded when first used."""
 
-    takes_roi = False
     stride = STRIDE
     qualities = range(QUALITY_STEPS + 1)
 
@@ -116,6 +88,7 @@ class HyperpriorCodec(Pipeline):
             if coding.get("order", ORDERS[0]) not in ORDERS:
                 raise ValueError(f"order {coding['order']!r}")
             self._falling = coding.get("order") == "falling"  # what is older says nothing of it
+            self.takes_places = bool(coding.get("places", False))  # networks exported before take one quality only
             limits = tables["y_limits"].astype(np.int64)
             if not 0 < len(limits) <= 256:
                 raise ValueError(f"the number {len(limits)} of y_limits (1 to 256)")
@@ -144,26 +117,30 @@ class HyperpriorCodec(Pipeline):
         except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
 
-    def level(self, quality_steps: int, colour: str) -> Level:
-        """The level of a quality in hundredths, 0..10000."""
-        tables = self.bundle.tables
+    def level(self, quality_steps: int, colour: str, places: Places | None = None) -> Level:
+        """The level of a quality in hundredths, 0..10000, or of those of a map."""
+        tables, qualities = self.bundle.tables, places.qualities if places else (quality_steps,)
+
+        def floats(name: str) -> np.ndarray:
+            return np.concatenate([floats_at(tables[name], steps) for steps in qualities])
 
         def pair(name: str) -> dict[str, np.ndarray]:
-            return {part: floats_at(tables[f"{name}_{part}"], quality_steps) for part in ("scale", "shift")}
+            return {part: floats(f"{name}_{part}") for part in ("scale", "shift")}
 
         scales = {
-            name: integers_at(tables[name], quality_steps).astype(np.float32)[None, :, None, None]
+            name: np.stack([integers_at(tables[name], steps) for steps in qualities]).astype(np.float32)[:, :, None, None]
             for name in ("bias_in", "bias_out")
         }
         levels = len(self._z_frequencies)
-        nearest = (2 * quality_steps * (levels - 1) + QUALITY_STEPS) // (2 * QUALITY_STEPS)
+        nearest = [(2 * steps * (levels - 1) + QUALITY_STEPS) // (2 * QUALITY_STEPS) for steps in qualities]
         return Level(
-            np.exp(floats_at(tables["gain"], quality_steps)),
-            np.exp(floats_at(tables["inverse_gain"], quality_steps)),
+            np.exp(floats("gain")),
+            np.exp(floats("inverse_gain")),
             pair("hyper"),
             pair("synthesis"),
             scales,
-            self._z_tables[nearest],
+            [self._z_tables[k] for k in nearest],
+            places,
         )
 
     # Shapes
@@ -184,7 +161,7 @@ class HyperpriorCodec(Pipeline):
         y: np.ndarray = self._network("analysis")(x=_unshuffled(pixels))[0]
         return y
 
-    def quantize_strips(self, y: Rows, level: Level, roi: np.ndarray | None) -> Iterator[Strip]:
+    def quantize_strips(self, y: Rows, level: Level) -> Iterator[Strip]:
         z_rows, z_columns = self.hyper_grid(*y.grid)
         z = np.zeros((self.hyper_channels, z_rows, z_columns), np.int8)
         filled, ready, strips = self._fill(z, y, level), 0, strips_of(y.grid[0])
@@ -195,13 +172,12 @@ class HyperpriorCodec(Pipeline):
             index, mean = self._prior(z, strip, y.grid, level)
             if self._falling and len(strips) > 1 and strip is strips[0]:
                 shares = coarse_shares(index, self._mean_bits)
-            residual = y.take(strip) * level.gain[0]
+            residual = y.take(strip) * level.at(level.gain, strip, slice(0, y.grid[1]))[0]
             residual -= mean
             symbols = self._rounded(residual, index)
             del residual
-            yield Strip(
-                Symbols(z, symbols), partial(self._coded, symbols, index, shares), partial(_dequantized, symbols, mean, level)
-            )
+            divided = partial(_dequantized, symbols, mean, level.at(level.inverse_gain, strip, slice(0, y.grid[1]))[0])
+            yield Strip(Symbols(z, symbols), partial(self._coded, symbols, index, shares), divided)
             y.forget(min(strip.stop, ready * HYPER_STRIDE - HYPER_ANALYSIS_HALO))
 
     def _rounded(self, residual: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -226,8 +202,8 @@ class HyperpriorCodec(Pipeline):
         return [*((SECTION_COARSE, content) for content in contents), (SECTION_LATENT, rest)]
 
     def _head_sections(self, head: np.ndarray, level: Level) -> list[Section]:
-        planes = head.reshape(len(head), -1).astype(np.int32) + self._hyper_limit
-        return [(SECTION_HYPER, encode_planes(planes, level.z_tables))]
+        sections = [(SECTION_QUALITIES, pack_places(level.places))] if level.places else []
+        return [*sections, (SECTION_HYPER, encode_planes(*level.groups(head.astype(np.int32) + self._hyper_limit)))]
 
     def _fill(self, z: np.ndarray, y: Rows, level: Level) -> Iterator[int]:
         """Fills the hyper symbols from the top; gives the number of their rows that are there, again and again."""
@@ -239,7 +215,8 @@ class HyperpriorCodec(Pipeline):
             stretch = y.take(slice(outer.start, min(outer.stop, y.grid[0]))).transpose(1, 2, 0)
             for tile in row:
                 part = extended(stretch, slice(0, outer.stop - outer.start), tile.outer_columns)
-                real = network(y=np.ascontiguousarray((part.transpose(2, 0, 1) / self._deviation)[None]), **level.hyper)[0]
+                here = {name: level.at(each, outer, tile.outer_columns) for name, each in level.hyper.items()}
+                real = network(y=np.ascontiguousarray((part.transpose(2, 0, 1) / self._deviation)[None]), **here)[0]
                 cut = [
                     slice(s.start // HYPER_STRIDE, s.stop // HYPER_STRIDE)
                     for s in (*tile.cut, tile.inner_rows, tile.inner_columns)
@@ -271,12 +248,19 @@ class HyperpriorCodec(Pipeline):
             rows, columns = index[target].shape[1:]
             left = tile.cut[1].start * HYPER_STRIDE
             cut = (slice(None), slice(top, top + rows), slice(left, left + columns))
-            real = self._network("scales")(z_hat=z_hat, **level.scales)[0][cut]
+            biases = {
+                "bias_in": level.at(level.scales["bias_in"], outer_rows, tile.outer_columns, 1),
+                "bias_out": level.at(
+                    level.scales["bias_out"], scaled(outer_rows, HYPER_STRIDE), scaled(tile.outer_columns, HYPER_STRIDE)
+                ),
+            }
+            real = self._network("scales")(z_hat=z_hat, **biases)[0][cut]
             index[target] = np.clip(np.floor(real + np.float32(0.5)), 0, len(self._y_tables) - 1)
             if streams:
                 bits += float(self._least_bits[index[target]].sum(dtype=np.float64))
                 check_length(streams[0], bits, *streams[1:])
-            mean[target] = self._network("means")(z_hat=z_hat)[0][cut] * (level.gain[0] * self._deviation)
+            gain = level.at(level.gain, strip, slice(target[2].start, target[2].start + columns))[0]
+            mean[target] = self._network("means")(z_hat=z_hat)[0][cut] * (gain * self._deviation)
         return index, mean
 
     # Decoding
@@ -287,12 +271,12 @@ class HyperpriorCodec(Pipeline):
         """y_hat is the dequantized latent divided by the gains; where symbols are missing, their means."""
         grid = self.grid(height, width)
         z_rows, z_columns = self.hyper_grid(*grid)
-        known = [section for section in sections if not (self._falling and section[0] == SECTION_COARSE)]
-        hyper_stream = head_stream(known, SECTION_HYPER, "hyper")
+        beside = [kind for kind, may in ((SECTION_QUALITIES, level.places), (SECTION_COARSE, self._falling)) if may]
+        hyper_stream = head_stream(sections, SECTION_HYPER, "hyper", beside)
         strips = strip_passes(sections, grid[0], height, wanted, self._coded_indices)
         # The hyper stream's length is checked against the picture's size before anything of that size is allocated.
-        planes = decode_planes(hyper_stream, z_rows * z_columns, level.z_tables)
-        z = (planes - self._hyper_limit).astype(np.int8).reshape(-1, z_rows, z_columns)
+        planes = level.ungrouped(decode_planes(hyper_stream, *level.group_sizes(z_rows * z_columns)), z_rows, z_columns)
+        z = (planes - self._hyper_limit).astype(np.int8)
         for strip, passes in strips:
             streams = [part.stream for part in passes if not isinstance(part.stream, Cut)]
             whole = len(streams) == len(passes)
@@ -303,7 +287,7 @@ class HyperpriorCodec(Pipeline):
                 latent[coded] = self._decoded(passes, index[coded])
                 y_hat += latent
             del index
-            y_hat *= level.inverse_gain[0]
+            y_hat *= level.at(level.inverse_gain, strip, slice(0, grid[1]))[0]
             yield Symbols(z, latent) if whole else None, y_hat
 
     def _decoded(self, passes: Sequence[Pass], rows: np.ndarray) -> np.ndarray:
@@ -313,16 +297,17 @@ class HyperpriorCodec(Pipeline):
             return decode_signed(stream, rows, self._y_tables)
         return decode_falling([part.stream for part in passes], rows, self._y_tables, [part.indices for part in passes])
 
-    def _synthesised(self, y_hat: np.ndarray, level: Level) -> np.ndarray:
-        planes: np.ndarray = self._network("synthesis")(y_hat=y_hat[None], **level.synthesis)[0]
+    def _synthesised(self, y_hat: np.ndarray, level: Level, tile: Tile) -> np.ndarray:
+        here = {name: level.between(each, tile.outer_rows, tile.outer_columns) for name, each in level.synthesis.items()}
+        planes: np.ndarray = self._network("synthesis")(y_hat=y_hat[None], **here)[0]
         return planes
 
     # Rates
 
     def ideal_bits(self, symbols: Symbols, level: Level) -> float:
         """The model's own estimate of the bits of `symbols`: their ideal code length under the tables."""
-        z = symbols.hyper.reshape(len(symbols.hyper), -1).astype(np.int64) + self._hyper_limit
-        bits = sum(table.bits(plane) for table, plane in zip(level.z_tables, z, strict=True))
+        groups, tables = level.groups(symbols.hyper.astype(np.int64) + self._hyper_limit)
+        bits = sum(table.bits(group) for table, group in zip(tables, groups, strict=True))
         return bits + self.indexed(symbols, level).bits
 
     def indexed(self, symbols: Symbols, level: Level) -> IndexedSymbols:
@@ -337,9 +322,9 @@ class HyperpriorCodec(Pipeline):
         return IndexedSymbols(index, value, sum(self._y_tables[k].bits(value[index == k]) for k in np.unique(index)))
 
 
-def _dequantized(symbols: np.ndarray, mean: np.ndarray, level: Level) -> np.ndarray:
+def _dequantized(symbols: np.ndarray, mean: np.ndarray, inverse_gain: np.ndarray) -> np.ndarray:
     """y_hat: the dequantized latent divided by the gains."""
-    return np.asarray((symbols + mean) * level.inverse_gain[0])
+    return np.asarray((symbols + mean) * inverse_gain)
 
 
 def _unshuffled(x: np.ndarray) -> np.ndarray:

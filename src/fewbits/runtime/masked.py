@@ -31,8 +31,9 @@ from fewbits.runtime.pipeline import (
     planes_of,
     strips_of,
 )
+from fewbits.runtime.places import PLACE_PX, Places
 from fewbits.runtime.rows import Rows
-from fewbits.runtime.tiling import TilePlan, scaled
+from fewbits.runtime.tiling import Tile, TilePlan
 
 BITS = 6  # of a latent value, of which the leading ones are kept
 STEP_BITS = 2  # that one step of importance is worth
@@ -58,11 +59,22 @@ class MaskedSymbols(NamedTuple):
 
 
 class MaskedLevel(NamedTuple):
-    """shift: added to the importance; bits: kept of every value where there is no map; planes: that pass the networks."""
+    """shifts: added to the importance, by class; bits: kept of every value where there is no map; planes: that pass the networks.
 
-    shift: float
+    places: which class a place has; None where there is one.
+    """
+
+    shifts: np.ndarray
     bits: int
     planes: int
+    places: Places | None = None
+
+    def shift(self, strip: slice, columns: int, stride: int) -> np.ndarray:
+        """What is added to the importance in a strip, float64 (strip rows, columns) or a number for all. stride: in pixels."""
+        if self.places is None:
+            return self.shifts
+        down, across = ((np.arange(part.start, part.stop) * stride) // PLACE_PX for part in (strip, slice(0, columns)))
+        return np.asarray(self.shifts[self.places.classes[down[:, None], across]])
 
 
 class GroupCoder(Protocol):
@@ -139,25 +151,28 @@ class MaskedCodec(Pipeline):
             self._channels, self._colours = int(coding["channels"]), int(coding["colours"])
             if self.stride < 1 or self._halo < 0 or self._channels < 1 or self._colours not in (1, 3):
                 raise ValueError(f"stride, halo, channels or colours in {dict(coding)}")
-            self.takes_roi = bool(coding["map"])
+            self.takes_places = bool(coding["map"])
+            if self.takes_places and PLACE_PX % self.stride:
+                raise ValueError(f"stride {self.stride}, which must divide {PLACE_PX},")
             self._coder: GroupCoder = CODERS[coding["coder"]]()
             self._qualities, self._values = np.array(coding["levels"], np.float64).T
             if (np.diff(self._qualities) <= 0).any():
                 raise ValueError("levels, whose qualities must rise")
             self.qualities = range(QUALITY_STEPS + 1)
-            if not self.takes_roi:  # the first quality of each number of bits
+            if not self.takes_places:  # the first quality of each number of bits
                 bits = [self.level(steps, "rgb").bits for steps in self.qualities]
                 self.qualities = [int(steps) for steps in np.unique(bits, return_index=True)[1]]
         except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
 
-    def level(self, quality_steps: int, colour: str) -> MaskedLevel:
-        """The level of a quality in hundredths and a colour; its value is interpolated between the model's."""
-        value = float(np.interp(quality_steps / 100, self._qualities, self._values))
+    def level(self, quality_steps: int, colour: str, places: Places | None = None) -> MaskedLevel:
+        """The level of a quality in hundredths and a colour; values are interpolated between the model's."""
+        steps = np.array(places.qualities if places else quality_steps)
+        values = np.interp(steps / 100, self._qualities, self._values)
         planes = 1 if colour == "grey" or self._colours == 3 else 3
-        if self.takes_roi:
-            return MaskedLevel(value, BITS, planes)
-        return MaskedLevel(0.0, int(np.clip(math.floor(value + 0.5), 1, BITS)), planes)
+        if self.takes_places:
+            return MaskedLevel(np.asarray(values), BITS, planes, places)
+        return MaskedLevel(np.zeros(()), int(np.clip(math.floor(float(values) + 0.5), 1, BITS)), planes)
 
     def analysis_key(self, level: MaskedLevel) -> Hashable:
         """All have the same y."""
@@ -168,16 +183,12 @@ class MaskedCodec(Pipeline):
         x = planes_of(pixels).reshape(-1, self._colours, *pixels.shape[:2])[: level.planes]
         return np.concatenate([self._network("analysis")(x=plane[None]) for plane in x])
 
-    def quantize_strips(self, y: Rows, level: MaskedLevel, roi: np.ndarray | None) -> Iterator[Strip]:
-        """roi: float (height, width) in 0..1; where it is 1 all bits are kept."""
-        importance = np.zeros((level.planes if self.takes_roi else 0, *y.grid), np.uint8)
+    def quantize_strips(self, y: Rows, level: MaskedLevel) -> Iterator[Strip]:
+        importance = np.zeros((level.planes if self.takes_places else 0, *y.grid), np.uint8)
         for strip in strips_of(y.grid[0]):
             part = y.take(strip)
-            if self.takes_roi:
-                r = part[:, -1] + level.shift
-                if roi is not None:
-                    wanted = _block_maxima(roi[scaled(strip, self.stride)], self.stride)
-                    r = r + wanted * (HIGHEST - r)
+            if self.takes_places:
+                r = part[:, -1] + level.shift(strip, y.grid[1], self.stride).astype(np.float32)
                 importance[:, strip] = np.clip(np.rint(r), 0, HIGHEST)
             kept = self._kept(importance[:, strip], level, (strip.stop - strip.start, y.grid[1]))
             whole = np.clip(np.floor(part[:, : self._channels] * (1 << BITS)), 0, (1 << BITS) - 1).astype(np.uint8)
@@ -189,16 +200,16 @@ class MaskedCodec(Pipeline):
         return [(SECTION_LATENT, self._coder.encode(_groups(latent, kept), ALPHABETS))]
 
     def _head_sections(self, head: np.ndarray, level: MaskedLevel) -> list[Section]:
-        return [(SECTION_IMPORTANCE, self._coder.encode([head.ravel()], [HIGHEST + 1]))] if self.takes_roi else []
+        return [(SECTION_IMPORTANCE, self._coder.encode([head.ravel()], [HIGHEST + 1]))] if self.takes_places else []
 
     def decode_strips(
         self, sections: Sequence[CutSection], height: int, width: int, level: MaskedLevel, wanted: range
     ) -> Iterator[tuple[MaskedSymbols | None, np.ndarray]]:
         """y_hat is about 0, and 0 in a strip without symbols."""
         rows, columns = self.grid(height, width)
-        stream = head_stream(sections, SECTION_IMPORTANCE if self.takes_roi else None, "importance")
+        stream = head_stream(sections, SECTION_IMPORTANCE if self.takes_places else None, "importance")
         importance = np.zeros((0, rows, columns), np.uint8)
-        if self.takes_roi:
+        if self.takes_places:
             shape = (level.planes, rows, columns)
             importance = self._coder.decode(stream, [math.prod(shape)], [HIGHEST + 1])[0].astype(np.uint8).reshape(shape)
         for strip, content in latent_strips(sections, rows, height, wanted):
@@ -213,7 +224,7 @@ class MaskedCodec(Pipeline):
                 latent.swapaxes(0, 1)[:, where] = values.reshape(self._channels, -1)
             yield MaskedSymbols(importance, latent), _middles(latent, kept)
 
-    def _synthesised(self, y_hat: np.ndarray, level: MaskedLevel) -> np.ndarray:
+    def _synthesised(self, y_hat: np.ndarray, level: MaskedLevel, tile: Tile) -> np.ndarray:
         planes = np.concatenate([self._network("synthesis")(y_hat=plane[None])[0] for plane in y_hat])
         return np.broadcast_to(planes, (3, *planes.shape[1:]))
 
@@ -223,7 +234,7 @@ class MaskedCodec(Pipeline):
     def ideal_bits(self, symbols: MaskedSymbols, level: MaskedLevel) -> float:
         """What the coder's model says of `symbols`, strip by strip; with Huffman the order-0 entropy, without tables."""
         kept = self._kept(symbols.importance, level, symbols.latent.shape[2:])
-        total = self._coder.bits([symbols.importance.ravel()], [HIGHEST + 1]) if self.takes_roi else 0.0
+        total = self._coder.bits([symbols.importance.ravel()], [HIGHEST + 1]) if self.takes_places else 0.0
         for strip in strips_of(kept.shape[1]):
             total += self._coder.bits(_groups(symbols.latent[:, :, strip], kept[:, strip]), ALPHABETS)
         return total
@@ -249,9 +260,3 @@ def _places(kept: np.ndarray) -> list[np.ndarray]:
 def _groups(latent: np.ndarray, kept: np.ndarray) -> list[np.ndarray]:
     """The values (channels, n) at each of _places(kept). latent: (planes, channels, rows, columns)."""
     return [latent.swapaxes(0, 1)[:, where] for where in _places(kept)]
-
-
-def _block_maxima(values: np.ndarray, size: int) -> np.ndarray:
-    """(height, width) -> the largest of each block of size x size, those at the lower and right edge being smaller."""
-    padded = np.pad(values, [(0, -side % size) for side in values.shape], mode="edge")
-    return np.asarray(padded.reshape(padded.shape[0] // size, size, -1, size).max((1, 3)))

@@ -7,7 +7,7 @@ not with its height. `analyse` and `quantize` are the same passes over a latent 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +18,7 @@ from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.checksum import StripsChecksum
 from fewbits.runtime.engines import Engine, Network
+from fewbits.runtime.places import Places
 from fewbits.runtime.rows import Rows
 from fewbits.runtime.tiling import Tile, TilePlan, scaled
 
@@ -62,15 +63,18 @@ class Pipeline(ABC):
     What is abstract here is what makes a kind; nothing else is overridden.
     """
 
-    takes_roi: bool  # whether quantize takes a region of interest
+    takes_places: bool  # whether levels may have several qualities, by place
     stride: int  # pixels a latent position
     qualities: Sequence[int]  # in hundredths, rising: one for each level that differs from the others
 
     # What a kind is
 
     @abstractmethod
-    def level(self, quality_steps: int, colour: str) -> Any:
-        """Everything that a quality in hundredths, 0..10000, and a colour, "grey" or "rgb", set."""
+    def level(self, quality_steps: int, colour: str, places: Places | None = None) -> Any:
+        """Everything that a quality in hundredths, 0..10000, and a colour, "grey" or "rgb", set.
+
+        places: qualities by place in its stead, the first of which it is; only where takes_places.
+        """
 
     @abstractmethod
     def analysis_key(self, level: Any) -> Hashable:
@@ -89,11 +93,14 @@ class Pipeline(ABC):
         """A tile uint8 or uint16 (height, width, 3), both a multiple of the stride -> its y float32 (..., rows, columns)."""
 
     @abstractmethod
-    def _synthesised(self, y_hat: np.ndarray, level: Any) -> np.ndarray:
-        """A tile (..., rows, columns) -> float32 planes (3, height, width) about 0; y_hat has one dimension less than y."""
+    def _synthesised(self, y_hat: np.ndarray, level: Any, tile: Tile) -> np.ndarray:
+        """What a tile reads (..., rows, columns) -> float32 planes (3, height, width) about 0.
+
+        y_hat has one dimension less than y.
+        """
 
     @abstractmethod
-    def quantize_strips(self, y: Rows, level: Any, roi: np.ndarray | None) -> Iterator[Strip]:
+    def quantize_strips(self, y: Rows, level: Any) -> Iterator[Strip]:
         """Strip by strip. The symbols' `head` is complete after the last one."""
 
     @abstractmethod
@@ -115,10 +122,10 @@ class Pipeline(ABC):
         """Latent rows and columns of a picture."""
         return -(-height // self.stride), -(-width // self.stride)
 
-    def encode(self, pixels: np.ndarray, level: Any, roi: np.ndarray | None, progress: Progress) -> tuple[int, list[Section]]:
+    def encode(self, pixels: np.ndarray, level: Any, progress: Progress) -> tuple[int, list[Section]]:
         """Pixels as analyse takes them -> the symbols' checksum, and the sections. Holds neither the latent nor all symbols."""
         checksum, strips, symbols = StripsChecksum(), [], None
-        for strip in self.quantize_strips(self._latent(pixels, level, progress), level, roi):
+        for strip in self.quantize_strips(self._latent(pixels, level, progress), level):
             symbols = strip.symbols
             checksum.add(symbols.latent)
             strips.append(strip.sections())
@@ -129,16 +136,16 @@ class Pipeline(ABC):
         """uint8 or uint16 (height, width, 3) -> y float32 (..., rows, columns), whole: for who quantizes it several times."""
         return self._latent(pixels, level, progress).whole()
 
-    def quantize(self, y: np.ndarray, level: Any, roi: np.ndarray | None = None) -> tuple[Any, list[Section]]:
-        """y -> its symbols (HeldSymbols), and their sections. roi: float (height, width), 1 where bits are wanted."""
-        parts = [(strip.symbols, strip.sections()) for strip in self.quantize_strips(Rows.of(y), level, roi)]
+    def quantize(self, y: np.ndarray, level: Any) -> tuple[Any, list[Section]]:
+        """y -> its symbols (HeldSymbols), and their sections."""
+        parts = [(strip.symbols, strip.sections()) for strip in self.quantize_strips(Rows.of(y), level)]
         symbols = joined([part for part, _ in parts])
         strips = [sections for _, sections in parts]
         return symbols, [*self._head_sections(symbols.head, level), *pass_by_pass(strips)]
 
-    def requantize(self, y: np.ndarray, level: Any, roi: np.ndarray | None = None) -> np.ndarray:
+    def requantize(self, y: np.ndarray, level: Any) -> np.ndarray:
         """y -> the y_hat that quantize leads to, without coding."""
-        return np.concatenate([strip.y_hat() for strip in self.quantize_strips(Rows.of(y), level, roi)], axis=-2)
+        return np.concatenate([strip.y_hat() for strip in self.quantize_strips(Rows.of(y), level)], axis=-2)
 
     def decode_symbols(self, sections: Sequence[CutSection], height: int, width: int, level: Any) -> Any:
         """Sections -> all symbols. Raises CorruptError."""
@@ -213,7 +220,7 @@ class Pipeline(ABC):
             stretch = y_hat.take(outer)
             band = np.empty((wanted.stop - wanted.start, window[1].stop - window[1].start, 3), dtype)
             for tile in row:
-                planes = self._synthesised(np.ascontiguousarray(stretch[..., tile.outer_columns]), level)
+                planes = self._synthesised(np.ascontiguousarray(stretch[..., tile.outer_columns]), level, tile)
                 across = _common(window[1], scaled(tile.inner_columns, self.stride))
                 cut = _moved(wanted, outer.start * self.stride), _moved(across, tile.outer_columns.start * self.stride)
                 band[:, _moved(across, window[1].start)] = levels_of(planes[:, cut[0], cut[1]], dtype).transpose(1, 2, 0)
@@ -287,12 +294,12 @@ def latent_strips(sections: Sequence[CutSection], rows: int, height: int, wanted
     return zip(strips[wanted.start : wanted.stop], streams[wanted.start : wanted.stop], strict=True)
 
 
-def head_stream(sections: Sequence[CutSection], kind: int | None, name: str = "") -> bytes:
+def head_stream(sections: Sequence[CutSection], kind: int | None, name: str = "", beside: Collection[int] = ()) -> bytes:
     """The content of the one section of that type, which comes before the strips; empty where the model has none (None).
 
-    Raises CorruptError on another number of them and on sections of further types.
+    Raises CorruptError on another number of them and on sections of types that are neither it, the strips' nor in `beside`.
     """
-    if any(each not in (kind, SECTION_LATENT) for each, _ in sections):
+    if any(each not in (kind, SECTION_LATENT, *beside) for each, _ in sections):
         raise CorruptError("a section of a type that this model does not have")
     if kind is None:
         return b""

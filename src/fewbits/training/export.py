@@ -88,12 +88,12 @@ def _packed(tables: dict[str, np.ndarray]) -> bytes:
 def export_network(network: nn.Module, inputs: dict[str, Tensor]) -> bytes:
     """ONNX bytes of `network`, called with `inputs` by name.
 
-    Height and width stay free where they are above 1, or, where the network has `dynamic_axes`, those axes of each input.
+    Height and width stay free, or, where the network has `dynamic_axes`, those axes of each input. An input of one row and one
+    column holds for all places; it may as well be given for each place, and gives the same result where all are alike.
     """
     network = network.eval()
-    axes = getattr(network, "dynamic_axes", None) or {
-        name: (2, 3) if min(value.shape[2:]) > 1 else () for name, value in inputs.items()
-    }
+    own_axes = getattr(network, "dynamic_axes", None)
+    axes = own_axes or {name: (2, 3) if min(value.shape[2:]) > 1 else () for name, value in inputs.items()}
     shapes = {name: {axis: torch.export.Dim.DYNAMIC for axis in axes[name]} or None for name in inputs}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells in many lines that torchvision is not there
     with warnings.catch_warnings():
@@ -104,6 +104,8 @@ def export_network(network: nn.Module, inputs: dict[str, Tensor]) -> bytes:
         )  # fmt: skip
     assert program is not None
     model = program.model_proto
+    if not own_axes:
+        _free_places(model, [name for name in inputs if not axes[name]])
     _name_initializers(model, network)
     _halve_initializers(model)
     for node in model.graph.node:
@@ -113,6 +115,14 @@ def export_network(network: nn.Module, inputs: dict[str, Tensor]) -> bytes:
     del model.graph.metadata_props[:]
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def _free_places(model: onnx.ModelProto, names: list[str]) -> None:
+    """Let inputs that were exported at one place be as large as those that they are added to or multiplied with."""
+    for item in model.graph.input:
+        if item.name in names:
+            for axis, side in ((2, "rows"), (3, "columns")):
+                item.type.tensor_type.shape.dim[axis].dim_param = f"{item.name}_{side}"
 
 
 def _name_initializers(model: onnx.ModelProto, network: nn.Module) -> None:
