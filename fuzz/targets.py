@@ -149,7 +149,7 @@ def check(target: str, data: bytes) -> FewbitsError | None:
 
 
 def _with_right_head(data: bytes, name: str | None = None) -> bytes:
-    """Magic, version, the checksums of header, alpha, qualities and metadata as they must be; where a model is named, its family and id."""
+    """Magic, version, all checksums but that of the symbols as they must be; where a model is named, its family and id."""
     if len(data) < _LIST + 4:
         return data
     fixed = bytearray(data)

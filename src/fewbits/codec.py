@@ -127,8 +127,8 @@ class Model:
             return None
         if not self.pipeline.takes_places:
             raise ImageError(
-                f"roi: model {self.bundle.model_id.hex()} of family {self.bundle.family} has one quality for the whole picture; "
-                "models of few exported by this release, and of content-weighted, can favour a region"
+                f"roi: this model, of family {self.bundle.family}, has one quality for the whole picture; those of "
+                "content-weighted take a mask, and those of few that were exported by this release or a later one"
             )
         return Roi.of(to_mask(mask, picture.width, picture.height), round(100 * (DEFAULT_ROI_DROP if drop is None else drop)))
 
