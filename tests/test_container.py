@@ -135,7 +135,7 @@ def test_a_part_of_the_magic_is_a_truncated_file(length: int) -> None:
         (forged(colour=2), UnsupportedVersionError, "colour is 2"),
         (forged(depth=2), UnsupportedVersionError, "depth 2"),
         (forged(sections=((0, 0),)), UnsupportedVersionError, "section type is 0"),
-        (forged(sections=((1, 0), (5, 0))), UnsupportedVersionError, "section type is 5"),
+        (forged(sections=((1, 0), (7, 0))), UnsupportedVersionError, "section type is 7"),
         (forged(sections=((127, 0),)), UnsupportedVersionError, "section type is 127"),
         (forged(n_sections=2**16 + 1), LimitError, "section count is 65537, at most 65536"),
         (forged(n_sections=2**32 - 1), LimitError, "section count is 4294967295"),

@@ -27,26 +27,6 @@ HIGH, DROP = 70, 40
 
 
 @pytest.fixture(scope="module")
-def bundle(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped flagship's folder, exported anew where it takes no region of interest."""
-    if model.pipeline.takes_places:
-        return Path(fewbits.__file__).parent / "weights" / "few"
-    for name in ("torch", "onnx"):
-        pytest.importorskip(name)
-    from fewbits.training.export import bundle_files, write_folder
-    from fewbits.training.export import load_model as torch_model
-
-    target = tmp_path_factory.mktemp("roi") / "few"
-    write_folder(target, bundle_files("few", torch_model(model.bundle), {}))
-    return target
-
-
-@pytest.fixture(scope="module")
-def roi_model(bundle: Path) -> Model:
-    return load_model(bundle, threads=1)
-
-
-@pytest.fixture(scope="module")
 def pixels(photo: np.ndarray) -> np.ndarray:
     """Of two strips, with sides that are multiples of nothing."""
     return np.concatenate([photo, photo[::-1]])[:631, 100:347]
@@ -268,7 +248,7 @@ def test_targets_move_all_qualities_together(roi_model: Model, pixels: np.ndarra
 
 
 def test_the_command_line(
-    bundle: Path, picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    roi_bundle: Path, picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(picture(150, 140)).save(tmp_path / "in.png")
     mask = np.zeros((150, 140), np.uint8)
@@ -281,14 +261,14 @@ def test_the_command_line(
             cli.main()
         return int(exit_.value.code or 0), *capsys.readouterr()
 
-    encode = ["encode", tmp_path / "in.png", tmp_path / "out.few", "--model", bundle, "-q", 70]
+    encode = ["encode", tmp_path / "in.png", tmp_path / "out.few", "--model", roi_bundle, "-q", 70]
     assert run(*encode, "--roi", tmp_path / "mask.png", "--roi-drop", 25)[0] == 0
     data = (tmp_path / "out.few").read_bytes()
-    assert data == load_model(bundle).encode(picture(150, 140), 70, roi=mask, roi_drop=25)
+    assert data == load_model(roi_bundle).encode(picture(150, 140), 70, roi=mask, roi_drop=25)
     code, out, _ = run("info", tmp_path / "out.few")
     assert code == 0 and "quality 70 in a region of interest, less elsewhere" in out and "qualities 2" in out
     assert json.loads(run("info", "--json", tmp_path / "out.few")[1])["region_of_interest"] is True
-    assert run("decode", tmp_path / "out.few", tmp_path / "out.png", "--model", bundle, "--region", "0,0,70,70")[0] == 0
+    assert run("decode", tmp_path / "out.few", tmp_path / "out.png", "--model", roi_bundle, "--region", "0,0,70,70")[0] == 0
     for wrong, message in (
         (["--roi-drop", 25], "give --roi, too"),
         (["--roi", tmp_path / "mask.png", "--roi-drop", 101], "range"),
