@@ -176,6 +176,6 @@ def _with_right_symbols(data: bytes, name: str) -> bytes:
     LIMITS.check(head)
     pipeline = model(name).pipeline
     latent = [(kind, bytes(content)) for kind, content in sections if kind in container.LATENT_SECTIONS]
-    level = model(name).level(head, latent)
+    level = model(name)._level(head, latent)
     symbols = pipeline.decode_symbols(latent, head.height, head.width, level)
     return _with_right_head(data[:26] + struct.pack("<I", symbols.crc()) + data[30:])

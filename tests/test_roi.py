@@ -17,7 +17,7 @@ from fewbits.codec import Model, inspect, load_model
 from fewbits.container import SECTION_QUALITIES, Header, pack, parse
 from fewbits.errors import CorruptError, FewbitsError, FormatError, ImageError, TruncatedError
 from fewbits.fidelity import psnr_of
-from fewbits.runtime import hyperprior
+from fewbits.runtime import hyperprior, levels
 from fewbits.runtime.engines import onnxruntime_engine
 from fewbits.runtime.levels import Level
 from fewbits.runtime.places import Places
@@ -206,7 +206,7 @@ def test_networks_give_the_same_for_one_value_and_for_the_same_value_at_each_pla
         assert np.array_equal(network(**main, **inputs), network(**main, **wide)), name
 
 
-def test_what_holds_at_a_place_does_not_depend_on_the_window(roi_model: Model) -> None:
+def test_what_holds_at_a_place_does_not_depend_on_the_window(roi_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     classes = np.random.default_rng(0).integers(0, 3, (5, 7)).astype(np.uint8)
     level = roi_model.pipeline.level(9000, "rgb", Places((9000, 5000, 100), classes))
     for values in (level.at, level.between):
@@ -218,6 +218,9 @@ def test_what_holds_at_a_place_does_not_depend_on_the_window(roi_model: Model) -
     for row, column in ((0, 0), (2, 1), (4, 6)):
         assert np.array_equal(steps[0, :, 4 * row, 4 * column + 3], level.gain[classes[row, column], :, 0, 0])
     assert (level.at(level.gain, slice(0, 5), slice(0, 7), 1) == steps[:, :, ::4, ::4]).all()
+    values = np.random.default_rng(1).normal(0, 9, (level.gain.shape[1], 20, 28)).astype(np.float32)
+    monkeypatch.setattr(levels, "STRETCH_COLUMNS", 9)
+    assert (level.scaled(values, level.gain, slice(0, 20)) == values * steps[0]).all()
     smooth = level.between(level.gain, slice(0, 20), slice(0, 28))
     corners = smooth[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert np.array_equal(corners, steps[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]), "at the ends the last value goes on"

@@ -161,12 +161,12 @@ class HyperpriorCodec(Pipeline):
             while ready < min(z_rows, -(-strip.stop // HYPER_STRIDE) + self._hyper_halo):
                 ready = next(filled)
             index, mean = self._prior(z, strip, y.grid, level)
-            residual = y.take(strip) * level.at(level.gain, strip, slice(0, y.grid[1]))[0]
+            residual = level.scaled(y.take(strip), level.gain, strip)
             residual -= mean
             symbols = self._rounded(residual, index)
             del residual
-            divided = partial(_dequantized, symbols, mean, level.at(level.inverse_gain, strip, slice(0, y.grid[1]))[0])
-            yield Strip(Symbols(z, symbols), partial(self._coded, symbols, index), divided)
+            y_hat = partial(_dequantized, symbols, mean, level, strip)
+            yield Strip(Symbols(z, symbols), partial(self._coded, symbols, index), y_hat)
             y.forget(min(strip.stop, ready * HYPER_STRIDE - HYPER_ANALYSIS_HALO))
 
     def _rounded(self, residual: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -269,8 +269,7 @@ class HyperpriorCodec(Pipeline):
                 y_hat += latent
                 symbols = Symbols(z, latent)
             del index
-            y_hat *= level.at(level.inverse_gain, strip, slice(0, grid[1]))[0]
-            yield symbols, y_hat
+            yield symbols, level.scaled(y_hat, level.inverse_gain, strip, out=y_hat)
 
     def _synthesised(self, y_hat: np.ndarray, level: Level, tile: Tile) -> np.ndarray:
         here = {name: level.between(each, tile.outer_rows, tile.outer_columns) for name, each in level.synthesis.items()}
@@ -297,9 +296,9 @@ class HyperpriorCodec(Pipeline):
         return IndexedSymbols(index, value, sum(self._y_tables[k].bits(value[index == k]) for k in np.unique(index)))
 
 
-def _dequantized(symbols: np.ndarray, mean: np.ndarray, inverse_gain: np.ndarray) -> np.ndarray:
-    """y_hat: the dequantized latent divided by the gains."""
-    return np.asarray((symbols + mean) * inverse_gain)
+def _dequantized(symbols: np.ndarray, mean: np.ndarray, level: Level, strip: slice) -> np.ndarray:
+    """y_hat of a strip: the dequantized latent divided by the gains."""
+    return level.scaled(symbols + mean, level.inverse_gain, strip)
 
 
 def _unshuffled(x: np.ndarray) -> np.ndarray:
