@@ -42,6 +42,7 @@ CODERS: Final = ("huffman", "adaptive")
 QUALITIES: Final = (40.0, 50.0, 60.0, 65.0, 70.0, 80.0)
 SHEET_QUALITY: Final = 60.0
 ROI_QUALITY: Final = 60.0
+ROI_RISE: Final = 40.0  # in the region
 ENLARGED_PX: Final = 384
 
 
@@ -179,16 +180,25 @@ def roi_sheet(model: Model, name: str, pixels: np.ndarray, target: Path) -> str:
     rows, columns = np.mgrid[:height, :width]
     inside = np.hypot(rows - height / 2, columns - width / 2) < min(height, width) / 4
     tiles, captions, lines = [enlarged(pixels)], [(name, "original")], []
-    for label, roi in (("without", None), ("with", np.where(inside, 255, 0).astype(np.uint8))):
-        data = model.encode(pixels, ROI_QUALITY, roi=roi)
+    mask = np.where(inside, 255, 0).astype(np.uint8)
+    files = {
+        f"without `--roi`, quality {ROI_QUALITY:g}": model.encode(pixels, ROI_QUALITY),
+        f"with `--roi`, quality {ROI_QUALITY + ROI_RISE:g}, `--roi-drop` {ROI_RISE:g}": model.encode(
+            pixels, ROI_QUALITY + ROI_RISE, roi=mask, roi_drop=ROI_RISE
+        ),
+    }
+    for label, data in files.items():
         decoded = np.asarray(model.decode(data))
         within, outside = (
             10 * np.log10(255**2 / np.square(decoded[where].astype(float) - pixels[where]).mean()) for where in (inside, ~inside)
         )
         bpp = 8 * len(data) / (height * width)
         tiles += [enlarged(decoded), enlarged(map_over(model, data, pixels))]
-        captions += [(f"{label} region of interest", f"{bpp:.3f} bpp, {within:.2f} dB in it"), ("importance", "")]
-        lines.append([f"{label} `--roi`, quality {ROI_QUALITY:g}", f"{bpp:.3f}", f"{within:.2f}", f"{outside:.2f}"])
+        captions += [
+            (label.split(",")[0].replace("`--roi`", "region of interest"), f"{bpp:.3f} bpp, {within:.2f} dB in it"),
+            ("importance", ""),
+        ]
+        lines.append([label, f"{bpp:.3f}", f"{within:.2f}", f"{outside:.2f}"])
     draw_sheet(tiles, captions).save(target, "JPEG", quality=80)
     return table([name, "bpp", "PSNR in the region", "PSNR outside"], lines)
 

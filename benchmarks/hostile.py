@@ -22,12 +22,13 @@ from fewbits.bench.memory import peak_bytes, reset_peak
 from fewbits.codec import Model, load_model
 from fewbits.coding import adaptive_loop
 from fewbits.coding.streams import encode_planes
-from fewbits.container import FAMILY_IDS, SECTION_HYPER, SECTION_LATENT, Cut, Header
+from fewbits.container import FAMILY_IDS, SECTION_HYPER, SECTION_LATENT, SECTION_QUALITIES, Cut, Header
 from fewbits.errors import CorruptError, FewbitsError
 from fewbits.picture import Metadata
 from fewbits.runtime.factorized import FactorizedCodec
 from fewbits.runtime.hyperprior import HyperpriorCodec
 from fewbits.runtime.pipeline import STRIP_ROWS, strips_of
+from fewbits.runtime.places import Places, pack_places
 from fewbits.sidecar import pack_sidecar
 
 WIDEST = (1 << 20, 1 << 8)  # pixels, and only one strip
@@ -86,6 +87,11 @@ def files(model: Model) -> Iterator[tuple[str, bytes]]:
         yield (
             "268 MP, the likeliest hyper symbols, no latent",
             packed(model, WIDEST, [(SECTION_HYPER, likeliest(model.pipeline, WIDEST)), (SECTION_LATENT, b"")]),
+        )
+        many = Places((header.quality_steps, 0), np.zeros((1 << 12, 1 << 12), np.uint8))
+        yield (
+            "a picture of 64x64, a map of qualities that inflates to 16 MB",
+            packed(model, (64, 64), [(SECTION_QUALITIES, pack_places(many)), *kept], header),
         )
 
 

@@ -37,7 +37,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     for k, (_, content) in enumerate(pack_sidecar(None, Metadata(bytes(300), b"MM\0*" + bytes(9), b"<x/>" * 40)), 1):
         yield "sidecar", bytes([k, 0]) + content[:-4]
     for drop in (1, 30, 100):
-        places = Roi.of(rng.random((130, 190), np.float32), drop * 100).at(6000)
+        places = Roi(rng.random((3, 3), np.float32), drop * 100).at(6000)
         assert places is not None
         yield "qualities", bytes([2, 2]) + pack_places(places)[:-4]
     count = 40

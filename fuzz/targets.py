@@ -177,7 +177,7 @@ def check(target: str, data: bytes) -> FewbitsError | None:
 
 
 def _with_right_head(data: bytes, name: str | None = None) -> bytes:
-    """Magic, version, the checksums of the header and of sections as they must be; where a model is named, its family and id."""
+    """Magic, version, all checksums but that of the symbols as they must be; where a model is named, its family and id."""
     if len(data) < _LIST + 4:
         return data
     fixed = bytearray(data)
@@ -204,6 +204,6 @@ def _with_right_symbols(data: bytes, name: str) -> bytes:
     LIMITS.check(head)
     pipeline = model(name).pipeline
     latent = [(kind, bytes(content)) for kind, content in sections if kind in container.LATENT_SECTIONS]
-    level = model(name).level(head, latent)
+    level = model(name)._level(head, latent)
     symbols = pipeline.decode_symbols(latent, head.height, head.width, level)
     return _with_right_head(data[:26] + struct.pack("<I", symbols.crc()) + data[30:])

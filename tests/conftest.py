@@ -84,6 +84,27 @@ def rising() -> Model:
     return ordered(None)
 
 
+@pytest.fixture(scope="session")
+def roi_bundle(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a flagship that takes a region of interest: the shipped one, exported anew where that one does not."""
+    if model.pipeline.takes_places:
+        return next(Path(path) for path in installed_models() if Path(path).name == "few")
+    for name in ("torch", "onnx"):
+        pytest.importorskip(name)
+    from fewbits.training.export import bundle_files, write_folder
+    from fewbits.training.export import load_model as torch_model
+
+    target = tmp_path_factory.mktemp("roi") / "few"
+    write_folder(target, bundle_files("few", torch_model(model.bundle), {"licence": "MIT"}))
+    return target
+
+
+@pytest.fixture(scope="session")
+def roi_model(roi_bundle: Path) -> Model:
+    """A flagship that takes a region of interest, on one thread."""
+    return load_model(roi_bundle, threads=1)
+
+
 class TinyRun(NamedTuple):
     """A training run of a few steps, what it was trained with, and the bundle exported from it."""
 

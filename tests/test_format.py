@@ -65,6 +65,32 @@ def column(vector: np.ndarray) -> np.ndarray:
     return vector[None, :, None, None]
 
 
+def placed(vectors: list[np.ndarray], classes: np.ndarray, zoom: int = 1) -> np.ndarray:
+    """The vector of each position's class: (1, channels, rows, columns), or (1, channels, 1, 1) where there is one class."""
+    if len(vectors) == 1:
+        return column(vectors[0])
+    return np.array(vectors)[classes.repeat(zoom, 0).repeat(zoom, 1)].transpose(2, 0, 1)[None]
+
+
+def interpolated(vectors: list[np.ndarray], classes: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """ "Pixels": of a latent of so many rows and columns, position by position."""
+    if len(vectors) == 1:
+        return column(vectors[0])
+
+    def shares(position: int, side: int) -> list[tuple[int, float]]:
+        h, s = position // 4, (3 / 8, 1 / 8, 1 / 8, 3 / 8)[position % 4]
+        other = min(max(h - 1 if position % 4 < 2 else h + 1, 0), side - 1)
+        return [(h, 1 - s), (other, s)]
+
+    out = np.zeros((1, len(vectors[0]), rows, columns))
+    for row in range(rows):
+        for place in range(columns):
+            for k, share in shares(row, classes.shape[0]):
+                for j, part in shares(place, classes.shape[1]):
+                    out[0, :, row, place] += share * part * vectors[classes[k, j]]
+    return out
+
+
 def decode_by_the_page(model: Model, data: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hyper symbols, latent symbols and real pixel values (3, height, width) in 0..255."""
     tables, coding = model.bundle.tables, model.bundle.coding
@@ -79,28 +105,43 @@ def decode_by_the_page(model: Model, data: bytes) -> tuple[np.ndarray, np.ndarra
     assert zlib.crc32(data[:end]) == struct.unpack_from("<I", data, end)[0]
 
     # Sections
-    place, hyper, strips = end + 4, [], []
+    place, hyper, strips, maps = end + 4, [], [], []
     for kind, size in struct.iter_unpack("<BI", data[34:end]):
-        {1: hyper, 2: strips}[kind].append(Stream(data[place : place + size]))
+        part = data[place : place + size]
+        if kind == 5:
+            maps.append(part)
+        else:
+            {1: hyper, 2: strips}[kind].append(Stream(part))
         place += size
     assert place == len(data) and len(hyper) == 1
 
     # Symbols, 1
     rows, columns = -(-height // 16), -(-width // 16)
     z_rows, z_columns = -(-rows // 4), -(-columns // 4)
+    qualities, classes = [quality], np.zeros((z_rows, z_columns), int)
+    for part in maps:  # Qualities
+        assert zlib.crc32(part[:-4]) == struct.unpack("<I", part[-4:])[0]
+        qualities = list(struct.unpack_from(f"<{part[0]}H", part, 1))
+        assert qualities[0] == quality and qualities == sorted(set(qualities), reverse=True)
+        classes = np.array(list(zlib.decompress(part[1 + 2 * part[0] : -4]))).reshape(z_rows, z_columns)
     levels, n_hyper, bins = tables["z_frequencies"].shape
     limit = coding["hyper_limit"]
     assert bins == 2 * limit + 1
-    level = (2 * quality * (levels - 1) + 10_000) // 20_000
     z = np.zeros((n_hyper, z_rows, z_columns), np.int64)
-    for channel in range(n_hyper):
-        before = sums(tables["z_frequencies"][level][channel])
-        for row in range(z_rows):
-            for place in range(z_columns):
-                z[channel, row, place] = hyper[0].symbol(before) - limit
+    for k, steps in enumerate(qualities):
+        level = (2 * steps * (levels - 1) + 10_000) // 20_000
+        for channel in range(n_hyper):
+            before = sums(tables["z_frequencies"][level][channel])
+            for row in range(z_rows):
+                for place in range(z_columns):
+                    if classes[row, place] == k:
+                        z[channel, row, place] = hyper[0].symbol(before) - limit
 
     # Symbols, 2
-    biases = {name: column(integer_level(tables[name], quality)) for name in ("bias_in", "bias_out")}
+    biases = {
+        name: placed([integer_level(tables[name], steps) for steps in qualities], classes, zoom)
+        for name, zoom in (("bias_in", 1), ("bias_out", 4))
+    }
     real = run(model, "scales", z_hat=z[None], **biases)[:, :rows, :columns]
     index = np.clip(np.floor(real.astype(np.float64) + 0.5), 0, 63).astype(int)
 
@@ -125,10 +166,16 @@ def decode_by_the_page(model: Model, data: bytes) -> tuple[np.ndarray, np.ndarra
     assert zlib.crc32(z.astype("i1").tobytes() + latent.astype("<i2").tobytes()) == crc
 
     # Pixels
-    gain, inverse_gain = (np.exp(float_level(tables[name], quality)) for name in ("gain", "inverse_gain"))
-    mean = run(model, "means", z_hat=z[None])[:, :rows, :columns] * (tables["deviation"] * gain)[:, None, None]
-    y_hat = (latent + mean) * inverse_gain[:, None, None]
-    modulation = {name: column(float_level(tables[f"synthesis_{name}"], quality)) for name in ("scale", "shift")}
+    gain, inverse_gain = (
+        placed([np.exp(float_level(tables[name], steps)) for steps in qualities], classes, 4)[0, :, :rows, :columns]
+        for name in ("gain", "inverse_gain")
+    )
+    mean = run(model, "means", z_hat=z[None])[:, :rows, :columns] * (tables["deviation"][:, None, None] * gain)
+    y_hat = (latent + mean) * inverse_gain
+    modulation = {
+        name: interpolated([float_level(tables[f"synthesis_{name}"], steps) for steps in qualities], classes, rows, columns)
+        for name in ("scale", "shift")
+    }
     pixels = np.clip((run(model, "synthesis", y_hat=y_hat[None], **modulation) + 0.5) * 255, 0, 255)
     return z, latent, pixels[:, :height, :width]
 
@@ -150,6 +197,16 @@ def test_the_page_decodes_what_we_encode(
         real = np.tensordot([0.299, 0.587, 0.114], np.rint(real), 1)[None]
     decoded = np.atleast_3d(np.asarray(model.decode(data), float)).transpose(2, 0, 1)
     assert np.abs(decoded - real).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(150, 141), (530, 70)], ids=str)
+def test_the_page_decodes_a_region_of_interest(roi_model: Model, picture: Picture, size: tuple[int, int]) -> None:
+    mask = np.linspace(0, 255, size[0] * size[1]).astype(np.uint8).reshape(size)
+    data = roi_model.encode(picture(*size, 3), 80, roi=mask, roi_drop=61)
+    hyper, latent, real = decode_by_the_page(roi_model, data)
+    found = roi_model.symbols(data)
+    assert np.array_equal(found.hyper, hyper) and np.array_equal(found.latent, latent)
+    assert np.abs(np.asarray(roi_model.decode(data), float).transpose(2, 0, 1) - real).max() <= 1
 
 
 def test_escapes_are_where_the_page_says(model: Model, picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -305,7 +305,7 @@ def test_more_quality_is_nearer_and_larger(image: Image.Image) -> None:
         ({"quality": 101}, "quality is 101, it must be from 0 to 100"),
         ({"quality": "best"}, "quality is best"),
         ({"tune": "ear"}, "tune is 'ear', it must be one of visual, psnr"),
-        ({"roi": Image.new("L", (90, 70))}, "roi: a model of family few cannot"),
+        ({"roi_drop": 20}, "roi_drop is 20 without a roi"),
         ({"save_all": True}, "save_all: a .few file holds one picture"),
         ({"append_images": [Image.new("L", (1, 1))]}, "save_all: a .few file holds one picture"),
         ({"exif": b"invalid"}, "exif: not a TIFF file"),

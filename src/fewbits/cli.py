@@ -14,6 +14,7 @@ from fewbits import __version__, files, research_cli
 from fewbits.cli_help import CONTENT, EPILOG, FILES, LIMITS, MACHINE, PICTURE, RATE, Command
 from fewbits.codec import (
     DEFAULT_QUALITY,
+    DEFAULT_ROI_DROP,
     TUNINGS,
     Region,
     inspect,
@@ -170,7 +171,16 @@ def encode(
             "--roi",
             metavar="MASK",
             rich_help_panel=CONTENT,
-            help="A picture of IN's size, white where detail is wanted. For one IN, and a --model with an importance map.",
+            help="A picture of IN's size: white parts get the quality, black ones less, greys something between. For one IN.",
+        ),
+    ] = None,
+    roi_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--roi-drop",
+            metavar="N",
+            rich_help_panel=CONTENT,
+            help=f"By how much the quality of black parts is lower, 0 to 100. Default: {DEFAULT_ROI_DROP:g}.",
         ),
     ] = None,
     strip: Annotated[
@@ -211,8 +221,12 @@ def encode(
         raise typer.BadParameter("it chooses among the flagship's models: leave --model out", param_hint="'--tune'")
     if tune is not None and tune not in TUNINGS:
         raise typer.BadParameter(f"{tune!r} is not one of {', '.join(TUNINGS)}", param_hint="'--tune'")
+    if roi_drop is not None and roi is None:
+        raise typer.BadParameter("it says what black parts of a mask get: give --roi, too", param_hint="'--roi-drop'")
+    if roi_drop is not None and not 0 <= roi_drop <= 100:
+        raise typer.BadParameter(f"{roi_drop} is not in the range 0 to 100", param_hint="'--roi-drop'")
     mask = read_image(files.read(str(roi)), str(roi)) if roi else None
-    convert = Encoding(quality, model or tuned_model(tune), threads, mask, strip, goal)
+    convert = Encoding(quality, model or tuned_model(tune), threads, mask, strip, goal, roi_drop)
     convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json)
 
 
@@ -360,6 +374,7 @@ def info(
             "bytes": header.file_bytes,
             "header_bytes": header.header_bytes,
             "parts": header.parts,
+            "region_of_interest": header.has_places,
             "bpp": round(8 * header.file_bytes / (header.width * header.height), 4),
         }
         | ({"channels": width} if width else {})
@@ -369,7 +384,8 @@ def info(
         typer.echo(json.dumps(values))
         return
     samples = f"{header.colour}{' with alpha' if 'alpha' in header.parts else ''}, {header.depth} bits"
-    typer.echo(f"{header.width} x {header.height} pixels, {samples}, quality {header.quality:g}")
+    less = " in a region of interest, less elsewhere" if header.has_places else ""
+    typer.echo(f"{header.width} x {header.height} pixels, {samples}, quality {header.quality:g}{less}")
     sizes = ", ".join(f"{name} {size}" for name, size in ({"header": header.header_bytes} | header.parts).items())
     typer.echo(f"{values['bytes']} bytes ({sizes}), {values['bpp']} bits per pixel")
     at_width = f", width {width}" if width else ""

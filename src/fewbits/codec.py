@@ -127,8 +127,8 @@ class Model:
             return None
         if not self.pipeline.takes_places:
             raise ImageError(
-                f"roi: model {self.bundle.model_id.hex()} of family {self.bundle.family} has one quality for the whole picture; "
-                "models of few exported by this release, and of content-weighted, can favour a region"
+                f"roi: this model, of family {self.bundle.family}, has one quality for the whole picture; those of "
+                "content-weighted take a mask, and those of few that were exported by this release or a later one"
             )
         return Roi.of(to_mask(mask, picture.width, picture.height), round(100 * (DEFAULT_ROI_DROP if drop is None else drop)))
 
@@ -167,7 +167,7 @@ class Model:
         limits.check(header)
         metadata = parse_metadata(beside)
         view = view_of(region, scale, header.width, header.height)
-        level, size = self.level(header, latent), (header.height, header.width)
+        level, size = self._level(header, latent), (header.height, header.width)
         with _enough_memory(header.width, header.height):
             alpha = parse_alpha(beside, *size, depth)
             bands = self.pipeline.decode(
@@ -199,7 +199,7 @@ class Model:
         _, level, symbols = self._symbols(data)
         return self.pipeline.indexed(symbols, level)
 
-    def level(self, header: Header, latent: Sequence[CutSection]) -> Any:
+    def _level(self, header: Header, latent: Sequence[CutSection]) -> Any:
         """What the qualities of a file set, by its header and the latent's sections. Raises CorruptError."""
         places = parse_places(latent, header.height, header.width, header.quality_steps)
         if places is not None and not self.pipeline.takes_places:
@@ -208,7 +208,7 @@ class Model:
 
     def _symbols(self, data: bytes) -> tuple[Header, Any, Any]:
         header, latent, _ = self._parsed(data)
-        level = self.level(header, latent)
+        level = self._level(header, latent)
         with _enough_memory(header.width, header.height):
             symbols = self.pipeline.decode_symbols(latent, header.height, header.width, level)
         if symbols.crc() != header.symbols_crc:

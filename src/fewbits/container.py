@@ -82,6 +82,11 @@ class Header:
         return sizes
 
     @property
+    def has_places(self) -> bool:
+        """Whether only a part of the picture has the quality, and others have a lower one."""
+        return any(kind == SECTION_QUALITIES for kind, _ in self.sections)
+
+    @property
     def header_bytes(self) -> int:
         return _LAYOUT.size + _SECTION.size * len(self.sections) + _CRC.size
 

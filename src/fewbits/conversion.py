@@ -59,7 +59,7 @@ class Conversion(Protocol):
 
 @dataclass(frozen=True)
 class Encoding:
-    """Pictures -> .few files. quality, target, roi: see fewbits.encode. model: a name or a bundle's folder.
+    """Pictures -> .few files. quality, target, roi, roi_drop: see fewbits.encode. model: a name or a bundle's folder.
 
     threads: see load_model. strip: leave out metadata.
     """
@@ -70,6 +70,7 @@ class Encoding:
     roi: Image.Image | None = None
     strip: bool = False
     target: Target | None = None
+    roi_drop: float | None = None
     what = "encoding"
     extension = EXTENSION
 
@@ -92,6 +93,7 @@ class Encoding:
                 self.quality,
                 target=self.target,
                 roi=self.roi,
+                roi_drop=self.roi_drop,
                 progress=progress,
                 warn=lambda text: notes.append(f"{source}: {text}"),
             )

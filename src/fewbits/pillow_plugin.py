@@ -156,6 +156,7 @@ def _save(image: Image.Image, file: IO[bytes], _: str | bytes) -> None:
             options.get("quality", DEFAULT_QUALITY),
             tune=options.get("tune"),
             roi=options.get("roi"),
+            roi_drop=options.get("roi_drop"),
             model=options.get("model"),
         )
     except ModelError as error:

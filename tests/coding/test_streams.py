@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Streams: decode undoes encode, at the size that theory promises, and word for word as docs/format.md says."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -233,3 +234,17 @@ def test_planes_of_any_sizes_come_back(shapes: list[tuple[int, int]], seed: int)
     symbols = [rng.integers(0, len(table), n) for table, (_, n) in zip(tables, shapes, strict=True)]
     found = decode_planes(encode_planes(symbols, tables), [n for _, n in shapes], tables)
     assert all(np.array_equal(*pair) for pair in zip(found, symbols, strict=True))
+
+
+def test_an_escape_costs_sixteen_bits_more() -> None:
+    table = TABLES[1]
+    escape = math.log2(TOTAL / table.table.frequencies[-1])
+    for value in (4, -4, 32767, -32768):
+        assert table.bits(np.array([value], np.int16)) == pytest.approx(escape + 16)
+    assert table.bits(np.array([3, -3])) == pytest.approx(2 * math.log2(TOTAL / table.table.frequencies[0]), rel=1e-4)
+
+
+def test_a_signed_table_is_symmetric() -> None:
+    assert TABLES[1].limit == 3
+    with pytest.raises(ValueError, match="even number"):
+        SignedTable(FAIR)

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from fewbits import cli  # noqa: E402
-from fewbits.codec import Model  # noqa: E402
+from fewbits.codec import Model, inspect  # noqa: E402
 from fewbits.errors import ImageError, ModelError, TrainingError  # noqa: E402
 from fewbits.families import FAMILIES  # noqa: E402
 from fewbits.families.content_weighted import Cae3Config, ContentWeightedConfig, ResnetAeConfig  # noqa: E402
@@ -131,15 +131,20 @@ def test_quality_says_how_many_bits_are_kept(picture: Picture) -> None:
     assert means == sorted(means) and means[0] == 0 and means[-1] == 3
 
 
-def test_a_region_of_interest_gets_all_bits_and_nothing_else_changes(picture: Picture) -> None:
-    model, pixels = made("content-weighted"), picture(80, 120)
-    mask = np.zeros((80, 120), np.uint8)
-    mask[17:33, 48:72] = 255  # rows 2..4 and columns 6..8 of the latent
-    without, with_roi = (model.symbols(model.encode(pixels, 40, roi=roi)).importance for roi in (None, Image.fromarray(mask)))
-    inside = np.zeros(without.shape, bool)
-    inside[:, 2:5, 6:9] = True
-    assert (with_roi[inside] == 3).all() and np.array_equal(with_roi[~inside], without[~inside])
-    assert without[inside].min() < 3
+def test_a_region_of_interest_has_the_importance_of_its_quality_and_the_rest_that_of_a_lower_one(picture: Picture) -> None:
+    model, pixels = made("content-weighted"), picture(280, 150)  # two strips
+    mask = np.zeros((280, 150), np.uint8)
+    mask[200:257, 70] = 255  # rows 24..39 and columns 8..15 of the latent
+    high, low, mixed = (
+        model.encode(pixels, quality, roi=roi, roi_drop=drop)
+        for quality, roi, drop in ((70, None, None), (40, None, None), (70, Image.fromarray(mask), 30))
+    )
+    importance = [model.symbols(data).importance for data in (high, low, mixed)]
+    inside = np.zeros(importance[0].shape, bool)
+    inside[:, 24:40, 8:16] = True
+    assert np.array_equal(importance[2], np.where(inside, importance[0], importance[1]))
+    assert (importance[0] != importance[1])[inside].any() and len(low) < len(mixed) < len(high)
+    assert [kind for kind, _ in inspect(mixed).sections] == [3, 2, 2], "the importance says it all: no qualities"
 
 
 def test_the_command_line_takes_a_mask(picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -149,14 +154,14 @@ def test_the_command_line_takes_a_mask(picture: Picture, tmp_path: Path, monkeyp
     Image.new("L", (80, 120), 255).save(tmp_path / "turned.png")
 
     def encode(mask: str, out: str) -> object:
-        options = ["--model", tmp_path / "model", "--roi", tmp_path / mask, "-q", 0]
+        options = ["--model", tmp_path / "model", "--roi", tmp_path / mask, "-q", 90, "--roi-drop", 60]
         monkeypatch.setattr("sys.argv", ["fewbits", "encode", *map(str, [tmp_path / "in.png", tmp_path / out, *options])])
         with pytest.raises(SystemExit) as exit_:
             cli.main()
         return exit_.value.code
 
     assert not encode("mask.png", "out.few")
-    assert (made("content-weighted").symbols((tmp_path / "out.few").read_bytes()).importance == 3).all()
+    assert (tmp_path / "out.few").read_bytes() == made("content-weighted").encode(picture(80, 120), 90)  # all is white
     assert encode("turned.png", "other.few") == 1 and not (tmp_path / "other.few").exists()
     assert "in.png: roi: the mask is uint8 of shape (120, 80)" in capsys.readouterr().err
 
@@ -165,7 +170,7 @@ def test_masks_of_another_kind_are_refused(picture: Picture) -> None:
     pixels = picture(20, 30)
     with pytest.raises(ImageError, match=r"roi: the mask is uint8 of shape \(30, 20\), .* 20 rows and 30 columns"):
         made("content-weighted").encode(pixels, roi=np.zeros((30, 20), np.uint8))
-    with pytest.raises(ImageError, match="roi: a model of family resnet-ae cannot"):
+    with pytest.raises(ImageError, match="roi: this model, of family resnet-ae, has one quality"):
         made("resnet-ae").encode(pixels, roi=np.zeros((20, 30), np.uint8))
 
 

@@ -172,12 +172,12 @@ class HyperpriorCodec(Pipeline):
             index, mean = self._prior(z, strip, y.grid, level)
             if self._falling and len(strips) > 1 and strip is strips[0]:
                 shares = coarse_shares(index, self._mean_bits)
-            residual = y.take(strip) * level.at(level.gain, strip, slice(0, y.grid[1]))[0]
+            residual = level.scaled(y.take(strip), level.gain, strip)
             residual -= mean
             symbols = self._rounded(residual, index)
             del residual
-            divided = partial(_dequantized, symbols, mean, level.at(level.inverse_gain, strip, slice(0, y.grid[1]))[0])
-            yield Strip(Symbols(z, symbols), partial(self._coded, symbols, index, shares), divided)
+            y_hat = partial(_dequantized, symbols, mean, level, strip)
+            yield Strip(Symbols(z, symbols), partial(self._coded, symbols, index, shares), y_hat)
             y.forget(min(strip.stop, ready * HYPER_STRIDE - HYPER_ANALYSIS_HALO))
 
     def _rounded(self, residual: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -287,8 +287,7 @@ class HyperpriorCodec(Pipeline):
                 latent[coded] = self._decoded(passes, index[coded])
                 y_hat += latent
             del index
-            y_hat *= level.at(level.inverse_gain, strip, slice(0, grid[1]))[0]
-            yield Symbols(z, latent) if whole else None, y_hat
+            yield Symbols(z, latent) if whole else None, level.scaled(y_hat, level.inverse_gain, strip, out=y_hat)
 
     def _decoded(self, passes: Sequence[Pass], rows: np.ndarray) -> np.ndarray:
         if not self._falling:
@@ -322,9 +321,9 @@ class HyperpriorCodec(Pipeline):
         return IndexedSymbols(index, value, sum(self._y_tables[k].bits(value[index == k]) for k in np.unique(index)))
 
 
-def _dequantized(symbols: np.ndarray, mean: np.ndarray, inverse_gain: np.ndarray) -> np.ndarray:
-    """y_hat: the dequantized latent divided by the gains."""
-    return np.asarray((symbols + mean) * inverse_gain)
+def _dequantized(symbols: np.ndarray, mean: np.ndarray, level: Level, strip: slice) -> np.ndarray:
+    """y_hat of a strip: the dequantized latent divided by the gains."""
+    return level.scaled(symbols + mean, level.inverse_gain, strip)
 
 
 def _unshuffled(x: np.ndarray) -> np.ndarray:

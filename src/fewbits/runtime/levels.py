@@ -10,6 +10,7 @@ from fewbits.container import QUALITY_STEPS
 from fewbits.runtime.places import Places
 
 HYPER_STRIDE = 4  # latent positions a hyper position, which is a place
+STRETCH_COLUMNS = 256  # latent positions; changes time and memory, never the result
 
 
 class Level(NamedTuple):
@@ -39,6 +40,19 @@ class Level(NamedTuple):
             return np.asarray(vectors[classes[0, 0]][None])
         wide = classes[(down - down[0])[:, None], across - across[0]]
         return np.asarray(np.take(vectors[:, :, 0, 0].T, wide, axis=1)[None])
+
+    def scaled(self, values: np.ndarray, vectors: np.ndarray, rows: slice, out: np.ndarray | None = None) -> np.ndarray:
+        """values (channels, rows, columns), of all columns of those latent rows, times one of the level's vectors: float32.
+
+        out: where the result goes, which may be `values`.
+        """
+        if self.places is None:
+            return np.asarray(np.multiply(values, vectors[0], out=out))
+        out = np.empty(values.shape, np.float32) if out is None else out
+        for start in range(0, values.shape[2], STRETCH_COLUMNS):
+            part = slice(start, min(start + STRETCH_COLUMNS, values.shape[2]))
+            np.multiply(values[:, :, part], self.at(vectors, rows, part)[0], out=out[:, :, part])
+        return out
 
     def between(self, vectors: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
         """The same in a window of the latent, interpolated linearly between the middles of hyper positions.
@@ -94,7 +108,8 @@ def _interpolated(values: np.ndarray, axis: int, positions: np.ndarray) -> np.nd
     other = np.clip(nearest + np.where(within < HYPER_STRIDE // 2, -1, 1), 0, values.shape[axis] - 1)
     share = np.abs(2 * within + 1 - HYPER_STRIDE).astype(np.float32) / (2 * HYPER_STRIDE)  # of the other: 3/8, 1/8, 1/8, 3/8
     share = share.reshape([-1 if k == axis else 1 for k in range(values.ndim)])
-    return np.asarray(np.take(values, nearest, axis) * (1 - share) + np.take(values, other, axis) * share)
+    here = np.take(values, nearest, axis)
+    return np.asarray(here + (np.take(values, other, axis) - here) * share)  # exactly `here` where both are equal
 
 
 def integers_at(table: np.ndarray, quality_steps: int) -> np.ndarray:
