@@ -33,6 +33,7 @@ from fewbits.runtime.pipeline import (
 )
 from fewbits.runtime.rows import Rows
 from fewbits.runtime.tiling import TilePlan, scaled, tiles
+from fewbits.stages import stage
 
 STRIDE = 16  # pixels a latent position
 HYPER_STRIDE = 4  # latent positions a hyper position
@@ -40,6 +41,7 @@ HYPER_STRIDE = 4  # latent positions a hyper position
 TILE_ROWS, TILE_COLUMNS = 48, 64  # latent positions
 HYPER_ANALYSIS_HALO = 8  # latent positions; its receptive field reaches 3
 PRIOR_COLUMNS = 24  # hyper positions; a tile of the prior is as high as a strip
+EXACT_NETWORKS = frozenset({"scales"})
 LEVEL_TABLES = (
     "gain", "inverse_gain", "bias_in", "bias_out", "hyper_scale", "hyper_shift", "synthesis_scale", "synthesis_shift",
 )  # fmt: skip
@@ -104,7 +106,7 @@ class HyperpriorCodec(Pipeline):
     qualities = range(QUALITY_STEPS + 1)
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
-        self.bundle, self._network = bundle, NetworkLoader(bundle, engine)
+        self.bundle, self._network = bundle, NetworkLoader(bundle, engine, EXACT_NETWORKS)
         coding, tables = bundle.coding, bundle.tables
         try:
             self._hyper_limit = int(coding["hyper_limit"])
@@ -191,6 +193,7 @@ class HyperpriorCodec(Pipeline):
             yield Strip(Symbols(z, symbols), partial(self._coded, symbols, index), partial(_dequantized, symbols, mean, level))
             y.forget(min(strip.stop, ready * HYPER_STRIDE - HYPER_ANALYSIS_HALO))
 
+    @stage("rounding")
     def _rounded(self, residual: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Symbols int16. Values near 1/2 are rounded towards 0 where their scale makes that cheaper (ADR 15); in place."""
         if self._rounding is None:
@@ -202,6 +205,7 @@ class HyperpriorCodec(Pipeline):
         residual *= index >= self._first_coded
         return residual.astype(np.int16)
 
+    @stage("coder")
     def _coded(self, symbols: np.ndarray, index: np.ndarray) -> bytes:
         coded = index >= self._first_coded
         return encode_signed(symbols[coded], index[coded], self._y_tables)
@@ -234,6 +238,7 @@ class HyperpriorCodec(Pipeline):
     def _plan(self) -> TilePlan:
         return TilePlan(TILE_ROWS, TILE_COLUMNS, self._halo)
 
+    @stage("prior")
     def _prior(
         self, z: np.ndarray, strip: slice, grid: tuple[int, ...], level: Level, stream: bytes | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -315,6 +320,7 @@ def _dequantized(symbols: np.ndarray, mean: np.ndarray, level: Level) -> np.ndar
     return np.asarray((symbols + mean) * level.inverse_gain[0])
 
 
+@stage("planes")
 def _unshuffled(x: np.ndarray) -> np.ndarray:
     """uint8 or uint16 (8h, 8w, 3) -> float32 (1, 192, h, w): centred, channel (c, row, column) of the 8x8 block."""
     height, width = x.shape[0] // 8, x.shape[1] // 8

@@ -17,9 +17,10 @@ from fewbits.container import SECTION_LATENT
 from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.checksum import StripsChecksum
-from fewbits.runtime.engines import Engine, Network
+from fewbits.runtime.engines import Engine, Network, exact_of
 from fewbits.runtime.rows import Rows
 from fewbits.runtime.tiling import Tile, TilePlan, scaled
+from fewbits.stages import stage
 
 STRIP_ROWS = 32  # latent rows in one stream; part of the format
 
@@ -246,20 +247,26 @@ def _moved(part: slice, by: int) -> slice:
 class NetworkLoader:
     """A bundle's networks by name, each loaded when it is first asked for. Raises ModelError."""
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
-        self._bundle, self._engine = bundle, engine
+    def __init__(self, bundle: Bundle, engine: Engine, exact: frozenset[str] = frozenset()) -> None:
+        """exact: the networks whose results choose how a file is parsed."""
+        self._bundle, self._engine, self._exact = bundle, engine, exact
         self._loaded: dict[str, Network] = {}
 
     def __call__(self, name: str) -> Network:
         if name not in self._loaded:
-            where = f"model {self._bundle.model_id.hex()}: network {name}"
-            try:
-                self._loaded[name] = self._engine(self._bundle.networks[name])
-            except KeyError:
-                raise ModelError(f"{where} is missing in the bundle") from None
-            except ModelError as error:
-                raise ModelError(f"{where}: {error}") from error
+            self._load(name)
         return self._loaded[name]
+
+    @stage("load")
+    def _load(self, name: str) -> None:
+        where = f"model {self._bundle.model_id.hex()}: network {name}"
+        try:
+            engine = exact_of(self._engine) if name in self._exact else self._engine
+            self._loaded[name] = stage(name)(engine(self._bundle.networks[name]))
+        except KeyError:
+            raise ModelError(f"{where} is missing in the bundle") from None
+        except ModelError as error:
+            raise ModelError(f"{where}: {error}") from error
 
 
 def strips_of(rows: int) -> list[slice]:
@@ -300,6 +307,7 @@ def planes_of(pixels: np.ndarray) -> np.ndarray:
     return centred(pixels.transpose(2, 0, 1))
 
 
+@stage("planes")
 def centred(samples: np.ndarray) -> np.ndarray:
     """uint8 or uint16 -> float32, C-contiguous: samples / the largest level - 1/2."""
     planes = np.ascontiguousarray(samples) * np.float32(1 / np.iinfo(samples.dtype).max)
@@ -307,6 +315,7 @@ def centred(samples: np.ndarray) -> np.ndarray:
     return planes
 
 
+@stage("planes")
 def levels_of(planes: np.ndarray, dtype: Samples) -> np.ndarray:
     """Float planes about 0 -> uint8 or uint16: (plane + 1/2) times the largest level, rounded and clipped.
 
@@ -320,6 +329,7 @@ def levels_of(planes: np.ndarray, dtype: Samples) -> np.ndarray:
     return levels.astype(dtype)
 
 
+@stage("planes")
 def extended(array: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
     """array[rows, columns] of an (h, w, c) array, its last row and column repeated where the slices reach beyond it."""
     height, width = array.shape[:2]
