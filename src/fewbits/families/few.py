@@ -338,10 +338,11 @@ class Few(nn.Module):
     def int8_layers(self) -> dict[str, tuple[str, ...]]:
         """Of each network with an int8 variant the convolutions that it has in 8 bits, by the beginning of their names (ADR 18).
 
-        The rest costs rate: the linear transforms need more bits, and so does the first mixing of the values of many scales.
+        The rest costs rate: the linear transforms need more bits, and so does the spatial mixing of the earlier blocks.
         """
-        later = [f"blocks_8.{k}" for k in range(1, self.config.depth_8)]
-        return {"synthesis": ("blocks_8.0.expand", "blocks_8.0.reduce", *later)}
+        early, depth = self.config.depth_8 // 2, self.config.depth_8
+        mixing = [f"blocks_8.{k}.{part}" for k in range(early) for part in ("expand", "reduce")]
+        return {"synthesis": (*mixing, *(f"blocks_8.{k}." for k in range(early, depth)))}
 
     @torch.no_grad()
     def tables(self) -> dict[str, np.ndarray]:

@@ -249,6 +249,8 @@ def _copy_parameters(network: nn.Module, arrays: dict[str, Tensor], pruned_block
         array = arrays.get(name)
         if array is None and name.startswith(tuple(f"{block}." for block in pruned_blocks)):
             continue  # as it was built: a branch that gives zero
+        if array is not None and array.dim() == 4 and value.dim() == 2:
+            array = array.flatten(1)  # a matrix that the exporter has made a kernel of
         if array is None or array.numel() > value.numel() or (array.numel() < value.numel() and array.dim() != value.dim()):
             raise ModelError(f"the bundle's networks hold no {name} of the right size")
         if array.numel() == value.numel():

@@ -139,7 +139,9 @@ class _Builder:
             real = self._node("Relu", [real], f"{relu}/real")
         self._node("QuantizeLinear", [real, self._one(), self._code_of_zero(relu is None)], f"{result}/8")
         self._coded[result], self._signed[result] = scales_out, relu is None
-        if any(kind != "Conv" for kind in self._readers.get(result, [])):  # what adds it, or moves it, takes it as float
+        if any(
+            kind != "Conv" for kind in self._readers.get(result, ["nobody: it is the network's result"])
+        ):  # what adds it, or moves it, takes it as float
             # not a DequantizeLinear with a scale for each channel: across it ONNX Runtime 1.32 moves layout changes at a price
             plain = self._node(
                 "DequantizeLinear", [f"{result}/8", self._one(), self._code_of_zero(relu is None)], f"{result}/units"
