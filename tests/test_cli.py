@@ -33,8 +33,8 @@ class Result(NamedTuple):
 @pytest.fixture
 def run(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch, model: Model) -> Callable[..., Result]:
     """run("encode", path, ..., stdin=b""): the command in this process, on one thread."""
-    monkeypatch.setattr(conversion, "load_model", lambda name, threads=None: real_load_model(name, threads=1))
-    monkeypatch.setattr(conversion, "model_of", lambda header, threads=None: real_model_of(header, threads=1))
+    monkeypatch.setattr(conversion, "load_model", lambda name, **how: real_load_model(name, **how | {"threads": 1}))
+    monkeypatch.setattr(conversion, "model_of", lambda header, **how: real_model_of(header, **how | {"threads": 1}))
 
     def call(*arguments: object, stdin: bytes = b"") -> Result:
         monkeypatch.setattr(sys, "argv", ["fewbits", *map(str, arguments)])
@@ -505,14 +505,14 @@ def test_standard_output_that_is_full(few: Path) -> None:
     with open("/dev/full", "wb") as full:
         result = process("decode", few, "-", stdout=full)
     assert result.returncode == 1
-    assert result.stderr.decode() == "fewbits: -: standard output: No space left on device\n"
+    assert result.err.decode() == "fewbits: -: standard output: No space left on device\n"
 
 
 def test_standard_output_by_its_name(png: Path) -> None:
     if not Path("/dev/stdout").exists():
         pytest.skip("this system has no /dev/stdout")
     result = process("encode", png, "/dev/stdout", stdout=subprocess.PIPE)
-    assert (result.returncode, result.stderr) == (0, b"") and inspect(result.stdout).width == 44
+    assert (result.returncode, result.err) == (0, b"") and inspect(result.stdout).width == 44
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell")
@@ -521,7 +521,7 @@ def test_closed_streams_are_one_line(few: Path, command: str, closed: str) -> No
     line = f'"{sys.executable}" -m fewbits.cli {command.replace("IN", f"{few}")} {closed}'
     result = subprocess.run(["sh", "-c", line], check=False, stderr=subprocess.PIPE)
     assert result.returncode == 1
-    assert result.stderr.startswith(b"fewbits: ") and result.stderr.count(b"\n") == 1
+    assert result.err.startswith(b"fewbits: ") and result.err.count(b"\n") == 1
 
 
 def test_a_bundle_that_is_broken_does_not_stand_in_the_way_of_others(
@@ -540,7 +540,7 @@ def test_a_reader_that_goes_away_is_no_traceback(few: Path) -> None:
     os.close(reading)
     with contextlib.closing(os.fdopen(writing, "wb")) as broken:
         result = process("decode", few, "-", stdout=broken)
-    assert result.returncode == 1 and result.stderr == b""
+    assert result.returncode == 1 and result.err == b""
 
 
 def test_info_loads_no_network(few: Path) -> None:
@@ -569,7 +569,7 @@ cli.main()
 """
     result = subprocess.run([sys.executable, "-c", code], check=False, stderr=subprocess.PIPE)
     assert result.returncode == 1
-    assert result.stderr.decode() == "fewbits: training needs torch: install the extra, pip install '.[train]' in a clone\n"
+    assert result.err.decode() == "fewbits: training needs torch: install the extra, pip install '.[train]' in a clone\n"
 
 
 def test_measuring_without_its_extra_says_what_is_missing(tmp_path: Path) -> None:
@@ -583,7 +583,7 @@ cli.main()
 """
     result = subprocess.run([sys.executable, "-c", code], check=False, stderr=subprocess.PIPE)
     assert result.returncode == 1
-    said = result.stderr.decode()
+    said = result.err.decode()
     assert said.startswith("fewbits: measuring needs ") and said.endswith(
         ": install the extra, pip install '.[bench]' in a clone\n"
     )
@@ -608,3 +608,40 @@ def test_messages_name_the_file_and_what_it_is(run: Callable[..., Result], png: 
     text.write_text("no picture")
     result = run("encode", text)
     assert failed(result, text, "not a picture in a format that Pillow reads") and "0x" not in result.err
+
+
+def test_a_profile_tells_on_stderr_where_the_time_went(run: Callable[..., Result], tmp_path: Path, png: Path) -> None:
+    out = tmp_path / "out.few"
+    result = run("encode", png, out, "--profile")
+    assert result.code == 0 and result.out == b""
+    stages = {line.split()[0] for line in result.err.splitlines()}
+    assert {"analysis", "hyper_analysis", "scales", "means", "coder", "files", "total"} <= stages
+    result = run("decode", out, tmp_path / "back.png", "--profile")
+    assert {"synthesis", "scales", "means", "coder", "total"} <= {line.split()[0] for line in result.err.splitlines()}
+    assert run("decode", out, "-f").err == ""
+    result = run("decode", out, out, f"{tmp_path}/folder/", "--profile")
+    assert result.code == 2 and "for one picture" in result.err
+
+
+def test_engines_are_listed_with_the_one_that_is_chosen(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = run("models", "--engines").out.decode().splitlines()
+    assert lines[0].startswith("* onnxruntime") and lines[1].startswith("  openvino")
+    assert any(line.startswith("few: precision ") for line in lines)
+    monkeypatch.setenv("FEWBITS_ENGINE", "abacus")
+    result = run("models", "--engines")
+    assert result.code == 1 and "$FEWBITS_ENGINE is 'abacus'" in result.err
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        (("--precision", "fp32"), 0, ""),
+        (("--precision", "int4"), 2, "'int4' is not one of auto, fp32, int8"),
+        (("--engine", "abacus"), 1, "engine is 'abacus'"),
+    ],
+)
+def test_precision_and_engine_are_checked(
+    run: Callable[..., Result], tmp_path: Path, png: Path, options: tuple[str, ...], code: int, text: str
+) -> None:
+    result = run("encode", png, tmp_path / "out.few", *options)
+    assert result.code == code and text in " ".join(result.err.split())
