@@ -505,14 +505,14 @@ def test_standard_output_that_is_full(few: Path) -> None:
     with open("/dev/full", "wb") as full:
         result = process("decode", few, "-", stdout=full)
     assert result.returncode == 1
-    assert result.err.decode() == "fewbits: -: standard output: No space left on device\n"
+    assert result.stderr.decode() == "fewbits: -: standard output: No space left on device\n"
 
 
 def test_standard_output_by_its_name(png: Path) -> None:
     if not Path("/dev/stdout").exists():
         pytest.skip("this system has no /dev/stdout")
     result = process("encode", png, "/dev/stdout", stdout=subprocess.PIPE)
-    assert (result.returncode, result.err) == (0, b"") and inspect(result.stdout).width == 44
+    assert (result.returncode, result.stderr) == (0, b"") and inspect(result.stdout).width == 44
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell")
@@ -521,7 +521,7 @@ def test_closed_streams_are_one_line(few: Path, command: str, closed: str) -> No
     line = f'"{sys.executable}" -m fewbits.cli {command.replace("IN", f"{few}")} {closed}'
     result = subprocess.run(["sh", "-c", line], check=False, stderr=subprocess.PIPE)
     assert result.returncode == 1
-    assert result.err.startswith(b"fewbits: ") and result.err.count(b"\n") == 1
+    assert result.stderr.startswith(b"fewbits: ") and result.stderr.count(b"\n") == 1
 
 
 def test_a_bundle_that_is_broken_does_not_stand_in_the_way_of_others(
@@ -540,7 +540,7 @@ def test_a_reader_that_goes_away_is_no_traceback(few: Path) -> None:
     os.close(reading)
     with contextlib.closing(os.fdopen(writing, "wb")) as broken:
         result = process("decode", few, "-", stdout=broken)
-    assert result.returncode == 1 and result.err == b""
+    assert result.returncode == 1 and result.stderr == b""
 
 
 def test_info_loads_no_network(few: Path) -> None:
@@ -569,7 +569,7 @@ cli.main()
 """
     result = subprocess.run([sys.executable, "-c", code], check=False, stderr=subprocess.PIPE)
     assert result.returncode == 1
-    assert result.err.decode() == "fewbits: training needs torch: install the extra, pip install '.[train]' in a clone\n"
+    assert result.stderr.decode() == "fewbits: training needs torch: install the extra, pip install '.[train]' in a clone\n"
 
 
 def test_measuring_without_its_extra_says_what_is_missing(tmp_path: Path) -> None:
@@ -583,7 +583,7 @@ cli.main()
 """
     result = subprocess.run([sys.executable, "-c", code], check=False, stderr=subprocess.PIPE)
     assert result.returncode == 1
-    said = result.err.decode()
+    said = result.stderr.decode()
     assert said.startswith("fewbits: measuring needs ") and said.endswith(
         ": install the extra, pip install '.[bench]' in a clone\n"
     )

@@ -199,7 +199,7 @@ class HyperpriorCodec(Pipeline):
         if self._rounding is None:
             np.rint(residual, out=residual)
         else:
-            residual += np.copysign(self._rounding[index], residual)  # its fraction is cut off where it becomes an integer
+            residual += np.copysign(self._rounding.take(index), residual)  # its fraction is cut off where it becomes an integer
         limits = np.iinfo(np.int16)
         np.clip(residual, limits.min, limits.max, out=residual)
         residual *= index >= self._first_coded
@@ -207,8 +207,8 @@ class HyperpriorCodec(Pipeline):
 
     @stage("coder")
     def _coded(self, symbols: np.ndarray, index: np.ndarray) -> bytes:
-        coded = index >= self._first_coded
-        return encode_signed(symbols[coded], index[coded], self._y_tables)
+        places = np.flatnonzero(index >= self._first_coded)  # numbers gather twice as fast as a mask
+        return encode_signed(symbols.ravel().take(places), index.ravel().take(places), self._y_tables)
 
     def _head_sections(self, head: np.ndarray, level: Level) -> list[Section]:
         planes = head.reshape(len(head), -1).astype(np.int32) + self._hyper_limit
@@ -282,9 +282,9 @@ class HyperpriorCodec(Pipeline):
             index, y_hat = self._prior(z, strip, grid, level, stream)
             symbols = None
             if stream is not None:
-                coded = index >= self._first_coded
+                places = np.flatnonzero(index >= self._first_coded)
                 latent = np.zeros(index.shape, np.int16)
-                latent[coded] = decode_signed(stream, index[coded], self._y_tables)
+                latent.ravel()[places] = decode_signed(stream, index.ravel().take(places), self._y_tables)
                 y_hat += latent
                 symbols = Symbols(z, latent)
             del index

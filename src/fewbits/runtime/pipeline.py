@@ -214,7 +214,7 @@ class Pipeline(ABC):
                 planes = self._synthesised(np.ascontiguousarray(stretch[..., tile.outer_columns]), level)
                 across = _common(window[1], scaled(tile.inner_columns, self.stride))
                 cut = _moved(wanted, outer.start * self.stride), _moved(across, tile.outer_columns.start * self.stride)
-                band[:, _moved(across, window[1].start)] = levels_of(planes[:, cut[0], cut[1]], dtype).transpose(1, 2, 0)
+                _interleave(levels_of(planes[:, cut[0], cut[1]], dtype), band[:, _moved(across, window[1].start)])
                 shown()
             y_hat.forget(row[0].inner_rows.stop - self._plan().halo)
             yield band
@@ -327,6 +327,13 @@ def levels_of(planes: np.ndarray, dtype: Samples) -> np.ndarray:
     levels *= top
     levels += (top + 1) / 2  # half the range, and 0.5 that makes truncation round
     return levels.astype(dtype)
+
+
+@stage("planes")
+def _interleave(planes: np.ndarray, target: np.ndarray) -> None:
+    """(c, h, w) into (h, w, c). Plane by plane, which numpy does three times as fast as in one assignment."""
+    for k, plane in enumerate(planes):
+        target[..., k] = plane
 
 
 @stage("planes")
