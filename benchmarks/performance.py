@@ -5,14 +5,18 @@ budget    multiplications and bytes of each network, the machine's peaks, the fl
 ways      seconds of encoding and decoding by precision and engine: medians of the process's time, taking turns in one process
 cost      Bjontegaard rates of decoding in int8 in place of fp32, by PSNR and MS-SSIM
 stages    where the time goes inside encode and decode, as --profile tells
+against   seconds of this code beside another checkout's, --source PATH/src, with the models --other and --model, in one process
 
 `budget` needs the package onnx (the extra `train`), `cost` the extra `bench`. On a shared machine compare ratios, not seconds.
 """
 
 import argparse
+import importlib
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -225,15 +229,42 @@ def stages(options: argparse.Namespace) -> None:
         print(f"{what}, {options.repeat} times {SIZE[1]} x {SIZE[0]} pixels, {options.precision}\n{watch.table()}\n")
 
 
+def model_from(source: Path, name: str) -> Model:
+    """A model run by the code in `source`, whatever has been imported from elsewhere."""
+    for module in [module for module in sys.modules if module.partition(".")[0] == "fewbits"]:
+        del sys.modules[module]
+    sys.path.insert(0, str(source))
+    loaded: Model = importlib.import_module("fewbits.codec").load_model(name, threads=1)
+    sys.path.remove(str(source))
+    return loaded
+
+
+def against(options: argparse.Namespace) -> None:
+    own = Path(find_spec("fewbits").origin).parents[1]  # type: ignore[union-attr,arg-type]
+    pixels = picture(options)
+    models = {"other": model_from(options.source, options.other), "this": model_from(own, options.model)}
+    files = {name: model.encode(pixels, 60) for name, model in models.items()}
+    for what in ("encode", "decode"):
+        calls: dict[str, Callable[[], object]] = {
+            name: partial(model.encode, pixels, 60) if what == "encode" else partial(model.decode, files[name])
+            for name, model in models.items()
+        }
+        seconds = turns(calls, options.repeat)
+        cells = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in seconds.items())
+        print(f"{what}: {cells}; this is {seconds['other'] / seconds['this']:.3f} times as fast")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    tables = {table.__name__: table for table in (budget, ways, cost, stages)}
+    tables = {table.__name__: table for table in (budget, ways, cost, stages, against)}
     parser.add_argument("table", choices=tables)
     parser.add_argument("images", type=Path, nargs="?", help="a folder of photographs (default: scikit-image's)")
     parser.add_argument("--model", default="few", help="a model's name, or the folder of a bundle (default %(default)s)")
     parser.add_argument("--precision", choices=PRECISION_CHOICES[1:], default="fp32", help="for budget and stages")
     parser.add_argument("--repeat", type=int, default=15, help="times each is timed (default %(default)s)")
     parser.add_argument("--every", type=int, default=1, help="cost: take only each N-th picture")
+    parser.add_argument("--source", type=Path, help="against: the folder that holds the other checkout's fewbits")
+    parser.add_argument("--other", default="few", help="against: the other checkout's model (default %(default)s)")
     options = parser.parse_args()
     try:
         tables[options.table](options)

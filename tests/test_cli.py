@@ -33,8 +33,8 @@ class Result(NamedTuple):
 @pytest.fixture
 def run(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch, model: Model) -> Callable[..., Result]:
     """run("encode", path, ..., stdin=b""): the command in this process, on one thread."""
-    monkeypatch.setattr(conversion, "load_model", lambda name, **how: real_load_model(name, **how | {"threads": 1}))
-    monkeypatch.setattr(conversion, "model_of", lambda header, **how: real_model_of(header, **how | {"threads": 1}))
+    monkeypatch.setattr(conversion, "load_model", lambda name, **how: real_load_model(name, **how | PLAIN))
+    monkeypatch.setattr(conversion, "model_of", lambda header, **how: real_model_of(header, **how | PLAIN))
 
     def call(*arguments: object, stdin: bytes = b"") -> Result:
         monkeypatch.setattr(sys, "argv", ["fewbits", *map(str, arguments)])
@@ -49,6 +49,7 @@ def run(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPat
     return call
 
 
+PLAIN = {"threads": 1, "precision": "fp32"}
 real_load_model, real_model_of = conversion.load_model, conversion.model_of
 
 
