@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fewbits import codec
 from fewbits.codec import DEFAULT_MODEL, Model, load_model
 from fewbits.errors import ModelError
 from fewbits.runtime import engines
@@ -99,3 +100,19 @@ def test_an_engine_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ModelError, match="precision is 'int4', it must be one of auto, fp32, int8"):
         load_model(DEFAULT_MODEL, precision="int4")
+
+
+@pytest.mark.parametrize(
+    ("variants", "engine", "capable", "precision"),
+    [
+        ({"synthesis.int8.onnx": "hash"}, DEFAULT_ENGINE, True, "int8"),
+        ({"synthesis.int8.onnx": "hash"}, DEFAULT_ENGINE, False, "fp32"),
+        ({"synthesis.int8.onnx": "hash"}, "openvino", True, "fp32"),
+        ({}, DEFAULT_ENGINE, True, "fp32"),
+    ],
+)
+def test_auto_is_int8_where_model_engine_and_processor_have_it(
+    monkeypatch: pytest.MonkeyPatch, variants: dict[str, str], engine: str, capable: bool, precision: str
+) -> None:
+    monkeypatch.setattr(codec, "has_int8", lambda: capable)
+    assert codec.auto_precision({"variants": variants} if variants else {}, engine) == precision
