@@ -33,8 +33,8 @@ class Result(NamedTuple):
 @pytest.fixture
 def run(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch, model: Model) -> Callable[..., Result]:
     """run("encode", path, ..., stdin=b""): the command in this process, on one thread."""
-    monkeypatch.setattr(conversion, "load_model", lambda name, threads=None: real_load_model(name, threads=1))
-    monkeypatch.setattr(conversion, "model_of", lambda header, threads=None: real_model_of(header, threads=1))
+    monkeypatch.setattr(conversion, "load_model", lambda name, **how: real_load_model(name, **how | PLAIN))
+    monkeypatch.setattr(conversion, "model_of", lambda header, **how: real_model_of(header, **how | PLAIN))
 
     def call(*arguments: object, stdin: bytes = b"") -> Result:
         monkeypatch.setattr(sys, "argv", ["fewbits", *map(str, arguments)])
@@ -49,6 +49,7 @@ def run(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPat
     return call
 
 
+PLAIN = {"threads": 1, "precision": "fp32"}
 real_load_model, real_model_of = conversion.load_model, conversion.model_of
 
 
@@ -609,3 +610,40 @@ def test_messages_name_the_file_and_what_it_is(run: Callable[..., Result], png: 
     text.write_text("no picture")
     result = run("encode", text)
     assert failed(result, text, "not a picture in a format that Pillow reads") and "0x" not in result.err
+
+
+def test_a_profile_tells_on_stderr_where_the_time_went(run: Callable[..., Result], tmp_path: Path, png: Path) -> None:
+    out = tmp_path / "out.few"
+    result = run("encode", png, out, "--profile")
+    assert result.code == 0 and result.out == b""
+    stages = {line.split()[0] for line in result.err.splitlines()}
+    assert {"analysis", "hyper_analysis", "scales", "means", "coder", "files", "total"} <= stages
+    result = run("decode", out, tmp_path / "back.png", "--profile")
+    assert {"synthesis", "scales", "means", "coder", "total"} <= {line.split()[0] for line in result.err.splitlines()}
+    assert run("decode", out, "-f").err == ""
+    result = run("decode", out, out, f"{tmp_path}/folder/", "--profile")
+    assert result.code == 2 and "for one picture" in result.err
+
+
+def test_engines_are_listed_with_the_one_that_is_chosen(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = run("models", "--engines").out.decode().splitlines()
+    assert lines[0].startswith("* onnxruntime") and lines[1].startswith("  openvino")
+    assert any(line.startswith("few: precision ") for line in lines)
+    monkeypatch.setenv("FEWBITS_ENGINE", "abacus")
+    result = run("models", "--engines")
+    assert result.code == 1 and "$FEWBITS_ENGINE is 'abacus'" in result.err
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        (("--precision", "fp32"), 0, ""),
+        (("--precision", "int4"), 2, "'int4' is not one of auto, fp32, int8"),
+        (("--engine", "abacus"), 1, "engine is 'abacus'"),
+    ],
+)
+def test_precision_and_engine_are_checked(
+    run: Callable[..., Result], tmp_path: Path, png: Path, options: tuple[str, ...], code: int, text: str
+) -> None:
+    result = run("encode", png, tmp_path / "out.few", *options)
+    assert result.code == code and text in " ".join(result.err.split())

@@ -50,6 +50,22 @@ def test_importing_fewbits_loads_no_runtime() -> None:
     assert loads("onnxruntime", f"import fewbits, numpy; {ENCODE_AND_DECODE}")
 
 
+@pytest.mark.parametrize("module", ["numpy", "PIL", "constriction", "typer", "fewbits.codec"])
+def test_importing_fewbits_loads_nothing_heavy(module: str) -> None:
+    assert not loads(module, "import fewbits; fewbits.__version__; dir(fewbits)")
+    assert loads("numpy", "import fewbits; fewbits.encode")
+
+
+def test_what_is_public_is_there_and_what_is_not_is_not() -> None:
+    code = (
+        "import fewbits, pytest; assert all(getattr(fewbits, name) is not None for name in fewbits.__all__); "
+        "assert set(fewbits.__all__) <= set(dir(fewbits)); "
+        "from fewbits import *; assert Target and load_model; "
+        "pytest.raises(AttributeError, getattr, fewbits, 'nothing')"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_the_layers_hold() -> None:
     if importlib.util.find_spec("importlinter") is None:
         pytest.skip("import-linter is not installed")

@@ -13,10 +13,14 @@ import typer.core
 from fewbits import __version__, files, research_cli
 from fewbits.cli_help import CONTENT, EPILOG, FILES, LIMITS, MACHINE, PICTURE, RATE, Command
 from fewbits.codec import (
+    AUTO,
     DEFAULT_QUALITY,
     DEFAULT_ROI_DROP,
+    PRECISION_CHOICES,
     TUNINGS,
     Region,
+    auto_precision,
+    chosen_engine,
     inspect,
     installed_models,
     latent_width,
@@ -29,6 +33,7 @@ from fewbits.errors import FewbitsError, ImageError
 from fewbits.picture import DEPTHS
 from fewbits.picturefile import can_write, read_image
 from fewbits.runtime.bundle import manifest_id
+from fewbits.runtime.engines import ENGINES, engine_state
 from fewbits.target import Target
 from fewbits.view import SCALES
 
@@ -85,6 +90,28 @@ ModelOption = Annotated[
         rich_help_panel=MACHINE,
         help="A model's name (fewbits models lists them), or a bundle's folder.",
     ),
+]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        metavar="|".join(PRECISION_CHOICES),
+        rich_help_panel=MACHINE,
+        help="Of the networks. int8, where the model has it, decodes faster; files are the same, pixels differ a little. "
+        "auto: int8 where the processor is fast at it.",
+    ),
+]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="ENGINE",
+        rich_help_panel=MACHINE,
+        help="What runs the networks: see fewbits models --engines. Default: $FEWBITS_ENGINE, else onnxruntime.",
+    ),
+]
+Profile = Annotated[
+    bool, typer.Option("--profile", rich_help_panel=MACHINE, help="Of one picture, tell on stderr where the time went.")
 ]
 
 
@@ -197,6 +224,9 @@ def encode(
     ] = False,
     model: ModelOption = None,
     threads: Threads = None,
+    precision: PrecisionOption = AUTO,
+    engine: EngineOption = None,
+    profile: Profile = False,
     force: Force = False,
     jobs: Jobs = None,
     from_list: FromList = None,
@@ -226,8 +256,8 @@ def encode(
     if roi_drop is not None and not 0 <= roi_drop <= 100:
         raise typer.BadParameter(f"{roi_drop} is not in the range 0 to 100", param_hint="'--roi-drop'")
     mask = read_image(files.read(str(roi)), str(roi)) if roi else None
-    convert = Encoding(quality, model or tuned_model(tune), threads, mask, strip, goal, roi_drop)
-    convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json)
+    convert = Encoding(quality, model or tuned_model(tune), threads, mask, strip, goal, roi_drop, _precision(precision), engine)
+    convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json, profile=profile)
 
 
 def _pixels(text: str | int) -> int:
@@ -313,6 +343,9 @@ def decode(
     ] = MAX_SIDE,
     model: ModelOption = None,
     threads: Threads = None,
+    precision: PrecisionOption = AUTO,
+    engine: EngineOption = None,
+    profile: Profile = False,
     force: Force = False,
     jobs: Jobs = None,
     from_list: FromList = None,
@@ -329,8 +362,25 @@ def decode(
     if not can_write(extension):
         raise typer.BadParameter(f"Pillow writes no pictures with the extension {extension}", param_hint="'--to'")
     limits = Limits(size_limit, dimension_limit)
-    convert = Decoding(extension, model, threads, depth, _numbers(region), _divisor(scale), allow_truncated, limits)
-    convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json)
+    convert = Decoding(
+        extension,
+        model,
+        threads,
+        depth,
+        _numbers(region),
+        _divisor(scale),
+        allow_truncated,
+        limits,
+        _precision(precision),
+        engine,
+    )
+    convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json, profile=profile)
+
+
+def _precision(text: str) -> str:
+    if text not in PRECISION_CHOICES:
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(PRECISION_CHOICES)}", param_hint="'--precision'")
+    return text
 
 
 def _numbers(region: str | None) -> Region | None:
@@ -393,16 +443,33 @@ def info(
 
 
 @app.command(cls=Command, epilog=EPILOG)
-def models() -> None:
+def models(
+    engines: Annotated[
+        bool, typer.Option("--engines", help="List what can run them on this machine, and what is chosen, in their place.")
+    ] = False,
+) -> None:
     """List the installed models.
 
     For each a line: its name, its id, its family, how many steps it was trained, its folder. They are the shipped ones, and
     those in the folders of $FEWBITS_MODELS.
     """
+    if engines:
+        _list_engines()
+        return
     for path, manifest in installed_models().items():
         card = manifest["card"]
         name, steps = Path(path).name, card.get("steps", "?")
         typer.echo(f"{name:12} {manifest_id(manifest).hex()}  family {manifest['family']}, {steps} steps, {path}")
+
+
+def _list_engines() -> None:
+    chosen = chosen_engine()
+    for name in ENGINES:
+        typer.echo(f"{'*' if name == chosen else ' '} {name:14} {engine_state(name)}")
+    if chosen not in ENGINES:
+        raise FewbitsError(f"$FEWBITS_ENGINE is {chosen!r}, it must be one of {', '.join(ENGINES)}")
+    for path, manifest in installed_models().items():
+        typer.echo(f"{Path(path).name}: precision {auto_precision(manifest, chosen)}")
 
 
 def _target(quality: float | None, given: dict[str, Any]) -> Target | None:

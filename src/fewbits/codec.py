@@ -20,8 +20,8 @@ from fewbits.container import Cut, Header, Limits
 from fewbits.errors import CorruptError, ImageError, ModelError, TargetWarning
 from fewbits.image import to_image, to_mask, to_picture
 from fewbits.picture import DEPTHS, Picture, dtype_of, filled
-from fewbits.runtime.bundle import MANIFEST, Bundle, manifest_id, parse_bundle, parse_manifest
-from fewbits.runtime.engines import Engine, onnxruntime_engine
+from fewbits.runtime.bundle import MANIFEST, PRECISIONS, VARIANTS, Bundle, files_of, manifest_id, parse_bundle, parse_manifest
+from fewbits.runtime.engines import DEFAULT_ENGINE, Engine, engine_of, has_int8, onnxruntime_engine
 from fewbits.runtime.factorized import FactorizedCodec, nearest_level
 from fewbits.runtime.hyperprior import HyperpriorCodec, IndexedSymbols
 from fewbits.runtime.masked import MaskedCodec
@@ -43,6 +43,9 @@ DEFAULT_QUALITY = 60.0
 DEFAULT_ROI_DROP: Final = 30.0  # points of quality: to less than half the bytes
 Region = tuple[int, int, int, int]  # x, y, width, height in pixels
 MODEL_PATH_VARIABLE = "FEWBITS_MODELS"
+ENGINE_VARIABLE: Final = "FEWBITS_ENGINE"
+AUTO: Final = "auto"  # the precision that is fastest here among those that cost little
+PRECISION_CHOICES: Final = (AUTO, *PRECISIONS)
 NO_OTHER_LIMITS: Final = Limits()  # than the format's own
 _SHIPPED = Path(__file__).parent / "weights"
 _LOADING: Final = threading.Lock()
@@ -67,14 +70,20 @@ def _enough_memory(width: int, height: int) -> Iterator[None]:
 class Model:
     """A bundle ready to encode and decode; keep it to use its networks again. Safe to share between threads."""
 
-    def __init__(self, files: dict[str, bytes], where: str, engine: Engine | None = None) -> None:
-        """files: a bundle's files by name. engine: what runs its networks, ONNX Runtime by default. Raises ModelError."""
+    def __init__(
+        self, files: dict[str, bytes], where: str, engine: Engine | None = None, *, precision: str = PRECISIONS[0]
+    ) -> None:
+        """files: a bundle's files by name. engine: what runs its networks, ONNX Runtime by default. precision: "fp32", or
+        another that the bundle has variants for. Raises ModelError."""
         bundle = parse_bundle(files, where)
         kind = bundle.coding.get("kind")
         if kind not in PIPELINES or bundle.family not in container.FAMILY_IDS:
             raise ModelError(f"{where}: family {bundle.family} of kind {kind} is not one that this release runs")
-        self.bundle = bundle
-        self.pipeline: Pipeline = PIPELINES[kind](bundle, engine or onnxruntime_engine())
+        if precision != PRECISIONS[0] and precision not in bundle.variants:
+            there = ", ".join([PRECISIONS[0], *bundle.variants])
+            raise ModelError(f"{where}: precision is {precision!r}, this model has {there}")
+        self.bundle, self.precision = bundle, precision
+        self.pipeline: Pipeline = PIPELINES[kind](bundle.at(precision), engine or onnxruntime_engine())
 
     def encode(
         self,
@@ -338,13 +347,24 @@ def latent_width(manifest: dict[str, Any], header: Header) -> int | None:
     return int(levels[nearest_level(header.quality_steps, len(levels))][0])
 
 
-def load_model(name: str | Path = DEFAULT_MODEL, *, threads: int | None = None) -> Model:
+def load_model(
+    name: str | Path = DEFAULT_MODEL,
+    *,
+    threads: int | None = None,
+    precision: str = AUTO,
+    engine: str | None = None,
+) -> Model:
     """A model by the name of a shipped bundle ("few") or the path of a bundle's folder. Raises ModelError.
 
     Cached: a folder that changes is not read again by the same process.
 
-    threads: CPU threads for the networks, all cores where None.
+    threads: CPU threads for the networks, all cores where None. precision: "fp32"; "int8", where the model has it: up to twice
+    as fast on processors with instructions for it, and the same files with pixels that differ a little; or "auto", int8 where
+    the model has it and the processor is fast at it. engine: "onnxruntime", "openvino", "openvino-bf16" or "cuda"; where None,
+    the one that $FEWBITS_ENGINE names, else ONNX Runtime.
     """
+    if precision not in PRECISION_CHOICES:
+        raise ModelError(f"precision is {precision!r}, it must be one of {', '.join(PRECISION_CHOICES)}")
     path = Path(name)
     try:
         if isinstance(name, str) and name == path.name and (_SHIPPED / name / MANIFEST).exists():
@@ -356,12 +376,26 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, threads: int | None = None) 
         names = ", ".join(sorted(Path(found).name for found in installed_models())) or "none"
         raise ModelError(f"model {name} is neither a bundle's folder nor an installed model (installed: {names})")
     with _LOADING:  # threads that ask at once share one
-        return _load(path.resolve(), threads)
+        return _load(path.resolve(), threads, precision, chosen_engine(engine))
 
 
 @lru_cache(maxsize=4)
-def _load(path: Path, threads: int | None) -> Model:
-    return Model(read_bundle(path), str(path), onnxruntime_engine(threads))
+def _load(path: Path, threads: int | None, precision: str, engine: str) -> Model:
+    files = read_bundle(path)
+    if precision == AUTO:
+        precision = auto_precision(parse_manifest(files[MANIFEST], str(path)), engine)
+    return Model(files, str(path), engine_of(engine, threads), precision=precision)
+
+
+def chosen_engine(name: str | None = None) -> str:
+    """The engine of that name, or the one that the environment asks for, or the default."""
+    return name or os.environ.get(ENGINE_VARIABLE) or DEFAULT_ENGINE
+
+
+def auto_precision(manifest: dict[str, Any], engine: str) -> str:
+    """What "auto" is for a model on this machine."""
+    names = [name.split(".")[-2] for name in manifest.get(VARIANTS, {})]
+    return "int8" if "int8" in names and engine == DEFAULT_ENGINE and has_int8() else PRECISIONS[0]
 
 
 def read_bundle(path: Path) -> dict[str, bytes]:
@@ -370,7 +404,7 @@ def read_bundle(path: Path) -> dict[str, bytes]:
         raise ModelError(f"{path}: no {MANIFEST}: this is not a bundle")
     try:
         files = {MANIFEST: (path / MANIFEST).read_bytes()}
-        for name in parse_manifest(files[MANIFEST], str(path))["files"]:
+        for name in files_of(parse_manifest(files[MANIFEST], str(path))):
             if name != Path(name).name:
                 raise ModelError(f"{path}: {MANIFEST} names {name!r}, which is no file's name")
             files[name] = (path / name).read_bytes()
@@ -379,11 +413,11 @@ def read_bundle(path: Path) -> dict[str, bytes]:
     return files
 
 
-def model_of(header: Header, *, threads: int | None = None) -> Model:
-    """The installed model that a file was made with. Raises ModelError that names it."""
+def model_of(header: Header, *, threads: int | None = None, precision: str = AUTO, engine: str | None = None) -> Model:
+    """The installed model that a file was made with, as load_model gives it. Raises ModelError that names it."""
     for path, manifest in installed_models().items():
         if manifest_id(manifest) == header.model_id:
-            return load_model(path, threads=threads)
+            return load_model(path, threads=threads, precision=precision, engine=engine)
     raise ModelError(
         f"made with model {header.model_id.hex()} of family {header.family}, which is not installed: "
         f"give its folder with --model, or put it in a folder named by ${MODEL_PATH_VARIABLE}"

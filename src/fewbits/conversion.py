@@ -8,12 +8,12 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 from PIL.ImageFile import StubImageFile
 
-from fewbits.codec import NO_OTHER_LIMITS, Region, inspect, load_model, model_of
+from fewbits.codec import AUTO, NO_OTHER_LIMITS, Region, inspect, load_model, model_of
 from fewbits.container import EXTENSION, Limits
 from fewbits.errors import FewbitsError, FormatError, ImageError
 from fewbits.image import stripped
@@ -61,7 +61,7 @@ class Conversion(Protocol):
 class Encoding:
     """Pictures -> .few files. quality, target, roi, roi_drop: see fewbits.encode. model: a name or a bundle's folder.
 
-    threads: see load_model. strip: leave out metadata.
+    threads, precision, engine: see load_model. strip: leave out metadata.
     """
 
     quality: float | None
@@ -71,6 +71,8 @@ class Encoding:
     strip: bool = False
     target: Target | None = None
     roi_drop: float | None = None
+    precision: str = AUTO
+    engine: str | None = None
     what = "encoding"
     extension = EXTENSION
 
@@ -87,7 +89,7 @@ class Encoding:
         picture = read_picture(data, source, notes.append)
         with about(source):
             picture = stripped(picture) if self.strip else picture
-            model = load_model(self.model, threads=self.threads)
+            model = load_model(self.model, threads=self.threads, precision=self.precision, engine=self.engine)
             coded = model.encode(
                 picture,
                 self.quality,
@@ -104,7 +106,8 @@ class Encoding:
 class Decoding:
     """.few files -> pictures. extension: of the pictures, with the dot. model: None for the one that each file names.
 
-    depth: bits a sample, 8 or 16. region, scale, allow_truncated, limits: see fewbits.decode.
+    threads, precision, engine: see load_model. depth: bits a sample, 8 or 16. region, scale, allow_truncated, limits: see
+    fewbits.decode.
     """
 
     extension: str
@@ -115,6 +118,8 @@ class Decoding:
     scale: int = 1
     allow_truncated: bool = False
     limits: Limits = NO_OTHER_LIMITS
+    precision: str = AUTO
+    engine: str | None = None
     for_one = ""
     what = "decoding"
     extensions = frozenset({EXTENSION})
@@ -123,7 +128,8 @@ class Decoding:
         with about(source):
             header = inspect(data)
             self.limits.check(header)  # before a network is loaded
-            model = load_model(self.model, threads=self.threads) if self.model else model_of(header, threads=self.threads)
+            how: dict[str, Any] = {"threads": self.threads, "precision": self.precision, "engine": self.engine}
+            model = load_model(self.model, **how) if self.model else model_of(header, **how)
             picture = model.decode_picture(
                 data,
                 depth=self.depth,

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 import typer
 
-from fewbits import batch, files, planning
+from fewbits import batch, files, planning, stages
 from fewbits.conversion import Conversion, Converted
 from fewbits.errors import FewbitsError
 
@@ -24,12 +24,28 @@ ALL: Final = "all"
 
 
 def convert_paths(
-    paths: Sequence[str], listed_in: str | None, convert: Any, *, jobs: int | None, force: bool, as_json: bool
+    paths: Sequence[str],
+    listed_in: str | None,
+    convert: Any,
+    *,
+    jobs: int | None,
+    force: bool,
+    as_json: bool,
+    profile: bool = False,
 ) -> None:
-    """Do a whole command. listed_in: a file with further paths. jobs: None for the default. Raises FewbitsError, BadParameter."""
+    """Do a whole command. listed_in: a file with further paths. jobs: None for the default. profile: tell where the time went,
+    of one file. Raises FewbitsError, BadParameter."""
     if listed_in is None and _is_single(paths):
-        _one(paths[0], paths[1] if len(paths) > 1 else None, convert, force, as_json)
+        target = paths[1] if len(paths) > 1 else None
+        if not profile:
+            _one(paths[0], target, convert, force, as_json)
+            return
+        with stages.watched() as watch:
+            _one(paths[0], target, convert, force, as_json)
+        sys.stderr.write(f"{watch.table()}\n")
         return
+    if profile:
+        raise typer.BadParameter("it is for one picture, not for several", param_hint="'--profile'")
     *named, out = paths
     listed = planning.paths_of_list(files.read(listed_in)) if listed_in is not None else []
     if not named and listed_in is None:

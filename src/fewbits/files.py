@@ -17,6 +17,7 @@ from typing import BinaryIO, Final
 
 from fewbits import remote
 from fewbits.errors import ImageError
+from fewbits.stages import stage
 
 try:
     import fcntl
@@ -27,6 +28,7 @@ STREAM: Final = "-"
 _PART: Final = (".fewbits-", ".part")  # how the name of a file that is being written begins and ends
 
 
+@stage("files")
 def read(name: str, limit: int = -1) -> bytes:
     """The file's bytes, at most `limit` of them where that is not negative. Raises ImageError."""
     if remote.is_remote(name):
@@ -94,6 +96,7 @@ def stat_of(name: str) -> tuple[int | None, float | None] | None:
     return found.st_size, found.st_mtime
 
 
+@stage("files")
 def write(name: str, data: bytes, force: bool) -> None:
     """Write the whole file or none. Links are followed; pipes and devices are written into. Raises ImageError."""
     if remote.is_remote(name):

@@ -18,6 +18,7 @@ from fewbits.container import EXTENSION, MAGIC
 from fewbits.errors import ImageError
 from fewbits.image import check_size, from_array, info_of, metadata_of, orientation_of, own_limit, to_image, to_picture
 from fewbits.picture import Metadata, Picture
+from fewbits.stages import stage
 
 # A decoded picture loses as little as possible where it is saved in a lossy format.
 _SAVE_OPTIONS: Final[dict[str, dict[str, Any]]] = {
@@ -39,6 +40,7 @@ def _silent(_: str) -> None:
     """Notes that nobody reads."""
 
 
+@stage("read picture")
 def read_picture(data: bytes, name: str, note: Callable[[str], None] = _silent) -> Picture:
     """Any format that Pillow reads, upright; `name` is used in messages. Raises ImageError.
 
@@ -85,6 +87,7 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
         raise ImageError(f"{name}: not a picture that can be read: {text}") from error
 
 
+@stage("write picture")
 def write_picture(picture: Picture, name: str) -> bytes:
     """Encode by the extension of `name` (PNG where it has none). Raises ImageError where that format cannot hold it."""
     extension = Path(name).suffix.lower() or ".png"

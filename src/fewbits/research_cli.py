@@ -141,12 +141,27 @@ def export(
         list[Path] | None,
         typer.Option("--measure", metavar="PATH", help="Pictures to measure the model card's curve on; may be given again."),
     ] = None,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--calibrate",
+            metavar="PATH",
+            help="Make the model faster, by what training pictures show of it: hidden units that none of 200 makes fire are left "
+            "out, and a flagship's synthesis gets an int8 variant. May be given again.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude", metavar="PATTERN", help="Leave out pictures of --calibrate whose file name matches; may be given again."
+        ),
+    ] = None,
 ) -> None:
     """Make a bundle of a training run: a model that needs no torch.
 
     `fewbits encode` and `decode` take it by --model. Needs the extra `train`.
     """
-    _extra("train").run_export(run, bundle, card, measure or [])
+    _extra("train").run_export(run, bundle, card, measure or [], calibrate or [], exclude or [])
 
 
 def bench(

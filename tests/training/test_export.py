@@ -137,7 +137,7 @@ def test_an_annealed_run_is_exported_from_its_anneal(tiny_run, tmp_path: Path, m
     state["averaged"]["log_gain"] += 1.0
     checkpoint.save(run / checkpoint.ANNEALED, state | {"step": 7, "trunk_step": 5})
     seen = {}
-    monkeypatch.setattr(export, "bundle_files", lambda family, model, card: seen.update(model=model, card=card) or {})
+    monkeypatch.setattr(export, "bundle_files", lambda family, model, card, pictures: seen.update(model=model, card=card) or {})
     export.run_files(run, {"licence": "MIT"})
     assert seen["card"]["annealed"] is True and seen["card"]["steps"] == 7
     assert torch.equal(seen["model"].log_gain, state["averaged"]["log_gain"])

@@ -22,6 +22,7 @@ from fewbits.coding.streams import (
 )
 from fewbits.container import Cut
 from fewbits.errors import CorruptError
+from fewbits.stages import stage
 
 _AHEAD_BYTES: Final = 16  # after what is there of a stream: further than the ends of an interval have digits
 
@@ -46,6 +47,7 @@ def _groups(rows: np.ndarray, tables: Sequence[SignedTable], ranges: Sequence[ra
     return [[_Group(tables[k], starts[k], starts[k] + int(counts[k])) for k in reversed(part) if counts[k]] for part in ranges]
 
 
+@stage("coder")
 def encode_falling(values: np.ndarray, rows: np.ndarray, tables: Sequence[SignedTable], ranges: Sequence[range]) -> list[bytes]:
     """Values int16 (n,) to a stream for each range of tables. rows: unsigned (n,), the table of each value.
 
@@ -67,6 +69,7 @@ def encode_falling(values: np.ndarray, rows: np.ndarray, tables: Sequence[Signed
     return streams
 
 
+@stage("coder")
 def decode_falling(
     streams: Sequence[bytes | Cut], rows: np.ndarray, tables: Sequence[SignedTable], ranges: Sequence[range]
 ) -> np.ndarray:

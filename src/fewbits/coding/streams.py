@@ -13,6 +13,7 @@ import numpy as np
 
 from fewbits.coding.tables import FrequencyTable
 from fewbits.errors import CorruptError
+from fewbits.stages import stage
 
 ESCAPE_LIMIT = 1 << 15  # escaped values are int16
 _SLACK_BITS = 64  # the coder's state: what has not gone out yet where a stream ends
@@ -41,6 +42,7 @@ def _groups(rows: np.ndarray, n_tables: int) -> tuple[np.ndarray, np.ndarray]:
     return order, np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n_tables))])
 
 
+@stage("coder")
 def encode_signed(values: np.ndarray, rows: np.ndarray, tables: Sequence[SignedTable]) -> bytes:
     """values: int16 (n,); rows: unsigned (n,), the table of each value, below len(tables). Returns the stream's bytes."""
     encoder = constriction.stream.queue.RangeEncoder()
@@ -71,6 +73,7 @@ def check_length(data: bytes, bits: float, *others: bytes) -> None:
         raise CorruptError(f"a stream has {n_bytes} bytes, its symbols take {int(bits / 8)} or more: the file is damaged")
 
 
+@stage("coder")
 def decode_signed(data: bytes, rows: np.ndarray, tables: Sequence[SignedTable]) -> np.ndarray:
     """Inverse of encode_signed, given the same rows: int16 (n,). Raises CorruptError where the stream is impossible."""
     decoder = decoder_of(data)
@@ -93,6 +96,7 @@ def decode_signed(data: bytes, rows: np.ndarray, tables: Sequence[SignedTable]) 
     return values
 
 
+@stage("coder")
 def encode_planes(symbols: Sequence[np.ndarray], tables: Sequence[FrequencyTable]) -> bytes:
     """symbols: planes of non-negative integers (n,), plane k coded with table k."""
     encoder = constriction.stream.queue.RangeEncoder()
@@ -101,6 +105,7 @@ def encode_planes(symbols: Sequence[np.ndarray], tables: Sequence[FrequencyTable
     return stream_of(encoder)
 
 
+@stage("coder")
 def decode_planes(data: bytes, sizes: Sequence[int], tables: Sequence[FrequencyTable]) -> list[np.ndarray]:
     """Inverse of encode_planes: of each plane so many, int32 (n,). Raises CorruptError where the stream is impossible."""
     decoder = decoder_of(data)

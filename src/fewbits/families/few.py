@@ -335,6 +335,15 @@ class Few(nn.Module):
             "synthesis": (self.synthesis, {"y_hat": y, **modulation(config.width_16)}),
         }
 
+    def int8_layers(self) -> dict[str, tuple[str, ...]]:
+        """Of each network with an int8 variant the convolutions that it has in 8 bits, by the beginning of their names (ADR 18).
+
+        The rest costs rate: the linear transforms need more bits, and so does the spatial mixing of the earlier blocks.
+        """
+        early, depth = self.config.depth_8 // 2, self.config.depth_8
+        mixing = [f"blocks_8.{k}.{part}" for k in range(early) for part in ("expand", "reduce")]
+        return {"synthesis": (*mixing, *(f"blocks_8.{k}." for k in range(early, depth)))}
+
     @torch.no_grad()
     def tables(self) -> dict[str, np.ndarray]:
         """Per-level vectors (levels, channels), and integer probabilities of the hyper symbols (levels, hyper, bins)."""

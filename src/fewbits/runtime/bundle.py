@@ -4,6 +4,7 @@
 manifest.json   what it is: family, coding parameters, hashes of the other files, and a model card
 *.onnx          its networks
 tables.npz      its frozen tables: integers that choose or are probabilities, and per-level vectors
+*.PRECISION.onnx  variants of networks: the same in another precision, for who prefers speed; no part of the model's id
 """
 
 import hashlib
@@ -12,21 +13,27 @@ import json
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 
 from fewbits.errors import ModelError
+from fewbits.runtime.variants import with_weights
 
 MANIFEST: Final = "manifest.json"
 TABLES: Final = "tables.npz"
+VARIANTS: Final = "variants"  # the manifest's entry for them
+PRECISIONS: Final = ("fp32", "int8")  # of networks: that of the files that make the model's id, and the variants there may be
 BUNDLE_VERSION: Final = 1
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A parsed bundle. coding: the numbers of its pipeline; networks: ONNX files by name; tables: arrays by name."""
+    """A parsed bundle. coding: the numbers of its pipeline; networks: ONNX files by name; tables: arrays by name.
+
+    variants: ONNX files without weights, by precision and name of the network that they stand for.
+    """
 
     family: str
     model_id: bytes
@@ -34,6 +41,13 @@ class Bundle:
     card: Mapping[str, Any]
     networks: Mapping[str, bytes]
     tables: Mapping[str, np.ndarray]
+    variants: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
+
+    def at(self, precision: str) -> "Bundle":
+        """The same model with its networks in that precision where it has such variants. Raises ModelError."""
+        graphs = self.variants.get(precision, {})
+        swapped = {name: with_weights(graph, self.networks[name]) for name, graph in graphs.items()}
+        return replace(self, networks={**self.networks, **swapped})
 
 
 def model_id(family: str, coding: Mapping[str, Any], hashes: Mapping[str, str]) -> bytes:
@@ -42,11 +56,27 @@ def model_id(family: str, coding: Mapping[str, Any], hashes: Mapping[str, str]) 
     return hashlib.sha256(text.encode()).digest()[:8]
 
 
-def pack_bundle(family: str, coding: Mapping[str, Any], card: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """All files of a bundle by name, with a manifest that holds the hashes of `files` (networks and tables)."""
-    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
-    manifest = {"bundle": BUNDLE_VERSION, "family": family, "coding": coding, "files": hashes, "card": card}
-    return {MANIFEST: (json.dumps(manifest, indent=1) + "\n").encode(), **files}
+def pack_bundle(
+    family: str,
+    coding: Mapping[str, Any],
+    card: Mapping[str, Any],
+    files: Mapping[str, bytes],
+    variants: Mapping[str, bytes] | None = None,
+) -> dict[str, bytes]:
+    """All files of a bundle by name, with a manifest that holds the hashes of `files` (networks and tables) and of variants."""
+    variants = variants or {}
+    manifest: dict[str, Any] = {"bundle": BUNDLE_VERSION, "family": family, "coding": coding, "files": _hashes(files)}
+    manifest |= ({VARIANTS: _hashes(variants)} if variants else {}) | {"card": card}
+    return {MANIFEST: (json.dumps(manifest, indent=1) + "\n").encode(), **files, **variants}
+
+
+def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+
+
+def files_of(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """All files that a manifest names, with their hashes."""
+    return {**manifest["files"], **manifest.get(VARIANTS, {})}
 
 
 def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
@@ -55,10 +85,11 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
         manifest = json.loads(data)
         if manifest["bundle"] != BUNDLE_VERSION:
             raise ModelError(f"{where}: bundle version is {manifest['bundle']}, this release reads {BUNDLE_VERSION}")
-        for field, kind in (("family", str), ("coding", dict), ("files", dict), ("card", dict)):
-            if not isinstance(manifest[field], kind):
+        fields = [("family", str), ("coding", dict), ("files", dict), ("card", dict)]
+        for name, kind in fields + [(VARIANTS, dict)] * (VARIANTS in manifest):
+            if not isinstance(manifest[name], kind):
                 raise ModelError(
-                    f"{where}: {field} in {MANIFEST} is a {type(manifest[field]).__name__}, it must be a {kind.__name__}"
+                    f"{where}: {name} in {MANIFEST} is a {type(manifest[name]).__name__}, it must be a {kind.__name__}"
                 )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{where}: {MANIFEST} is damaged: {error!r}") from error
@@ -75,7 +106,7 @@ def parse_bundle(files: Mapping[str, bytes], where: str) -> Bundle:
     if MANIFEST not in files:
         raise ModelError(f"{where}: no {MANIFEST}: this is not a bundle")
     manifest = parse_manifest(files[MANIFEST], where)
-    for name, expected in manifest["files"].items():
+    for name, expected in files_of(manifest).items():
         if name not in files:
             raise ModelError(f"{where}: {name} is missing")
         if hashlib.sha256(files[name]).hexdigest() != expected:
@@ -86,4 +117,10 @@ def parse_bundle(files: Mapping[str, bytes], where: str) -> Bundle:
     except (KeyError, ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise ModelError(f"{where}: {TABLES} cannot be read: {error}") from error
     networks = {name.removesuffix(".onnx"): files[name] for name in manifest["files"] if name.endswith(".onnx")}
-    return Bundle(manifest["family"], manifest_id(manifest), manifest["coding"], manifest["card"], networks, tables)
+    variants: dict[str, dict[str, bytes]] = {}
+    for file in manifest.get(VARIANTS, {}):
+        network, _, precision = file.removesuffix(".onnx").rpartition(".")
+        if network not in networks or precision not in PRECISIONS[1:]:
+            raise ModelError(f"{where}: {file} in {MANIFEST} is no variant of a network of this bundle")
+        variants.setdefault(precision, {})[network] = files[file]
+    return Bundle(manifest["family"], manifest_id(manifest), manifest["coding"], manifest["card"], networks, tables, variants)

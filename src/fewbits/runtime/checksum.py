@@ -11,6 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from fewbits.stages import stage
+
 _POLYNOMIAL = 0xEDB88320  # CRC-32's, the bit of x^0 highest
 _ONE = 1 << 31
 
@@ -51,6 +53,7 @@ class StripsChecksum:
         self._plane_bytes = 0
         self.rows = 0  # latent rows seen
 
+    @stage("checksum")
     def add(self, latent: np.ndarray) -> None:
         """The next strip from the top: integers (..., rows, columns) of the size that the format says."""
         planes = latent.reshape(-1, *latent.shape[-2:])

@@ -1,12 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""What runs a bundle's networks. An engine turns an ONNX file into a Network; a Network maps named arrays to one array."""
+"""What runs a bundle's networks. An engine turns an ONNX file into a Network; a Network maps named arrays to one array.
 
+Networks whose arithmetic must be exact run in float32 on ONNX Runtime's CPU kernels whatever the engine is: no TF32, no bfloat16,
+no Winograd transform (docs/bundle.md, "Exactness").
+"""
+
+import importlib.util
+import platform
 from collections.abc import Callable
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from fewbits.errors import ModelError
+
+DEFAULT_ENGINE: Final = "onnxruntime"
+EXTRA: Final = "openvino"  # that installs what is not there by default
+INT8_FLAGS: Final = ("avx512_vnni", "avx_vnni", "asimddp")  # of processors, as Linux names them: instructions for 8-bit products
 
 
 class Network(Protocol):
@@ -20,6 +31,21 @@ class Network(Protocol):
 Engine = Callable[[bytes], Network]
 
 
+class FastEngine:
+    """An engine that is not exact, with one beside it for the networks that must be."""
+
+    def __init__(self, fast: Engine, exact: Engine) -> None:
+        self._fast, self.exact = fast, exact
+
+    def __call__(self, data: bytes) -> Network:
+        return self._fast(data)
+
+
+def exact_of(engine: Engine) -> Engine:
+    """What to run the networks with whose arithmetic must be exact."""
+    return engine.exact if isinstance(engine, FastEngine) else engine
+
+
 class _OnnxNetwork:
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -28,11 +54,11 @@ class _OnnxNetwork:
         try:
             return np.asarray(self._session.run(None, inputs)[0])
         except Exception as error:  # ONNX Runtime's errors have no common base but this
-            raise ModelError(f"a network of the bundle cannot be run: {' '.join(str(error).split())}") from error
+            raise ModelError(f"a network of the bundle cannot be run: {_one_line(error)}") from error
 
 
-def onnxruntime_engine(threads: int | None = None, *, optimize: bool = True) -> Engine:
-    """ONNX Runtime on the CPU with `threads` threads (None: one a core)."""
+def onnxruntime_engine(threads: int | None = None, *, optimize: bool = True, provider: str = "CPUExecutionProvider") -> Engine:
+    """ONNX Runtime, on the CPU with `threads` threads (None: one a core) where no other provider is given."""
     import onnxruntime  # here, because it takes 50 ms that `fewbits info` need not pay
 
     options = onnxruntime.SessionOptions()
@@ -45,8 +71,100 @@ def onnxruntime_engine(threads: int | None = None, *, optimize: bool = True) -> 
 
     def load(data: bytes) -> Network:
         try:
-            return _OnnxNetwork(onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]))
+            return _OnnxNetwork(onnxruntime.InferenceSession(data, options, providers=[provider]))
         except Exception as error:  # ONNX Runtime's errors have no common base but this
-            raise ModelError(f"it cannot be loaded: {' '.join(str(error).split())}") from error
+            raise ModelError(f"it cannot be loaded: {_one_line(error)}") from error
 
     return load
+
+
+class _OpenvinoNetwork:
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+
+    def __call__(self, **inputs: np.ndarray) -> np.ndarray:
+        try:
+            results = self._compiled.create_infer_request().infer(inputs)  # a request each: they are not safe to share
+            return np.array(results[0])
+        except Exception as error:  # OpenVINO's errors are RuntimeErrors of many kinds
+            raise ModelError(f"a network of the bundle cannot be run: {_one_line(error)}") from error
+
+
+def openvino_engine(threads: int | None = None, *, precision: str = "f32") -> Engine:
+    """OpenVINO on the CPU. precision: f32, or bf16 as a hint, for CPUs that have it. Raises ModelError where it is missing."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise ModelError(f"engine openvino is not installed: pip install 'fewbits[{EXTRA}]'") from error
+    core = openvino.Core()
+    properties = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads or 0, "NUM_STREAMS": "1"}
+
+    def load(data: bytes) -> Network:
+        try:
+            return _OpenvinoNetwork(core.compile_model(core.read_model(data), "CPU", properties))
+        except Exception as error:  # see above
+            raise ModelError(f"it cannot be loaded: {_one_line(error)}") from error
+
+    return FastEngine(load, onnxruntime_engine(threads))
+
+
+def cuda_engine(threads: int | None = None) -> Engine:
+    """ONNX Runtime on an NVIDIA GPU. Raises ModelError where its build has no such provider."""
+    provider = "CUDAExecutionProvider"
+    if provider not in _providers():
+        raise ModelError(f"engine cuda: this ONNX Runtime has no {provider}: install onnxruntime-gpu in its place")
+    return FastEngine(onnxruntime_engine(threads, provider=provider), onnxruntime_engine(threads))
+
+
+ENGINES: Final[dict[str, Callable[[int | None], Engine]]] = {
+    DEFAULT_ENGINE: onnxruntime_engine,
+    "openvino": openvino_engine,
+    "openvino-bf16": lambda threads: openvino_engine(threads, precision="bf16"),
+    "cuda": cuda_engine,
+}
+
+
+def engine_of(name: str, threads: int | None) -> Engine:
+    """An engine by its name. Raises ModelError on a name that there is not, and where it is not installed."""
+    if name not in ENGINES:
+        raise ModelError(f"engine is {name!r}, it must be one of {', '.join(ENGINES)}")
+    return ENGINES[name](threads)
+
+
+def engine_state(name: str) -> str:
+    """What this machine has for an engine, in words; begins with "not" where it cannot be used."""
+    if name == DEFAULT_ENGINE:
+        return f"ready, {'int8 instructions' if has_int8() else 'no int8 instructions known'}"
+    if name == "cuda":
+        return "ready" if "CUDAExecutionProvider" in _providers() else "not there: needs onnxruntime-gpu and an NVIDIA GPU"
+    if importlib.util.find_spec("openvino") is None:
+        return f"not installed: pip install 'fewbits[{EXTRA}]'"
+    if name == "openvino":
+        return "ready"
+    import openvino
+
+    capable = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "ready" if capable else "not of use: this processor has no bfloat16 instructions"
+
+
+def has_int8() -> bool:
+    """Whether the processor multiplies 8-bit numbers by instructions of their own. Elsewhere int8 gains little, and on older
+    x86 processors sums overflow. Only Linux and Apple's processors are known to."""
+    if platform.machine() == "arm64":  # macOS: all have them
+        return True
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    flags = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "").split()
+    return any(flag in flags for flag in INT8_FLAGS)
+
+
+def _providers() -> list[str]:
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

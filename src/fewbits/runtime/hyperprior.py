@@ -36,6 +36,7 @@ from fewbits.runtime.pipeline import (
 from fewbits.runtime.places import Places, pack_places
 from fewbits.runtime.rows import Rows
 from fewbits.runtime.tiling import Tile, TilePlan, scaled, tiles
+from fewbits.stages import stage
 
 STRIDE = 16  # pixels a latent position
 # Sizes of tiles change time and memory, never the result.
@@ -43,6 +44,7 @@ TILE_ROWS, TILE_COLUMNS = 48, 64  # latent positions
 HYPER_ANALYSIS_HALO = 8  # latent positions; its receptive field reaches 3
 PRIOR_COLUMNS = 24  # hyper positions; a tile of the prior is as high as a strip
 ORDERS = ("rising", "falling")  # of the scale indices in a stream; falling: what is coarse first (ADR 17)
+EXACT_NETWORKS = frozenset({"scales"})
 LEVEL_TABLES = (
     "gain", "inverse_gain", "bias_in", "bias_out", "hyper_scale", "hyper_shift", "synthesis_scale", "synthesis_shift",
 )  # fmt: skip
@@ -78,7 +80,7 @@ class HyperpriorCodec(Pipeline):
     qualities = range(QUALITY_STEPS + 1)
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
-        self.bundle, self._network = bundle, NetworkLoader(bundle, engine)
+        self.bundle, self._network = bundle, NetworkLoader(bundle, engine, EXACT_NETWORKS)
         coding, tables = bundle.coding, bundle.tables
         try:
             self._hyper_limit = int(coding["hyper_limit"])
@@ -180,20 +182,22 @@ class HyperpriorCodec(Pipeline):
             yield Strip(Symbols(z, symbols), partial(self._coded, symbols, index, shares), y_hat)
             y.forget(min(strip.stop, ready * HYPER_STRIDE - HYPER_ANALYSIS_HALO))
 
+    @stage("rounding")
     def _rounded(self, residual: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Symbols int16. Values near 1/2 are rounded towards 0 where their scale makes that cheaper (ADR 15); in place."""
         if self._rounding is None:
             np.rint(residual, out=residual)
         else:
-            residual += np.copysign(self._rounding[index], residual)  # its fraction is cut off where it becomes an integer
+            residual += np.copysign(self._rounding.take(index), residual)  # its fraction is cut off where it becomes an integer
         limits = np.iinfo(np.int16)
         np.clip(residual, limits.min, limits.max, out=residual)
         residual *= index >= self._first_coded
         return residual.astype(np.int16)
 
+    @stage("coder")
     def _coded(self, symbols: np.ndarray, index: np.ndarray, shares: Sequence[float]) -> list[Section]:
-        coded = index >= self._first_coded
-        values, rows = symbols[coded], index[coded]
+        places = np.flatnonzero(index >= self._first_coded)  # numbers gather twice as fast as a mask
+        values, rows = symbols.ravel().take(places), index.ravel().take(places)
         if not self._falling:
             return [(SECTION_LATENT, encode_signed(values, rows, self._y_tables))]
         ranges = pass_ranges(rows, self._mean_bits, shares, self._coded_indices)
@@ -230,6 +234,7 @@ class HyperpriorCodec(Pipeline):
     def _plan(self) -> TilePlan:
         return TilePlan(TILE_ROWS, TILE_COLUMNS, self._halo)
 
+    @stage("prior")
     def _prior(
         self, z: np.ndarray, strip: slice, grid: tuple[int, ...], level: Level, streams: Sequence[bytes] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -283,8 +288,8 @@ class HyperpriorCodec(Pipeline):
             index, y_hat = self._prior(z, strip, grid, level, streams if whole else ())
             latent = np.zeros(index.shape, np.int16)
             if whole or self._falling:
-                coded = index >= self._first_coded
-                latent[coded] = self._decoded(passes, index[coded])
+                places = np.flatnonzero(index >= self._first_coded)
+                latent.ravel()[places] = self._decoded(passes, index.ravel().take(places))
                 y_hat += latent
             del index
             yield Symbols(z, latent) if whole else None, level.scaled(y_hat, level.inverse_gain, strip, out=y_hat)
@@ -326,6 +331,7 @@ def _dequantized(symbols: np.ndarray, mean: np.ndarray, level: Level, strip: sli
     return level.scaled(symbols + mean, level.inverse_gain, strip)
 
 
+@stage("planes")
 def _unshuffled(x: np.ndarray) -> np.ndarray:
     """uint8 or uint16 (8h, 8w, 3) -> float32 (1, 192, h, w): centred, channel (c, row, column) of the 8x8 block."""
     height, width = x.shape[0] // 8, x.shape[1] // 8

@@ -16,10 +16,12 @@ from fewbits.families import FAMILIES
 from fewbits.families.settings import described, override
 from fewbits.fidelity import psnr
 from fewbits.training import checkpoint, export
+from fewbits.training.calibration import middle
 from fewbits.training.data import decode_rgb, find_pictures
 from fewbits.training.loop import Budget, TrainConfig, train
 
 CURVE_QUALITIES = (0, 20, 40, 60, 80, 100)
+CALIBRATION_PICTURES = 200
 
 
 def described_settings(family: str) -> dict[str, list[tuple[str, str]]]:
@@ -96,7 +98,9 @@ def run_train(
     )
 
 
-def run_export(run: Path, bundle: Path, card: Path | None, pictures: list[Path]) -> None:
+def run_export(
+    run: Path, bundle: Path, card: Path | None, pictures: list[Path], calibrate: list[Path], exclude: list[str]
+) -> None:
     """Everything behind `fewbits export`; see its help."""
     export.check_target(bundle)
     entries: dict[str, Any] = {}
@@ -107,12 +111,20 @@ def run_export(run: Path, bundle: Path, card: Path | None, pictures: list[Path])
             raise TrainingError(f"--card {card}: {error}") from error
         if not isinstance(entries, dict):
             raise TrainingError(f"--card {card}: it holds a {type(entries).__name__}, it must be a JSON object")
-    files = export.run_files(run, entries)
+    files = export.run_files(run, entries, _spread(calibrate, exclude))
     if pictures:
         curve = {"pictures": [path.name for path in pictures], "points": measure(Model(files, str(bundle)), pictures)}
         files = export.amended(files, {}, {"curve": curve})
     export.write_folder(bundle, files)
     print(f"{bundle} holds a model of {sum(map(len, files.values())) / 1e6:.1f} MB: fewbits encode --model {bundle}")
+
+
+def _spread(roots: list[Path], exclude: list[str]) -> list[np.ndarray]:
+    """Pictures for calibration, spread over all that are there."""
+    items = find_pictures(roots, exclude) if roots else []
+    step = max(1, len(items) // CALIBRATION_PICTURES)
+    decoded = map(decode_rgb, items[::step][:CALIBRATION_PICTURES])
+    return [middle(picture) for picture in decoded if picture is not None]
 
 
 def measure(model: Model, roots: list[Path]) -> list[dict[str, float]]:

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,19 @@ from fewbits.errors import ModelError, TrainingError
 from fewbits.families import FAMILIES
 from fewbits.runtime.bundle import MANIFEST, TABLES, Bundle, pack_bundle, parse_bundle
 from fewbits.training import checkpoint
+from fewbits.training.calibration import observed
+from fewbits.training.pruning import pruned
+from fewbits.training.quantization import quantized
 
 OPSET = 18
+UNITS = "units"  # in the model card: of each pruned network the hidden units that are kept, and that there were
 
 
-def run_files(run: Path, card: dict[str, Any]) -> dict[str, bytes]:
+def run_files(run: Path, card: dict[str, Any], pictures: Sequence[np.ndarray] = ()) -> dict[str, bytes]:
     """The bundle's files from a run's annealed weights, or from its trunk's average where there are none.
 
-    card: more entries for the model card (licence, measured curve). Raises TrainingError where `run` is no run.
+    card: more entries for the model card (licence, measured curve). pictures: see bundle_files. Raises TrainingError where
+    `run` is no run.
     """
     config = checkpoint.load_config(run)
     annealed = run / checkpoint.ANNEALED
@@ -47,7 +53,7 @@ def run_files(run: Path, card: dict[str, Any]) -> dict[str, bytes]:
         "minutes": round(state["seconds"] / 60, 1),
         "annealed": annealed.exists(),
     }
-    return bundle_files(config["family"], model, described | card)
+    return bundle_files(config["family"], model, described | card, pictures)
 
 
 def _build(family: str, architecture: Any, where: str) -> Any:
@@ -59,8 +65,12 @@ def _build(family: str, architecture: Any, where: str) -> Any:
         raise ModelError(f"{where}: family {family!r} with architecture {architecture!r} cannot be built: {error}") from error
 
 
-def bundle_files(family: str, model: Any, card: dict[str, Any]) -> dict[str, bytes]:
-    """All files of a bundle for a trained model that offers networks(), tables() and coding()."""
+def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequence[np.ndarray] = ()) -> dict[str, bytes]:
+    """All files of a bundle for a trained model that offers networks(), tables() and coding().
+
+    pictures: uint8 (height, width, 3); where there are some, analysis and synthesis lose the hidden units that none of them makes
+    fire, and networks of which the model offers int8_layers() get an int8 variant.
+    """
     model = model.eval().cpu()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -68,15 +78,27 @@ def bundle_files(family: str, model: Any, card: dict[str, Any]) -> dict[str, byt
         files = {f"{name}.onnx": export_network(network, inputs) for name, (network, inputs) in model.networks().items()}
         tables = model.tables()
     card = card | (model.encoder_card() if hasattr(model, "encoder_card") else {})
-    return pack_bundle(family, model.coding(), card, {**files, TABLES: _packed(tables)})
+    files[TABLES] = _packed(tables)
+    plain = pack_bundle(family, model.coding(), card, files)
+    if not pictures:
+        return plain
+    units = {}
+    for name, ranges in observed(plain, pictures, ("analysis", "synthesis")).items():
+        files[f"{name}.onnx"], units[name] = pruned(files[f"{name}.onnx"], ranges)
+    card |= {UNITS: units}
+    layers = model.int8_layers() if hasattr(model, "int8_layers") else {}
+    ranges_of = observed(pack_bundle(family, model.coding(), card, files), pictures, layers) if layers else {}
+    variants = {f"{name}.int8.onnx": quantized(files[f"{name}.onnx"], ranges_of[name], layers[name]) for name in layers}
+    return pack_bundle(family, model.coding(), card, files, variants)
 
 
 def amended(files: dict[str, bytes], tables: dict[str, np.ndarray], card: dict[str, Any]) -> dict[str, bytes]:
     """A bundle's files with some tables and some entries of the model card replaced."""
     bundle = parse_bundle(files, "this bundle")
-    others = {name: data for name, data in files.items() if name not in (MANIFEST, TABLES)}
+    variants = {f"{name}.{precision}.onnx": data for precision, all_ in bundle.variants.items() for name, data in all_.items()}
+    others = {name: data for name, data in files.items() if name not in (MANIFEST, TABLES, *variants)}
     packed = _packed(dict(bundle.tables) | tables) if tables else files[TABLES]
-    return pack_bundle(bundle.family, bundle.coding, dict(bundle.card) | card, {**others, TABLES: packed})
+    return pack_bundle(bundle.family, bundle.coding, dict(bundle.card) | card, {**others, TABLES: packed}, variants)
 
 
 def _packed(tables: dict[str, np.ndarray]) -> bytes:
@@ -211,9 +233,12 @@ def load_model(bundle: Bundle) -> Any:
     """The torch model of a bundle, with its weights: to fine-tune it, or as a second engine to test against."""
     model = _build(bundle.family, bundle.card.get("architecture"), f"bundle {bundle.model_id.hex()}")
     arrays = {name: _initializers(data) for name, data in bundle.networks.items()}
+    dropped = {
+        name: [layer for layer, (kept, _) in units.items() if not kept] for name, units in bundle.card.get(UNITS, {}).items()
+    }
     for name, (network, _) in model.networks().items():
         if name not in model.frozen_networks:
-            _copy_parameters(network, arrays[name])
+            _copy_parameters(network, arrays[name], [layer.rpartition(".")[0] for layer in dropped.get(name, [])])
     model.load_tables({name: torch.from_numpy(value) for name, value in bundle.tables.items()}, arrays)
     return model
 
@@ -223,11 +248,24 @@ def _initializers(data: bytes) -> dict[str, Tensor]:
     return {item.name: torch.from_numpy(numpy_helper.to_array(item).copy()) for item in graph.initializer}
 
 
-def _copy_parameters(network: nn.Module, arrays: dict[str, Tensor]) -> None:
-    """Fill `network` from initializers of the same names, reshaped. Raises ModelError where one is missing."""
+def _copy_parameters(network: nn.Module, arrays: dict[str, Tensor], pruned_blocks: Sequence[str] = ()) -> None:
+    """Fill `network` from initializers of the same names, reshaped. Raises ModelError where one is missing.
+
+    Hidden units that export left out begin anew: they have random weights, and what reads them has zeros, so the network gives
+    the same. pruned_blocks: where whole branches may be missing.
+    """
     state = network.state_dict()
     for name, value in state.items():
-        if name not in arrays or arrays[name].numel() != value.numel():
+        array = arrays.get(name)
+        if array is None and name.startswith(tuple(f"{block}." for block in pruned_blocks)):
+            continue  # as it was built: a branch that gives zero
+        if array is not None and array.dim() == 4 and value.dim() == 2:
+            array = array.flatten(1)  # a matrix that the exporter has made a kernel of
+        if array is None or array.numel() > value.numel() or (array.numel() < value.numel() and array.dim() != value.dim()):
             raise ModelError(f"the bundle's networks hold no {name} of the right size")
-        state[name] = arrays[name].float().reshape(value.shape)
+        if array.numel() == value.numel():
+            state[name] = array.float().reshape(value.shape)
+        else:
+            state[name] = value.clone()
+            state[name][tuple(slice(n) for n in array.shape)] = array.float()
     network.load_state_dict(state)

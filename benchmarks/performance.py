@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: MIT
+"""Where the flagship's time goes, and what its precisions and engines gain and cost. docs/performance.md has its tables.
+
+budget    multiplications and bytes of each network, the machine's peaks, the floor they give, and the time that is reached
+ways      seconds of encoding and decoding by precision and engine: medians of the process's time, taking turns in one process
+cost      Bjontegaard rates of decoding in int8 in place of fp32, by PSNR and MS-SSIM
+stages    where the time goes inside encode and decode, as --profile tells
+against   seconds of this code beside another checkout's, --source PATH/src, with the models --other and --model, in one process
+
+`budget` needs the package onnx (the extra `train`), `cost` the extra `bench`. On a shared machine compare ratios, not seconds.
+"""
+
+import argparse
+import importlib
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+from demo import PHOTOGRAPHS, photographs
+from PIL import Image
+
+from fewbits import FewbitsError, load_model
+from fewbits.codec import PRECISION_CHOICES, Model
+from fewbits.fidelity import psnr
+from fewbits.runtime.engines import DEFAULT_ENGINE, ENGINES, engine_of, engine_state
+from fewbits.stages import watched
+from fewbits.structure import decibels, ms_ssim
+
+QUALITIES: Final = (5, 20, 35, 50, 65, 80, 95)
+SIZE: Final = (768, 1024)  # rows and columns of the picture for times: one tile
+NETWORKS: Final = {"encode": ("analysis", "hyper_analysis", "means", "scales"), "decode": ("means", "scales", "synthesis")}
+CALLS: Final = 7  # a median is of so many
+
+
+def cpu_seconds(call: Callable[[], object]) -> float:
+    """Of the whole process: what others do on the machine is left out, as far as that goes."""
+    begun = time.process_time()
+    call()
+    return time.process_time() - begun
+
+
+def turns(calls: dict[str, Callable[[], object]], repeat: int) -> dict[str, float]:
+    """Median seconds of each, taking turns, so that whatever else the machine does hits all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()  # loads networks
+    for _ in range(repeat):
+        for name, call in calls.items():
+            seconds[name].append(cpu_seconds(call))
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def picture(options: argparse.Namespace) -> np.ndarray:
+    """A photograph of SIZE, mirrored where it is smaller."""
+    path = next(iter(pictures(options)))
+    with Image.open(path) as opened:
+        pixels = np.asarray(opened.convert("RGB"))[: SIZE[0], : SIZE[1]]
+    missing = [(0, side - own) for side, own in zip(SIZE, pixels.shape, strict=False)]
+    return np.pad(pixels, (*missing, (0, 0)), mode="symmetric")
+
+
+def pictures(options: argparse.Namespace) -> list[Path]:
+    if options.images is None:
+        return photographs((*PHOTOGRAPHS, "rocket.jpg"))
+    return sorted(path for path in options.images.iterdir() if path.suffix in (".png", ".jpg"))
+
+
+def multiplications(graph: Any, shapes: dict[str, tuple[int, ...]]) -> tuple[int, int]:
+    """Of all convolutions for one latent position (16x16 pixels), and the bytes of what they read and write as float32."""
+    import onnx
+
+    arrays = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
+    for node in graph.node:
+        if node.op_type in ("Cast", "Reshape") and node.input[0] in arrays:
+            shape = arrays[node.input[1]] if node.op_type == "Reshape" else arrays[node.input[0]].shape
+            arrays[node.output[0]] = arrays[node.input[0]].reshape([int(n) for n in shape])
+    macs = moved = 0
+    for node in graph.node:
+        if node.op_type == "Conv":
+            kernel, (_, channels, rows, columns) = arrays[node.input[1]], shapes[node.output[0]]
+            macs += channels * rows * columns * kernel[0].size
+        moved += sum(4 * int(np.prod(shapes[name])) for name in (*node.input, *node.output) if name in shapes)
+    return macs, moved
+
+
+def observe(data: bytes, inputs: dict[str, np.ndarray]) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    """A network's graph, and the shapes of all its tensors on such inputs."""
+    import onnx
+    import onnxruntime
+
+    graph_model = onnx.load_from_string(data)
+    kept = onnx.load_from_string(data).graph
+    known = {item.name for item in kept.initializer}
+    for node in kept.node:
+        if known.issuperset(node.input):
+            known.update(node.output)
+    names = [name for node in kept.node for name in node.output if name not in known and name != kept.output[0].name]
+    graph_model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(graph_model.SerializeToString(), providers=["CPUExecutionProvider"])
+    values = session.run(None, inputs)
+    outputs = [output.name for output in session.get_outputs()]
+    return kept, {name: np.shape(value) for name, value in (*zip(outputs, values, strict=True), *inputs.items())}
+
+
+def peaks() -> tuple[float, float]:
+    """Multiplications a second in float32 on one core, by ONNX Runtime's product of large matrices, and bytes a second, by a
+    copy."""
+    import onnx
+
+    side, rng = 1536, np.random.default_rng(0)
+    inputs = {name: rng.random((side, side), np.float32) for name in ("a", "b")}
+    infos = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [side, side]) for name in ("a", "b", "out")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("MatMul", ["a", "b"], ["out"])], "product", infos[:2], infos[2:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    product = engine_of(DEFAULT_ENGINE, 1)(model.SerializeToString())
+    large = np.zeros(1 << 28, np.uint8)
+    target = np.empty_like(large)
+    seconds = turns({"product": lambda: product(**inputs), "copy": lambda: np.copyto(target, large)}, CALLS)
+    return side**3 / seconds["product"], 2 * large.nbytes / seconds["copy"]
+
+
+def budget(options: argparse.Namespace) -> None:
+    macs_per_s, bytes_per_s = peaks()
+    print(f"peaks of one core: {macs_per_s / 1e9:.0f} GMAC/s in float32, {bytes_per_s / 1e9:.1f} GB/s copied\n")
+    model, pixels = load_model(options.model, threads=1, precision=options.precision), picture(options)
+    n_px = pixels.shape[0] * pixels.shape[1]
+    recorded: dict[str, dict[str, np.ndarray]] = {}
+    loaded = model.pipeline._network  # type: ignore[attr-defined]
+    for name in {name for names in NETWORKS.values() for name in names}:
+        network = loaded(name)
+
+        def call(_name: str = name, _network: Any = network, **inputs: np.ndarray) -> np.ndarray:
+            recorded.setdefault(_name, inputs)
+            return np.asarray(_network(**inputs))
+
+        loaded._loaded[name] = call
+    data = model.encode(pixels, 60)
+    model.decode(data)
+    model = load_model(options.model, threads=1, precision=options.precision)
+    header = f"{'network':16} {'kMAC/px':>8} {'B/px':>6} {'floor ns/px':>12} {'reached ns/px':>14} {'share of peak':>14}"
+    print(f"{header}   (one call on {SIZE[1]} x {SIZE[0]}, {options.precision})")
+    for name, inputs in recorded.items():
+        graph, shapes = observe(model.bundle.networks[name], inputs)
+        macs, moved = multiplications(graph, shapes)
+        position = {"analysis": 256, "hyper_analysis": 256, "synthesis": 256, "means": 4096, "scales": 4096}[name]
+        first = next(iter(inputs.values())) if name != "analysis" else np.empty((1, 1, *(n // 2 for n in inputs["x"].shape[2:])))
+        covered = position * first.shape[2] * first.shape[3]
+        network = loaded(name)
+        seconds = median(cpu_seconds(partial(network, **inputs)) for _ in range(CALLS))
+        floor = max(macs / macs_per_s, moved / bytes_per_s) / covered
+        print(
+            f"{name:16} {macs / covered / 1e3:8.2f} {moved / covered:6.0f} {1e9 * floor:12.1f} {1e9 * seconds / covered:14.1f} "
+            f"{100 * macs / macs_per_s / seconds:13.0f} %"
+        )
+    for what, task in (("encode", lambda: model.encode(pixels, 60)), ("decode", lambda: model.decode(data))):
+        print(f"{what}: {1e9 * turns({what: task}, CALLS)[what] / n_px:.1f} ns/px, all of it")
+
+
+def ways(options: argparse.Namespace) -> None:
+    pixels = picture(options)
+    n_px = pixels.shape[0] * pixels.shape[1]
+    models: dict[str, Model] = {}
+    for engine in ENGINES:
+        for precision in PRECISION_CHOICES[1:]:
+            if engine_state(engine).startswith("not") or (precision != "fp32" and engine != DEFAULT_ENGINE):
+                continue
+            try:
+                models[f"{engine} {precision}"] = load_model(options.model, threads=1, precision=precision, engine=engine)
+            except FewbitsError as error:
+                print(f"{engine} {precision}: {error}")
+    first = next(iter(models.values()))
+    data = first.encode(pixels, 60)
+    tasks: dict[str, Callable[[Model], object]] = {
+        "encode": lambda model: model.encode(pixels, 60),
+        "decode": lambda model: model.decode(data),
+    }
+    reference = np.asarray(first.decode(data)).astype(int)
+    print(f"{'':24} {'encode':>18} {'decode':>18}   largest difference of decoded levels")
+    table = {
+        what: turns({name: partial(task, model) for name, model in models.items()}, options.repeat)
+        for what, task in tasks.items()
+    }
+    for name, model in models.items():
+        cells = [
+            f"{n_px / 1e6 / each[name]:6.2f} MP/s {next(iter(each.values())) / each[name]:5.2f} x" for each in table.values()
+        ]
+        difference = int(np.abs(np.asarray(model.decode(data)).astype(int) - reference).max())
+        print(f"{name:24} {cells[0]:>18} {cells[1]:>18}   {difference}")
+
+
+def cost(options: argparse.Namespace) -> None:
+    from fewbits.bench.bjontegaard import Curve, rate_change
+
+    models = {name: load_model(options.model, threads=1, precision=name) for name in PRECISION_CHOICES[1:]}
+    scores: dict[str, list[list[tuple[float, float, float]]]] = {name: [[] for _ in QUALITIES] for name in models}
+    for path in pictures(options)[:: options.every]:
+        with Image.open(path) as opened:
+            pixels = np.asarray(opened.convert("RGB"))
+        for k, quality in enumerate(QUALITIES):
+            data = models["fp32"].encode(pixels, quality)
+            bpp = 8 * len(data) / (pixels.shape[0] * pixels.shape[1])
+            for name, model in models.items():
+                decoded = np.asarray(model.decode(data))
+                scores[name][k].append((bpp, psnr(pixels, decoded), decibels(ms_ssim(pixels, decoded))))
+    curves = {name: np.array([np.mean(each, axis=0) for each in own]) for name, own in scores.items()}
+    plain, other = curves["fp32"], curves["int8"]
+    for column, metric in ((1, "PSNR"), (2, "MS-SSIM")):
+        anchor, test = (Curve(each[:, 0].tolist(), each[:, column].tolist()) for each in (plain, other))
+        change = rate_change(anchor, test).mean
+        print(f"{metric:8} {change:+.2f} % of the rate, Bjontegaard, int8 against fp32 in decoding")
+    losses = ", ".join(f"Q{quality}: {loss:+.3f}" for quality, loss in zip(QUALITIES, other[:, 1] - plain[:, 1], strict=True))
+    print(f"PSNR in dB, mean over {len(scores['fp32'][0])} pictures, {losses}")
+
+
+def stages(options: argparse.Namespace) -> None:
+    pixels, model = picture(options), load_model(options.model, threads=1, precision=options.precision)
+    data = model.encode(pixels, 60)
+    model.decode(data)
+    for what, task in (("encode", lambda: model.encode(pixels, 60)), ("decode", lambda: model.decode(data))):
+        with watched() as watch:
+            for _ in range(options.repeat):
+                task()
+        print(f"{what}, {options.repeat} times {SIZE[1]} x {SIZE[0]} pixels, {options.precision}\n{watch.table()}\n")
+
+
+def model_from(source: Path, name: str) -> Model:
+    """A model run by the code in `source`, whatever has been imported from elsewhere."""
+    for module in [module for module in sys.modules if module.partition(".")[0] == "fewbits"]:
+        del sys.modules[module]
+    sys.path.insert(0, str(source))
+    loaded: Model = importlib.import_module("fewbits.codec").load_model(name, threads=1)
+    sys.path.remove(str(source))
+    return loaded
+
+
+def against(options: argparse.Namespace) -> None:
+    own = Path(find_spec("fewbits").origin).parents[1]  # type: ignore[union-attr,arg-type]
+    pixels = picture(options)
+    models = {"other": model_from(options.source, options.other), "this": model_from(own, options.model)}
+    files = {name: model.encode(pixels, 60) for name, model in models.items()}
+    for what in ("encode", "decode"):
+        calls: dict[str, Callable[[], object]] = {
+            name: partial(model.encode, pixels, 60) if what == "encode" else partial(model.decode, files[name])
+            for name, model in models.items()
+        }
+        seconds = turns(calls, options.repeat)
+        cells = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in seconds.items())
+        print(f"{what}: {cells}; this is {seconds['other'] / seconds['this']:.3f} times as fast")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    tables = {table.__name__: table for table in (budget, ways, cost, stages, against)}
+    parser.add_argument("table", choices=tables)
+    parser.add_argument("images", type=Path, nargs="?", help="a folder of photographs (default: scikit-image's)")
+    parser.add_argument("--model", default="few", help="a model's name, or the folder of a bundle (default %(default)s)")
+    parser.add_argument("--precision", choices=PRECISION_CHOICES[1:], default="fp32", help="for budget and stages")
+    parser.add_argument("--repeat", type=int, default=15, help="times each is timed (default %(default)s)")
+    parser.add_argument("--every", type=int, default=1, help="cost: take only each N-th picture")
+    parser.add_argument("--source", type=Path, help="against: the folder that holds the other checkout's fewbits")
+    parser.add_argument("--other", default="few", help="against: the other checkout's model (default %(default)s)")
+    options = parser.parse_args()
+    try:
+        tables[options.table](options)
+    except FewbitsError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+"""Networks whose graph and whose weights lie in two ONNX files: a variant of a network has no weights of its own (ADR 18).
+
+Both files are protocol buffers, where fields that repeat may be appended: a network with the weights of another is its bytes, and
+after them a message that has nothing but those weights.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from fewbits.errors import ModelError
+
+GRAPH: Final = 7  # the field of ModelProto
+INITIALIZER: Final = 5  # the field of GraphProto
+_BYTES: Final = 2  # the wire type of texts, bytes and messages
+
+
+def with_weights(graph: bytes, source: bytes) -> bytes:
+    """The ONNX file `graph` with the initializers of the ONNX file `source` beside its own. Raises ModelError."""
+    try:
+        models = [content for field, content in _fields(source) if field == GRAPH]
+        weights = [content for model in models for field, content in _fields(model) if field == INITIALIZER]
+    except IndexError:
+        raise ModelError("it is no ONNX file") from None
+    return graph + _field(GRAPH, b"".join(_field(INITIALIZER, weight) for weight in weights))
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """The number and content of each field of a message that is text, bytes or a message. IndexError where it is none."""
+    place = 0
+    while place < len(message):
+        key, place = _varint(message, place)
+        if key & 7 == _BYTES:
+            size, place = _varint(message, place)
+            if place + size > len(message):
+                raise IndexError
+            yield key >> 3, message[place : place + size]
+            place += size
+        elif key & 7 == 0:
+            _, place = _varint(message, place)
+        else:
+            place += {1: 8, 5: 4}.get(key & 7, len(message) + 1)
+            if place > len(message):
+                raise IndexError
+
+
+def _varint(message: bytes, place: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[place]
+        value |= (byte & 127) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 128:
+            return value, place
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _coded(number << 3 | _BYTES) + _coded(len(content)) + content
+
+
+def _coded(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""What the values inside a bundle's networks are on pictures: what pruning and quantization need to know.
+
+The networks run in the coding pipeline itself, so they see what they see in use: each picture is encoded and decoded once, the
+qualities taking turns.
+"""
+
+from collections.abc import Iterable
+from itertools import cycle
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import numpy_helper
+
+from fewbits.codec import Model
+from fewbits.runtime.engines import Network
+
+QUALITIES: Final = (60, 20, 90, 40, 75, 5, 50)
+LARGEST: Final = 512  # pixels a side of what is taken of a picture, from its middle
+
+
+class Range(NamedTuple):
+    """Smallest and largest value of each channel of a tensor (1, channels, rows, columns): float32 (channels)."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+
+Ranges = dict[str, Range]  # by tensor
+
+
+def observed(files: dict[str, bytes], pictures: Iterable[np.ndarray], networks: Iterable[str]) -> dict[str, Ranges]:
+    """For each named network of a bundle the ranges of all its tensors of four dimensions, inputs and output too.
+
+    pictures: uint8 (height, width, 3). Raises ModelError where the files are no bundle.
+    """
+    seen: dict[bytes, Ranges] = {files[f"{name}.onnx"]: {} for name in networks}
+
+    def engine(data: bytes) -> Network:
+        return _Observer(data, seen.get(data))
+
+    model = Model(files, "the bundle", engine)
+    for picture, quality in zip(pictures, cycle(QUALITIES), strict=False):
+        model.decode(model.encode(picture, quality))
+    return {name: seen[files[f"{name}.onnx"]] for name in networks}
+
+
+def middle(picture: np.ndarray) -> np.ndarray:
+    """What is taken of a picture (height, width, 3): calibration sees many pictures rather than large ones."""
+    top, left = (max(0, (side - LARGEST) // 2) for side in picture.shape[:2])
+    return np.ascontiguousarray(picture[top : top + LARGEST, left : left + LARGEST])
+
+
+class _Observer:
+    """A network that notes the ranges of its tensors, where it is one of those that are asked for."""
+
+    def __init__(self, data: bytes, ranges: Ranges | None) -> None:
+        model = onnx.load_from_string(data)
+        if ranges is not None:
+            held = {item.name for item in model.graph.initializer}
+            for node in model.graph.node:
+                names = [name for name in node.output if name != model.graph.output[0].name]
+                if not held.intersection(node.input) or node.op_type == "Conv":
+                    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+                else:
+                    held.update(names)  # follows from weights alone
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self._names = [output.name for output in self._session.get_outputs()]
+        self._ranges = ranges
+
+    def __call__(self, **inputs: np.ndarray) -> np.ndarray:
+        values: list[Any] = self._session.run(None, inputs)
+        if self._ranges is not None:
+            for name, value in (*zip(self._names, values, strict=True), *inputs.items()):
+                if value.ndim == 4:
+                    low, high = value.min((0, 2, 3)), value.max((0, 2, 3))
+                    if name in self._ranges:
+                        low, high = np.minimum(low, self._ranges[name].low), np.maximum(high, self._ranges[name].high)
+                    self._ranges[name] = Range(low, high)
+        return np.asarray(values[0])
+
+
+def weights_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Every array that follows from a network's initializers by Cast and Reshape, by the name that nodes use for it: float32."""
+    arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Cast" and node.input[0] in arrays:
+            arrays[node.output[0]] = arrays[node.input[0]].astype(np.float32)
+        elif node.op_type == "Reshape" and node.input[0] in arrays:
+            arrays[node.output[0]] = arrays[node.input[0]].reshape([int(n) for n in arrays[node.input[1]]])
+    return arrays

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""Every engine runs the same networks; what must be exact is exact in each, on extreme inputs too."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fewbits import codec
+from fewbits.codec import DEFAULT_MODEL, Model, load_model
+from fewbits.errors import ModelError
+from fewbits.runtime import engines
+from fewbits.runtime.engines import (
+    DEFAULT_ENGINE,
+    ENGINES,
+    Engine,
+    FastEngine,
+    engine_of,
+    engine_state,
+    exact_of,
+    onnxruntime_engine,
+)
+
+
+@pytest.fixture(params=[name for name in ENGINES if name != DEFAULT_ENGINE])
+def name(request: pytest.FixtureRequest) -> str:
+    """An engine that is there, beside the default one."""
+    state = engine_state(request.param)
+    if state.startswith("not"):
+        pytest.skip(f"{request.param}: {state}")
+    return str(request.param)
+
+
+def extremes(limit: int) -> list[np.ndarray]:
+    """Hyper symbols float32 (1, 64, rows, columns): constants at both limits, both in turns, and noise of limits."""
+    rng = np.random.default_rng(0)
+    turns = np.where(np.indices((64, 9, 11)).sum(0) % 2, limit, -limit)
+    noise = rng.choice([-limit, limit], (64, 9, 11))
+    return [np.full((64, 9, 11), value) for value in (0, limit, -limit)] + [turns, noise]
+
+
+def test_scale_indices_are_exact_in_every_engine(name: str, model: Model) -> None:
+    bundle = model.bundle
+    run = exact_of(engine_of(name, 1))(bundle.networks["scales"])
+    reference = onnxruntime_engine(1, optimize=False)(bundle.networks["scales"])
+    for steps in (0, 5000, 10000):
+        scales = model.pipeline.level(steps, "rgb").scales
+        for z in extremes(int(bundle.coding["hyper_limit"])):
+            inputs = {"z_hat": z[None].astype(np.float32), **scales}
+            assert np.array_equal(run(**inputs), reference(**inputs))
+
+
+def test_another_engine_writes_files_that_this_one_reads(name: str, model: Model, picture) -> None:  # type: ignore[no-untyped-def]
+    other = load_model(DEFAULT_MODEL, threads=1, engine=name, precision="fp32")
+    pixels = picture(70, 150)
+    for one, two in ((model, other), (other, model)):
+        data = one.encode(pixels, 70)
+        assert all(np.array_equal(a, b) for a, b in zip(one.symbols(data), two.symbols(data), strict=True))
+        difference = np.asarray(one.decode(data)).astype(int) - np.asarray(two.decode(data))
+        assert np.abs(difference).max() <= (3 if name.endswith("bf16") else 1)
+
+
+def test_a_fast_engine_leaves_exact_networks_to_the_other(model: Model) -> None:
+    loaded: list[bytes] = []
+
+    def fast(data: bytes) -> engines.Network:
+        loaded.append(data)
+        return onnxruntime_engine(1)(data)
+
+    files = {f"{name}.onnx": data for name, data in model.bundle.networks.items()}
+    folder = Path(engines.__file__).parents[1] / "weights" / DEFAULT_MODEL
+    files |= {name: (folder / name).read_bytes() for name in ("manifest.json", "tables.npz")}
+    other = Model(files, "here", FastEngine(fast, onnxruntime_engine(1)))
+    other.decode(other.encode(np.zeros((20, 20, 3), np.uint8)))
+    assert model.bundle.networks["scales"] not in loaded and len(loaded) == 4
+
+
+def test_an_exact_engine_is_its_own() -> None:
+    engine: Engine = onnxruntime_engine(1)
+    assert exact_of(engine) is engine
+
+
+def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="engine is 'abacus', it must be one of onnxruntime, openvino, openvino-bf16, cuda"):
+        load_model(DEFAULT_MODEL, engine="abacus")
+    monkeypatch.setenv("FEWBITS_ENGINE", "slide rule")
+    with pytest.raises(ModelError, match="engine is 'slide rule'"):
+        load_model(DEFAULT_MODEL)
+
+
+def test_an_engine_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(ModelError, match=r"not installed: pip install 'fewbits\[openvino\]'"):
+        engine_of("openvino", 1)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert engine_state("openvino").startswith("not installed")
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(ModelError, match="precision is 'int4', it must be one of auto, fp32, int8"):
+        load_model(DEFAULT_MODEL, precision="int4")
+
+
+@pytest.mark.parametrize(
+    ("variants", "engine", "capable", "precision"),
+    [
+        ({"synthesis.int8.onnx": "hash"}, DEFAULT_ENGINE, True, "int8"),
+        ({"synthesis.int8.onnx": "hash"}, DEFAULT_ENGINE, False, "fp32"),
+        ({"synthesis.int8.onnx": "hash"}, "openvino", True, "fp32"),
+        ({}, DEFAULT_ENGINE, True, "fp32"),
+    ],
+)
+def test_auto_is_int8_where_model_engine_and_processor_have_it(
+    monkeypatch: pytest.MonkeyPatch, variants: dict[str, str], engine: str, capable: bool, precision: str
+) -> None:
+    monkeypatch.setattr(codec, "has_int8", lambda: capable)
+    assert codec.auto_precision({"variants": variants} if variants else {}, engine) == precision

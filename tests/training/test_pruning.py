@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MIT
+"""What never fires is left out, and the network gives the same; what is read back begins anew and gives the same, too."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+
+from torch import nn  # noqa: E402
+
+from fewbits.families.blocks import DepthwiseBlock, Pointwise  # noqa: E402
+from fewbits.runtime.engines import onnxruntime_engine  # noqa: E402
+from fewbits.training.calibration import Ranges, _Observer  # noqa: E402
+from fewbits.training.export import _copy_parameters, _initializers, export_network  # noqa: E402
+from fewbits.training.pruning import BLOCK, pruned  # noqa: E402
+
+WIDTH = 2 * BLOCK
+
+
+class Net(nn.Module):
+    """A stem, a block, and a head: (1, 3, h, w) -> (1, 5, h, w)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.head = Pointwise(3, WIDTH), DepthwiseBlock(WIDTH), Pointwise(WIDTH, 5, bias=False)
+        for name, parameter in self.named_parameters():
+            if "bias" in name:
+                nn.init.normal_(parameter)
+        for layer in (self.block.mix_out, self.block.reduce):
+            nn.init.normal_(layer.weight)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.block(self.stem(x)))
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+X = np.random.default_rng(0).normal(size=(1, 3, 12, 20)).astype(np.float32)
+
+
+def files(net: Net) -> tuple[bytes, Ranges]:
+    """The exported network, its weights as float16 holds them, and its ranges on X."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(parameter.half().float())
+    data, ranges = export_network(net, {"x": torch.zeros(1, 3, 8, 8)}), Ranges()
+    _Observer(data, ranges)(x=X)
+    return data, ranges
+
+
+def kill(layer: Any, units: slice) -> None:
+    """Make hidden units of a layer before a ReLU never fire."""
+    with torch.no_grad():
+        layer.bias[units] = -1000.0
+
+
+@pytest.mark.parametrize(
+    ("mixing", "expanding", "units"),
+    [
+        (slice(0, 0), slice(0, 0), {}),
+        (slice(0, 0), slice(3, 20), {"block.expand": (3 * BLOCK, 2 * WIDTH)}),
+        (slice(5, 25), slice(0, None), {"block.mix_in": (BLOCK, WIDTH), "block.expand": (0, 2 * WIDTH)}),
+        (slice(0, None), slice(0, None), {"block.mix_in": (0, WIDTH), "block.expand": (0, 2 * WIDTH)}),
+    ],
+    ids=["all fire", "some", "a whole branch", "both branches"],
+)
+def test_the_network_gives_the_same_with_fewer_units(
+    net: Net, mixing: slice, expanding: slice, units: dict[str, tuple[int, int]]
+) -> None:
+    if expanding.stop != 0:
+        kill(net.block.expand, expanding)
+    if mixing.stop != 0:
+        kill(net.block.mix_in, mixing)
+    data, ranges = files(net)
+    smaller, left = pruned(data, ranges)
+    assert left == units
+    run = onnxruntime_engine(1)
+    before, after = run(data)(x=X), run(smaller)(x=X)
+    assert np.allclose(before, after, atol=1e-3 * np.abs(before).max())
+    assert (len(smaller) < len(data)) == bool(units)
+
+
+def test_a_unit_that_fires_once_is_kept(net: Net) -> None:
+    data, ranges = files(net)
+    name = next(node.input[0] for node in onnx.load_from_string(data).graph.node if node.op_type == "Relu")
+    ranges[name] = ranges[name]._replace(high=np.where(np.arange(WIDTH) == 7, 1e-6, -1.0))
+    smaller, left = pruned(data, ranges)
+    assert left == {"block.mix_in": (BLOCK, WIDTH)}
+    kept = _initializers(smaller)["block.mix_in.weight"]
+    assert any(torch.equal(row.ravel(), net.block.mix_in.weight[7]) for row in kept.float())
+
+
+def test_what_was_left_out_begins_anew_and_changes_nothing(net: Net) -> None:
+    kill(net.block.mix_in, slice(5, 25))
+    kill(net.block.expand, slice(0, None))
+    data, ranges = files(net)
+    smaller, _ = pruned(data, ranges)
+    torch.manual_seed(1)
+    fresh = Net()
+    for layer in (fresh.block.mix_out, fresh.block.reduce):  # as families build them
+        nn.init.zeros_(layer.weight)
+    nn.init.zeros_(fresh.block.reduce.bias)
+    _copy_parameters(fresh, _initializers(smaller), ["block.expand".rpartition(".")[0]])
+    with torch.inference_mode():
+        again = fresh(torch.from_numpy(X)).numpy()
+    expected = onnxruntime_engine(1)(data)(x=X)
+    assert np.allclose(again, expected, atol=1e-3 * np.abs(expected).max())
+    assert fresh.block.expand.weight.any()
