@@ -59,7 +59,7 @@ def picture() -> Picture:
 @pytest.fixture(scope="session")
 def model() -> Model:
     """The shipped flagship, on one thread, with the pixels that every machine gives."""
-    return load_model("few", threads=1, precision="fp32")
+    return load_model("few", threads=1)
 
 
 def ordered(order: str | None) -> Model:
@@ -82,27 +82,6 @@ def falling() -> Model:
 def rising() -> Model:
     """The flagship without passes, on one thread."""
     return ordered(None)
-
-
-@pytest.fixture(scope="session")
-def roi_bundle(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a flagship that takes a region of interest: the shipped one, exported anew where that one does not."""
-    if model.pipeline.takes_places:
-        return next(Path(path) for path in installed_models() if Path(path).name == "few")
-    for name in ("torch", "onnx"):
-        pytest.importorskip(name)
-    from fewbits.training.export import bundle_files, write_folder
-    from fewbits.training.export import load_model as torch_model
-
-    target = tmp_path_factory.mktemp("roi") / "few"
-    write_folder(target, bundle_files("few", torch_model(model.bundle), {"licence": "MIT"}))
-    return target
-
-
-@pytest.fixture(scope="session")
-def roi_model(roi_bundle: Path) -> Model:
-    """A flagship that takes a region of interest, on one thread."""
-    return load_model(roi_bundle, threads=1)
 
 
 class TinyRun(NamedTuple):

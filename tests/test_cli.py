@@ -33,8 +33,8 @@ class Result(NamedTuple):
 @pytest.fixture
 def run(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch, model: Model) -> Callable[..., Result]:
     """run("encode", path, ..., stdin=b""): the command in this process, on one thread."""
-    monkeypatch.setattr(conversion, "load_model", lambda name, **how: real_load_model(name, **how | PLAIN))
-    monkeypatch.setattr(conversion, "model_of", lambda header, **how: real_model_of(header, **how | PLAIN))
+    monkeypatch.setattr(conversion, "load_model", lambda name, **how: real_load_model(name, **how | {"threads": 1}))
+    monkeypatch.setattr(conversion, "model_of", lambda header, **how: real_model_of(header, **how | {"threads": 1}))
 
     def call(*arguments: object, stdin: bytes = b"") -> Result:
         monkeypatch.setattr(sys, "argv", ["fewbits", *map(str, arguments)])
@@ -49,7 +49,6 @@ def run(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPat
     return call
 
 
-PLAIN = {"threads": 1, "precision": "fp32"}
 real_load_model, real_model_of = conversion.load_model, conversion.model_of
 
 
@@ -628,7 +627,7 @@ def test_a_profile_tells_on_stderr_where_the_time_went(run: Callable[..., Result
 def test_engines_are_listed_with_the_one_that_is_chosen(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     lines = run("models", "--engines").out.decode().splitlines()
     assert lines[0].startswith("* onnxruntime") and lines[1].startswith("  openvino")
-    assert any(line.startswith("few: precision ") for line in lines)
+    assert any(line.startswith("few: --precision auto is ") for line in lines)
     monkeypatch.setenv("FEWBITS_ENGINE", "abacus")
     result = run("models", "--engines")
     assert result.code == 1 and "$FEWBITS_ENGINE is 'abacus'" in result.err
@@ -638,7 +637,7 @@ def test_engines_are_listed_with_the_one_that_is_chosen(run: Callable[..., Resul
     ("options", "code", "text"),
     [
         (("--precision", "fp32"), 0, ""),
-        (("--precision", "int4"), 2, "'int4' is not one of auto, fp32, int8"),
+        (("--precision", "int4"), 2, "'int4' is not one of fp32, int8, auto"),
         (("--engine", "abacus"), 1, "engine is 'abacus'"),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from fewbits.codec import Model
+from fewbits.codec import Model, inspect
 
 Picture = Callable[..., np.ndarray]
 
@@ -105,11 +105,14 @@ def decode_by_the_page(model: Model, data: bytes) -> tuple[np.ndarray, np.ndarra
     assert zlib.crc32(data[:end]) == struct.unpack_from("<I", data, end)[0]
 
     # Sections
-    place, hyper, strips, maps = end + 4, [], [], []
+    place, hyper, coarse, strips, maps = end + 4, [], [], [], []
     for kind, size in struct.iter_unpack("<BI", data[34:end]):
         part = data[place : place + size]
         if kind == 5:
             maps.append(part)
+        elif kind == 6:
+            assert not strips
+            coarse.append((part[0], Stream(part[1:])))
         else:
             {1: hyper, 2: strips}[kind].append(Stream(part))
         place += size
@@ -152,17 +155,25 @@ def decode_by_the_page(model: Model, data: bytes) -> tuple[np.ndarray, np.ndarra
     escape = [256 * k for k in range(65_537)]
     latent = np.zeros((len(index), rows, columns), np.int64)
     assert len(strips) == -(-rows // 32)
-    for number, stream in enumerate(strips):
-        places = np.argwhere(index[:, 32 * number : 32 * number + 32] >= coding["first_coded_index"]) + [0, 32 * number, 0]
-        places = sorted(map(tuple, places.tolist()), key=lambda place: (index[place], *place))
-        escaped = []
-        for place in places:
-            k = index[place]
-            latent[place] = stream.symbol(before_of[k]) - limits[k]
-            if latent[place] > limits[k]:
-                escaped.append(place)
-        for place in escaped:
-            latent[place] = stream.symbol(escape) - 32_768
+    falling = coding.get("order", "rising") == "falling"
+    assert len(coarse) % len(strips) == 0 and (falling or not coarse)
+    for number, rest in enumerate(strips):
+        top = len(limits)
+        for least, stream in [*coarse[number :: len(strips)], (coding["first_coded_index"], rest)]:  # Coarse
+            assert coding["first_coded_index"] <= least <= top
+            those = index[:, 32 * number : 32 * number + 32]
+            places = (np.argwhere((those >= least) & (those < top)) + [0, 32 * number, 0]).tolist()
+            escaped = []
+            for k in sorted(range(least, top), reverse=falling):
+                for place in sorted(place for place in map(tuple, places) if index[place] == k):
+                    latent[place] = stream.symbol(before_of[k]) - limits[k]
+                    if latent[place] > limits[k]:
+                        escaped.append(place)
+                if falling or k == top - 1:
+                    for place in escaped:
+                        latent[place] = stream.symbol(escape) - 32_768
+                    escaped = []
+            top = least
     assert zlib.crc32(z.astype("i1").tobytes() + latent.astype("<i2").tobytes()) == crc
 
     # Pixels
@@ -182,7 +193,7 @@ def decode_by_the_page(model: Model, data: bytes) -> tuple[np.ndarray, np.ndarra
 
 @pytest.mark.parametrize(
     ("size", "quality", "grey"),
-    [((1, 1), 60, False), ((70, 41), 0, False), ((70, 41), 33.33, True), ((70, 41), 100, False), ((530, 20), 71.5, False)],
+    [((1, 1), 60, False), ((70, 41), 0, False), ((70, 41), 33.33, True), ((70, 41), 100, False), ((530, 60), 71.5, False)],
     ids=str,
 )
 def test_the_page_decodes_what_we_encode(
@@ -192,6 +203,7 @@ def test_the_page_decodes_what_we_encode(
     data = model.encode(pixels[:, :, 0] if grey else pixels, quality)
     hyper, latent, real = decode_by_the_page(model, data)
     found = model.symbols(data)
+    assert ("coarse" in inspect(data).parts) == (size[0] > 512), "of two strips"
     assert np.array_equal(found.hyper, hyper) and np.array_equal(found.latent, latent)
     if grey:
         real = np.tensordot([0.299, 0.587, 0.114], np.rint(real), 1)[None]
@@ -199,14 +211,19 @@ def test_the_page_decodes_what_we_encode(
     assert np.abs(decoded - real).max() <= 1
 
 
+def test_the_page_decodes_what_older_bundles_encoded(rising: Model, picture: Picture) -> None:
+    data = rising.encode(picture(70, 41, 3), 60)
+    assert np.array_equal(decode_by_the_page(rising, data)[1], rising.symbols(data).latent)
+
+
 @pytest.mark.parametrize("size", [(150, 141), (530, 70)], ids=str)
-def test_the_page_decodes_a_region_of_interest(roi_model: Model, picture: Picture, size: tuple[int, int]) -> None:
+def test_the_page_decodes_a_region_of_interest(model: Model, picture: Picture, size: tuple[int, int]) -> None:
     mask = np.linspace(0, 255, size[0] * size[1]).astype(np.uint8).reshape(size)
-    data = roi_model.encode(picture(*size, 3), 80, roi=mask, roi_drop=61)
-    hyper, latent, real = decode_by_the_page(roi_model, data)
-    found = roi_model.symbols(data)
+    data = model.encode(picture(*size, 3), 80, roi=mask, roi_drop=61)
+    hyper, latent, real = decode_by_the_page(model, data)
+    found = model.symbols(data)
     assert np.array_equal(found.hyper, hyper) and np.array_equal(found.latent, latent)
-    assert np.abs(np.asarray(roi_model.decode(data), float).transpose(2, 0, 1) - real).max() <= 1
+    assert np.abs(np.asarray(model.decode(data), float).transpose(2, 0, 1) - real).max() <= 1
 
 
 def test_escapes_are_where_the_page_says(model: Model, picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:

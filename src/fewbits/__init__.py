@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """fewbits makes pictures small with learned autoencoders: real files, read back by anyone."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import importlib
+import typing
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from fewbits.codec import Model, decode, decode_array, encode, inspect, load_model
     from fewbits.container import Header, Limits
     from fewbits.errors import FewbitsError, TargetWarning
@@ -23,11 +23,11 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     """What is public is loaded when it is first used: numpy and Pillow take longer than some programs run."""
     for module, names in _PLACES.items():
         if name in names:
-            value = getattr(import_module(f"fewbits.{module}"), name)
+            value = getattr(importlib.import_module(f"fewbits.{module}"), name)
             globals()[name] = value
             return value
     raise AttributeError(f"module 'fewbits' has no attribute {name!r}")

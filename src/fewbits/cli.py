@@ -14,6 +14,7 @@ from fewbits import __version__, files, research_cli
 from fewbits.cli_help import CONTENT, EPILOG, FILES, LIMITS, MACHINE, PICTURE, RATE, Command
 from fewbits.codec import (
     AUTO,
+    DEFAULT_PRECISION,
     DEFAULT_QUALITY,
     DEFAULT_ROI_DROP,
     PRECISION_CHOICES,
@@ -224,7 +225,7 @@ def encode(
     ] = False,
     model: ModelOption = None,
     threads: Threads = None,
-    precision: PrecisionOption = AUTO,
+    precision: PrecisionOption = DEFAULT_PRECISION,
     engine: EngineOption = None,
     profile: Profile = False,
     force: Force = False,
@@ -343,7 +344,7 @@ def decode(
     ] = MAX_SIDE,
     model: ModelOption = None,
     threads: Threads = None,
-    precision: PrecisionOption = AUTO,
+    precision: PrecisionOption = DEFAULT_PRECISION,
     engine: EngineOption = None,
     profile: Profile = False,
     force: Force = False,
@@ -469,7 +470,7 @@ def _list_engines() -> None:
     if chosen not in ENGINES:
         raise FewbitsError(f"$FEWBITS_ENGINE is {chosen!r}, it must be one of {', '.join(ENGINES)}")
     for path, manifest in installed_models().items():
-        typer.echo(f"{Path(path).name}: precision {auto_precision(manifest, chosen)}")
+        typer.echo(f"{Path(path).name}: --precision {AUTO} is {auto_precision(manifest, chosen)}")
 
 
 def _target(quality: float | None, given: dict[str, Any]) -> Target | None:

@@ -44,8 +44,9 @@ DEFAULT_ROI_DROP: Final = 30.0  # points of quality: to less than half the bytes
 Region = tuple[int, int, int, int]  # x, y, width, height in pixels
 MODEL_PATH_VARIABLE = "FEWBITS_MODELS"
 ENGINE_VARIABLE: Final = "FEWBITS_ENGINE"
+DEFAULT_PRECISION: Final = PRECISIONS[0]  # the same pixels on all machines, up to 1 level
 AUTO: Final = "auto"  # the precision that is fastest here among those that cost little
-PRECISION_CHOICES: Final = (AUTO, *PRECISIONS)
+PRECISION_CHOICES: Final = (*PRECISIONS, AUTO)
 NO_OTHER_LIMITS: Final = Limits()  # than the format's own
 _SHIPPED = Path(__file__).parent / "weights"
 _LOADING: Final = threading.Lock()
@@ -71,7 +72,7 @@ class Model:
     """A bundle ready to encode and decode; keep it to use its networks again. Safe to share between threads."""
 
     def __init__(
-        self, files: dict[str, bytes], where: str, engine: Engine | None = None, *, precision: str = PRECISIONS[0]
+        self, files: dict[str, bytes], where: str, engine: Engine | None = None, *, precision: str = DEFAULT_PRECISION
     ) -> None:
         """files: a bundle's files by name. engine: what runs its networks, ONNX Runtime by default. precision: "fp32", or
         another that the bundle has variants for. Raises ModelError."""
@@ -351,7 +352,7 @@ def load_model(
     name: str | Path = DEFAULT_MODEL,
     *,
     threads: int | None = None,
-    precision: str = AUTO,
+    precision: str = DEFAULT_PRECISION,
     engine: str | None = None,
 ) -> Model:
     """A model by the name of a shipped bundle ("few") or the path of a bundle's folder. Raises ModelError.
@@ -413,7 +414,9 @@ def read_bundle(path: Path) -> dict[str, bytes]:
     return files
 
 
-def model_of(header: Header, *, threads: int | None = None, precision: str = AUTO, engine: str | None = None) -> Model:
+def model_of(
+    header: Header, *, threads: int | None = None, precision: str = DEFAULT_PRECISION, engine: str | None = None
+) -> Model:
     """The installed model that a file was made with, as load_model gives it. Raises ModelError that names it."""
     for path, manifest in installed_models().items():
         if manifest_id(manifest) == header.model_id:

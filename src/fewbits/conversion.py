@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from PIL import Image
 from PIL.ImageFile import StubImageFile
 
-from fewbits.codec import AUTO, NO_OTHER_LIMITS, Region, inspect, load_model, model_of
+from fewbits.codec import DEFAULT_PRECISION, NO_OTHER_LIMITS, Region, inspect, load_model, model_of
 from fewbits.container import EXTENSION, Limits
 from fewbits.errors import FewbitsError, FormatError, ImageError
 from fewbits.image import stripped
@@ -71,7 +71,7 @@ class Encoding:
     strip: bool = False
     target: Target | None = None
     roi_drop: float | None = None
-    precision: str = AUTO
+    precision: str = DEFAULT_PRECISION
     engine: str | None = None
     what = "encoding"
     extension = EXTENSION
@@ -118,7 +118,7 @@ class Decoding:
     scale: int = 1
     allow_truncated: bool = False
     limits: Limits = NO_OTHER_LIMITS
-    precision: str = AUTO
+    precision: str = DEFAULT_PRECISION
     engine: str | None = None
     for_one = ""
     what = "decoding"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fewbits import codec
-from fewbits.codec import DEFAULT_MODEL, Model, load_model
+from fewbits.codec import DEFAULT_MODEL, Model, load_model, read_bundle
 from fewbits.errors import ModelError
 from fewbits.runtime import engines
 from fewbits.runtime.engines import (
@@ -52,7 +52,7 @@ def test_scale_indices_are_exact_in_every_engine(name: str, model: Model) -> Non
 
 
 def test_another_engine_writes_files_that_this_one_reads(name: str, model: Model, picture) -> None:  # type: ignore[no-untyped-def]
-    other = load_model(DEFAULT_MODEL, threads=1, engine=name, precision="fp32")
+    other = load_model(DEFAULT_MODEL, threads=1, engine=name)
     pixels = picture(70, 150)
     for one, two in ((model, other), (other, model)):
         data = one.encode(pixels, 70)
@@ -68,10 +68,8 @@ def test_a_fast_engine_leaves_exact_networks_to_the_other(model: Model) -> None:
         loaded.append(data)
         return onnxruntime_engine(1)(data)
 
-    files = {f"{name}.onnx": data for name, data in model.bundle.networks.items()}
     folder = Path(engines.__file__).parents[1] / "weights" / DEFAULT_MODEL
-    files |= {name: (folder / name).read_bytes() for name in ("manifest.json", "tables.npz")}
-    other = Model(files, "here", FastEngine(fast, onnxruntime_engine(1)))
+    other = Model(read_bundle(folder), "here", FastEngine(fast, onnxruntime_engine(1)))
     other.decode(other.encode(np.zeros((20, 20, 3), np.uint8)))
     assert model.bundle.networks["scales"] not in loaded and len(loaded) == 4
 
@@ -98,7 +96,7 @@ def test_an_engine_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.
 
 
 def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(ModelError, match="precision is 'int4', it must be one of auto, fp32, int8"):
+    with pytest.raises(ModelError, match="precision is 'int4', it must be one of fp32, int8, auto"):
         load_model(DEFAULT_MODEL, precision="int4")
 
 
