@@ -8,10 +8,10 @@ holds all of it, and they are torch's own.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
+from torch import Tensor, distributed
 
 _index, _count = 0, 1  # which part this process holds, of how many: a fact about the process, as its rank is
 
@@ -50,9 +50,23 @@ def is_whole() -> bool:
 
 def whole_mean(own: Tensor) -> Tensor:
     """The mean over all parts of what is a mean over this one; gradients pass."""
-    return own if _count == 1 else all_reduce(own) / _count  # type: ignore[no-untyped-call]
+    return own if _count == 1 else _Sum.apply(own) / _count  # type: ignore[no-untyped-call]
 
 
 def whole_count(own: int) -> int:
     """How many there are of what there are `own` of in this part."""
     return own * _count
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; each value has a part in the sums, and so in the losses, of all of them."""
+
+    @staticmethod
+    def forward(context: Any, own: Tensor) -> Tensor:
+        total = own.contiguous().clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return _Sum.apply(gradient)  # type: ignore[no-any-return, no-untyped-call]

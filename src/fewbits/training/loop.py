@@ -56,6 +56,7 @@ class TrainConfig:
     vgg: str = setting("imagenet", "weights of VGG-19 for the loss vgg: imagenet (a file, see docs/training.md), or random")
     penalty: str = setting("", "on the latent, NAME=WEIGHT,...: of sparse, contractive, contractive-exact")
     clip: float = setting(1.0, "largest norm of the gradient")
+    precision: str = setting("bfloat16", "of products in training: bfloat16, where torch's autocast takes it, or float32")
     seed: int = setting(0, "of weights, crops and noise")
     cache_mb: int = setting(4096, "memory for decoded pictures")
     validate_minutes: float = setting(15.0, "between two validations")
@@ -142,6 +143,8 @@ class Run:
     ) -> None:
         if family not in FAMILIES:
             raise TrainingError(f"family is {family!r}, known are {', '.join(FAMILIES)}")
+        if config.precision not in ("bfloat16", "float32"):
+            raise TrainingError(f"precision is {config.precision!r}, it must be bfloat16 or float32")
         torch.manual_seed(config.seed)
         self.family, self.config, self.device, self.ranks = family, config, device, ranks or Ranks()
         self.distortion, self.penalty = Distortion(config.loss, config.vgg), Penalty(config.penalty)
@@ -185,7 +188,8 @@ class Run:
         with self.phase("pixels"):
             x = to_tensor(pixels, self.device).requires_grad_(self.penalty.needs_gradient)
         with holding_part(ranks.index, ranks.count):
-            with self.phase("forward"), torch.autocast(self.device.type, torch.bfloat16):
+            halved = self.config.precision == "bfloat16"
+            with self.phase("forward"), torch.autocast(self.device.type, torch.bfloat16, enabled=halved):
                 loss, parts = self.loss(x)
             with self.phase("backward"):
                 loss.backward()

@@ -7,6 +7,7 @@ ask: a process is rank 0 of 1, and every question is answered by itself. Knows n
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,7 +123,9 @@ class Ranks:
         if self.count == 1:
             return module
         own = [device.index] if device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=own, broadcast_buffers=False)
+        # about 1x1 convolutions, whose weights have two ways to be channels last: it costs a copy
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        return DistributedDataParallel(module, device_ids=own)
 
 
 @contextmanager
