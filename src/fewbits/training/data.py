@@ -11,8 +11,9 @@ import queue
 import tarfile
 import threading
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import islice
@@ -26,6 +27,7 @@ from torch import Tensor
 from fewbits.errors import TrainingError
 
 SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+DECODED_AHEAD = 8  # pictures, where they do not all fit the cache: a decoder takes longer than a GPU for a step
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ class PicturePool:
         if not self._pictures:
             raise TrainingError(f"data: none of {len(items)} pictures could be read")
         self.complete = self._next >= len(self._order)
+        self._ahead: deque[Future[np.ndarray | None]] = deque()  # the next pictures, being decoded
+        self._workers = None if self.complete else ThreadPoolExecutor(min(DECODED_AHEAD, os.cpu_count() or 1))
         self._weigh()
 
     def __len__(self) -> int:
@@ -117,9 +121,12 @@ class PicturePool:
         self._probabilities = weights / weights.sum()
 
     def renew(self, rng: np.random.Generator) -> None:
-        """Replace one picture by the next one of the data set."""
-        picture = decode_rgb(self._order[self._next % len(self._order)])
-        self._next += 1
+        """Replace one picture by the next one of the data set; those after it are decoded meanwhile. Only where not complete."""
+        assert self._workers
+        while len(self._ahead) < DECODED_AHEAD:
+            self._ahead.append(self._workers.submit(decode_rgb, self._order[self._next % len(self._order)]))
+            self._next += 1
+        picture = self._ahead.popleft().result()
         if picture is not None:
             self._pictures[rng.integers(len(self._pictures))] = picture
             self._weigh()
