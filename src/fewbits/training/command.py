@@ -70,8 +70,8 @@ def _run_train(
     validation: list[Path],
     settings: list[str],
     device: str,
-    compiled: bool,
-    profile_steps: int | None,
+    compiled: bool = False,
+    profile_steps: int | None = None,
 ) -> None:
     if anneal is not None and minutes is not None:
         raise ranks.same_error(TrainingError("--anneal brings its own minutes: leave --minutes out"))
