@@ -139,8 +139,7 @@ def train(
 
     `fewbits train FAMILY --help` lists that family's settings with their defaults. Each is an option too, such as
     --loss ms-ssim=1 (mse, l1, ssim, ms-ssim, chroma, vgg), --penalty sparse=1e-4 (sparse, contractive) or --lr 1e-3.
-    `torchrun --nproc-per-node N -m fewbits train ...` trains with N processes, which share each batch.
-    Needs the extra `train`; docs/training.md tells more.
+    Processes that torchrun starts share each batch. Needs the extra `train`; docs/training.md tells more.
     """
     _extra("train").run_train(
         family, data, out, minutes=minutes, steps=steps, anneal=anneal, init=init,
