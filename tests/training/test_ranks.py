@@ -205,6 +205,8 @@ def test_training_by_torchrun_goes_on_after_a_process_was_killed(data: Path, tmp
         _, err = first.communicate(timeout=300)
     assert first.returncode != 0 and [rank for rank, _ in processes] == [0, 1]
     assert not any(Path(f"/proc/{number}").exists() for _, number in processes)
+    said = [line for line in err.splitlines() if "fewbits: " in line]
+    assert len(said) == 1 and "rank 0 of 2 has lost the others" in said[0], err
     step = checkpoint.load(out / "trunk.pt")["step"]
     assert step > 0
     with torchrun(data, out, 2) as second:
