@@ -16,7 +16,7 @@ class TrainCommand(Command):
     """`fewbits train FAMILY` takes every setting of that family and of its training as an option; --help lists them."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        ctx.meta["family"] = _first_argument(ctx, args)
+        ctx.meta["family"] = _first_argument(ctx, args, self.get_params(ctx))
         known = {option for parameter in self.get_params(ctx) for option in parameter.opts}
         unknown = [part for part in args if part.startswith("--") and part.partition("=")[0] not in known]
         names = _extra("train").setting_names(ctx.meta["family"]) if unknown and ctx.meta["family"] else ()
@@ -44,13 +44,15 @@ def _as_set(ctx: Any, args: list[str], names: dict[str, str]) -> Iterator[str]:
         yield from ("--set", f"{names[option]}={given}")
 
 
-def _first_argument(ctx: Any, args: list[str]) -> str:
-    """The first that is no option and no option's value; all options but --help have one."""
+def _first_argument(ctx: Any, args: list[str], parameters: list[Any]) -> str:
+    """The first that is no option and no option's value; settings of a family, which `parameters` lack, have values."""
+    alone = {option for parameter in parameters if getattr(parameter, "is_flag", False) for option in parameter.opts}
+    alone |= set(ctx.help_option_names)
     rest = iter(args)
     for part in rest:
         if not part.startswith("-"):
             return part
-        if "=" not in part and part not in ctx.help_option_names:
+        if "=" not in part and part not in alone:
             next(rest, None)
     return ""
 
@@ -118,16 +120,31 @@ def train(
         str,
         typer.Option("--device", metavar="auto|cpu|cuda", rich_help_panel=TRAINING, help="Where the networks are trained."),
     ] = "auto",
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", rich_help_panel=TRAINING, help="Compile the model by torch.compile, where that works."),
+    ] = False,
+    profile_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--profile-steps",
+            metavar="N",
+            min=1,
+            rich_help_panel=RUN,
+            help="Only measure so many steps, and say where their time goes; nothing is written.",
+        ),
+    ] = None,
 ) -> None:
     """Train a model, or go on training it.
 
     `fewbits train FAMILY --help` lists that family's settings with their defaults. Each is an option too, such as
     --loss ms-ssim=1 (mse, l1, ssim, ms-ssim, chroma, vgg), --penalty sparse=1e-4 (sparse, contractive) or --lr 1e-3.
-    Needs the extra `train`; docs/training.md tells more.
+    Processes that torchrun starts share each batch. Needs the extra `train`; docs/training.md tells more.
     """
     _extra("train").run_train(
         family, data, out, minutes=minutes, steps=steps, anneal=anneal, init=init,
         exclude=exclude or [], validation=validation or [], settings=settings or [], device=device,
+        compiled=compiled, profile_steps=profile_steps,
     )  # fmt: skip
 
 

@@ -132,6 +132,21 @@ def test_every_setting_is_an_option_of_its_own(
     assert given == [wanted, wanted, ["widths=2,4", "lambdas=1,2", "few"]]
 
 
+def test_options_without_a_value_stand_anywhere(
+    fewbits: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[str, bool, int | None, list[str]]] = []
+
+    def seen(family: str, *_: object, compiled: bool, profile_steps: int | None, settings: list[str], **__: object) -> None:
+        given.append((family, compiled, profile_steps, settings))
+
+    monkeypatch.setattr(command, "run_train", seen)
+    common = ["--data", "pictures", "--out", "run"]
+    assert fewbits("train", "--compile", "few", *common, "--depth-8", 4, "--steps", 1) == (0, "", "")
+    assert fewbits("train", *common, "--compile", "few", "--depth-8", 4, "--profile-steps", 3)[0] == 0
+    assert given == [("few", True, None, ["depth_8=4"]), ("few", True, 3, ["depth_8=4"])]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

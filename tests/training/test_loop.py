@@ -412,7 +412,8 @@ def test_the_log_has_a_row_for_each_quantity(data: Path, tmp_path: Path, monkeyp
     rows = [line.split(",") for line in (tmp_path / "run" / "log.csv").read_text().splitlines()]
     assert rows[0] == ["phase", "step", "seconds", "quantity", "value"]
     assert rows[1][:2] == ["train", "50"] and rows[1][3:] == ["loss", "25.5"]
-    assert {row[3] for row in rows[2:]} == {
+    assert rows[2][3] == "data_wait_percent" and 0 <= float(rows[2][4]) <= 100
+    assert {row[3] for row in rows[3:]} == {
         f"validation_{name}@{k / 2:.2f}" for k in range(5) for name in ("bpp", "psnr", "ssim")
     }
     assert any((tmp_path / "run" / "tensorboard").iterdir())

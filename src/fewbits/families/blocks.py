@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fewbits.families.batch_part import is_whole, whole_count, whole_mean
+
 YCBCR: Final = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))  # ITU-R BT.601, full range
 
 
@@ -109,9 +111,24 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
-            return super().forward(x)
+            return super().forward(x) if is_whole() else self._normalized_by_whole_batch(x)
         slope = self.weight * torch.rsqrt(self.get_buffer("running_var") + self.eps)
         return x * slope[:, None, None] + (self.bias - self.get_buffer("running_mean") * slope)[:, None, None]
+
+    def _normalized_by_whole_batch(self, x: Tensor) -> Tensor:
+        """What nn.BatchNorm2d does in training, by the moments of all processes' pictures (nn.SyncBatchNorm knows CUDA only)."""
+        with torch.autocast(x.device.type, enabled=False):
+            wide = x.float()
+            mean = whole_mean(wide.mean((0, 2, 3)))
+            centred = wide - mean[:, None, None]
+            variance = whole_mean(centred.square().mean((0, 2, 3)))
+            n, share = whole_count(wide[:, 0].numel()), self.momentum or 0.0
+            with torch.no_grad():
+                self.get_buffer("num_batches_tracked").add_(1)
+                self.get_buffer("running_mean").lerp_(mean, share)
+                self.get_buffer("running_var").lerp_(variance * n / (n - 1), share)
+            slope = self.weight * torch.rsqrt(variance + self.eps)
+            return (centred * slope[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
 class SpaceToDepth(nn.Module):

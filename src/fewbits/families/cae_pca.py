@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewbits.errors import TrainingError
+from fewbits.families.batch_part import own_draw, own_uniform_like, whole_mean
 from fewbits.families.blocks import YCBCR, MatrixConv
 from fewbits.families.components import nested_components
 from fewbits.families.few import Estimate
@@ -175,8 +176,8 @@ class CaePca(nn.Module):
         """Move the running moments by a share towards those of y."""
         samples = y.movedim(1, 0).movedim(2, -1).flatten(1, 3)  # (planes, n, maps)
         with torch.autocast(y.device.type, enabled=False):
-            self.mean.lerp_(samples.mean(1), share)
-            self.square.lerp_(samples.mT @ samples / samples.shape[1], share)
+            self.mean.lerp_(whole_mean(samples.mean(1)), share)
+            self.square.lerp_(whole_mean(samples.mT @ samples / samples.shape[1]), share)
 
     @torch.no_grad()
     def components(self) -> tuple[Tensor, Tensor]:
@@ -212,10 +213,12 @@ class CaePca(nn.Module):
         y = self.analysis(x)
         self._follow(y.detach(), STATISTICS_RATE)
         if self.config.objective == "noise":
-            x_hat = self.synthesis(y + self.config.noise * (2 * torch.rand_like(y) - 1))
+            x_hat = self.synthesis(y + self.config.noise * (2 * own_uniform_like(y) - 1))
             each, parts = distortion(x, x_hat), dict[str, Tensor]()
         else:
-            bits = torch.empty(len(x), 1, 1, 1, device=x.device).uniform_(self.config.lowest, self.config.highest)
+            bits = own_draw(
+                len(x), lambda n: torch.empty(n, 1, 1, 1, device=x.device).uniform_(self.config.lowest, self.config.highest)
+            )
             gain = 2 ** (bits - 1) / self._unit()
             values = y.flatten(1, 2) * gain
             x_hat = self.synthesis((round_through(values) / gain).view_as(y))

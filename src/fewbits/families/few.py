@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewbits.coding.tables import quantize_frequencies
+from fewbits.families.batch_part import own_draw
 from fewbits.families.blocks import DepthToSpace, Depthwise, DepthwiseBlock, Pointwise, SpaceToDepth
 from fewbits.families.likelihood import (
     LOG_STEP,
@@ -304,7 +305,7 @@ class Few(nn.Module):
 
     def loss(self, x: Tensor, distortion: Distortion, penalty: Penalty) -> tuple[Tensor, dict[str, Tensor]]:
         """(lambda distortion + bpp + penalty) / lambda^0.5, at a random level for each picture, so that no rate dominates."""
-        level = torch.rand(len(x), device=x.device) * (len(self.config.lambdas) - 1)
+        level = own_draw(len(x), lambda n: torch.rand(n, device=x.device)) * (len(self.config.lambdas) - 1)
         out, weight = self(x, level), self.loss_weight(level)
         bpp = (out.y_bits + out.z_bits) / x[0, 0].numel()
         middle = math.sqrt(self.config.lambdas[0] * self.config.lambdas[-1])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewbits.errors import ModelError, TrainingError
+from fewbits.families.batch_part import own_draw
 from fewbits.pretrained import find_weights, hub_checkpoints
 
 MS_SSIM_SMALLEST_PX: Final = 161
@@ -154,7 +155,8 @@ def contractive(latent: Tensor, x: Tensor, probes: int = 1) -> Tensor:
     """
     total = x.new_zeros(len(x))
     for _ in range(probes):
-        v = torch.randint(0, 2, latent.shape, device=latent.device).to(latent.dtype) * 2 - 1
+        signs = own_draw(len(latent), lambda n: torch.randint(0, 2, (n, *latent.shape[1:]), device=latent.device))
+        v = signs.to(latent.dtype) * 2 - 1
         (gradient,) = torch.autograd.grad((latent * v).sum(), x, create_graph=True)
         total = total + gradient.square().sum((1, 2, 3))
     return total / probes / x[0, 0].numel()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fewbits.errors import TrainingError
+from fewbits.families.batch_part import own_uniform_like
 from fewbits.families.few import Estimate
 from fewbits.families.likelihood import entropy_bits
 from fewbits.families.losses import Distortion, Penalty, mse
@@ -147,7 +148,7 @@ class MaskedAutoencoder(nn.Module):
             x_hat = self.synthesis(QUANTIZERS[self.config.quantizer](values), x)
             each, parts = distortion(x, x_hat), dict[str, Tensor]()
         else:
-            shaken = importance + MARGIN * (2 * torch.rand_like(importance) - 1)
+            shaken = importance + MARGIN * (2 * own_uniform_like(importance) - 1)
             x_hat = self.synthesis(masked(values, shaken, self.config.quantizer), x)
             kept = importance.reshape(len(x), -1).sum(1) * STEP_BITS * self.config.channels / x[0, 0].numel()
             each, parts = self.config.distortion_weight * distortion(x, x_hat) + kept, {"kept_bpp": kept.mean().detach()}

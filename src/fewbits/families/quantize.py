@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fewbits.families.batch_part import own_uniform_like
+
 
 def round_through(x: Tensor) -> Tensor:
     """Round to the nearest integer; the gradient passes as if nothing had happened (straight-through)."""
@@ -28,7 +30,7 @@ def floor_through(x: Tensor) -> Tensor:
 
 def uniform_noise(x: Tensor) -> Tensor:
     """x + U(-1/2, 1/2): the training stand-in for rounding (Balle et al., ICLR 2017, section 3)."""
-    return x + torch.rand_like(x) - 0.5
+    return x + own_uniform_like(x) - 0.5
 
 
 WEIGHT_LIMIT = 127  # signed 8-bit weights, symmetric

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewbits.errors import ModelError, TrainingError
+from fewbits.families.batch_part import own_uniform_like
 from fewbits.families.blocks import BatchNorm
 from fewbits.families.few import Estimate
 from fewbits.families.likelihood import entropy_bits
@@ -257,7 +258,7 @@ class Resnet101(nn.Module):
     def noisy(self, y: Tensor) -> Tensor:
         """y, not clamped -> what training decodes: noise instead of the quantizer, and the clamp."""
         if self.config.noise == "source":
-            return (y + 2**-self.config.bits * (torch.rand_like(y) * 0.5 - 0.5)).clamp(0, 1)
+            return (y + 2**-self.config.bits * (own_uniform_like(y) * 0.5 - 0.5)).clamp(0, 1)
         steps = 2**self.config.bits - 1
         return (uniform_noise(y * steps) / steps).clamp(0, 1)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewbits.codec import Model
 from fewbits.errors import TrainingError
@@ -19,6 +20,8 @@ from fewbits.training import checkpoint, export
 from fewbits.training.calibration import middle
 from fewbits.training.data import decode_rgb, find_pictures
 from fewbits.training.loop import Budget, TrainConfig, train
+from fewbits.training.profile import profile
+from fewbits.training.ranks import Ranks, torchrun_ranks
 
 CURVE_QUALITIES = (0, 20, 40, 60, 80, 100)
 CALIBRATION_PICTURES = 200
@@ -49,7 +52,14 @@ def _restored(config: Any, saved: dict[str, Any]) -> Any:
     return dataclasses.replace(config, **{name: value for name, value in values.items() if name in names})
 
 
-def run_train(
+def run_train(family: str, data: list[Path], out: Path, *, device: str, **options: Any) -> None:
+    """Everything behind `fewbits train`; see its help. Where torchrun started this process, it trains with the others."""
+    with torchrun_ranks(device) as ranks:
+        _run_train(ranks, family, data, out, device=device, **options)
+
+
+def _run_train(
+    ranks: Ranks,
     family: str,
     data: list[Path],
     out: Path,
@@ -62,11 +72,27 @@ def run_train(
     validation: list[Path],
     settings: list[str],
     device: str,
+    compiled: bool = False,
+    profile_steps: int | None = None,
 ) -> None:
-    """Everything behind `fewbits train`; see its help."""
-    config_class = _config_class(family)
     if anneal is not None and minutes is not None:
-        raise TrainingError("--anneal brings its own minutes: leave --minutes out")
+        raise ranks.same_error(TrainingError("--anneal brings its own minutes: leave --minutes out"))
+    model_config, config, start = ranks.told(lambda: _chosen(family, out, init, settings))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # taskset leaves fewer
+    torch.set_num_threads(max(1, min(cores // ranks.local_count, 16)))
+    chosen: dict[str, Any] = {"model_config": model_config, "config": config, "start": start, "exclude": exclude}
+    chosen |= {"device": device, "compiled": compiled, "ranks": ranks}
+    if profile_steps is not None:
+        profile(family, data, out, profile_steps, **chosen)
+        return
+    with ranks.together():
+        budget = Budget(minutes=anneal if anneal is not None else minutes, steps=steps)
+    train(family, data, out, budget, anneal=anneal is not None, validation=validation, **chosen)
+
+
+def _chosen(family: str, out: Path, init: Path | None, settings: list[str]) -> tuple[Any, TrainConfig, dict[str, Tensor] | None]:
+    """Configs of the model and the training, and first weights where there are some: by the run, the bundle and the settings."""
+    config_class = _config_class(family)
     bundle = export.load_bundle(init) if init else None
     if bundle and bundle.family != family:
         raise TrainingError(f"--init {init} is of family {bundle.family}, not {family}")
@@ -81,21 +107,7 @@ def run_train(
     own = {field.name for field in dataclasses.fields(config_class)}
     model_config = override(model_config, [s for s in settings if s.partition("=")[0] in own])
     config = override(config, [s for s in settings if s.partition("=")[0] not in own])
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # taskset leaves fewer
-    torch.set_num_threads(min(cores, 16))
-    train(
-        family,
-        data,
-        out,
-        Budget(minutes=anneal if anneal is not None else minutes, steps=steps),
-        model_config=model_config,
-        config=config,
-        exclude=exclude,
-        validation=validation,
-        anneal=anneal is not None,
-        start=model.state_dict() if model else None,
-        device=device,
-    )
+    return model_config, config, model.state_dict() if model else None
 
 
 def run_export(

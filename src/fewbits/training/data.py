@@ -4,14 +4,16 @@
 Pictures are decoded once and kept; where they do not fit `cache_bytes`, the pool is renewed picture by picture.
 """
 
+import hashlib
 import io
 import os
 import queue
 import tarfile
 import threading
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import islice
@@ -25,6 +27,7 @@ from torch import Tensor
 from fewbits.errors import TrainingError
 
 SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+DECODED_AHEAD = 8  # pictures, where they do not all fit the cache: a decoder takes longer than a GPU for a step
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,12 @@ def find_pictures(roots: Sequence[Path], exclude: Sequence[str] = ()) -> list[It
     return items
 
 
+def digest(items: Sequence[Item]) -> str:
+    """Tells lists of pictures apart by their names, sizes and order, wherever they lie."""
+    rows = [(item.path.name, item.offset, item.size if item.size >= 0 else item.path.stat().st_size) for item in items]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+
 def decode_rgb(item: Item) -> np.ndarray | None:
     """uint8 (h, w, 3), upright; None (and a warning) where the file cannot be read."""
     try:
@@ -100,6 +109,8 @@ class PicturePool:
         if not self._pictures:
             raise TrainingError(f"data: none of {len(items)} pictures could be read")
         self.complete = self._next >= len(self._order)
+        self._ahead: deque[Future[np.ndarray | None]] = deque()  # the next pictures, being decoded
+        self._workers = None if self.complete else ThreadPoolExecutor(min(DECODED_AHEAD, os.cpu_count() or 1))
         self._weigh()
 
     def __len__(self) -> int:
@@ -110,18 +121,27 @@ class PicturePool:
         self._probabilities = weights / weights.sum()
 
     def renew(self, rng: np.random.Generator) -> None:
-        """Replace one picture by the next one of the data set."""
-        picture = decode_rgb(self._order[self._next % len(self._order)])
-        self._next += 1
+        """Replace one picture by the next one of the data set; those after it are decoded meanwhile. Only where not complete."""
+        assert self._workers
+        while len(self._ahead) < DECODED_AHEAD:
+            self._ahead.append(self._workers.submit(decode_rgb, self._order[self._next % len(self._order)]))
+            self._next += 1
+        picture = self._ahead.popleft().result()
         if picture is not None:
             self._pictures[rng.integers(len(self._pictures))] = picture
             self._weigh()
 
-    def crops(self, n_crops: int, size_px: int, rng: np.random.Generator) -> np.ndarray:
-        """uint8 (n_crops, size, size, 3): random windows, half of them mirrored; small pictures are extended at their edges."""
-        out = np.empty((n_crops, size_px, size_px, 3), np.uint8)
+    def crops(self, n_crops: int, size_px: int, rng: np.random.Generator, own: slice = slice(None)) -> np.ndarray:
+        """uint8 (n_own, size, size, 3): random windows, half of them mirrored; small pictures are extended at their edges.
+
+        own: which of the n_crops that are drawn are made; the others leave `rng` as if they were.
+        """
+        kept = range(n_crops)[own]
+        out = np.empty((len(kept), size_px, size_px, 3), np.uint8)
         for k, which in enumerate(rng.choice(len(self._pictures), n_crops, p=self._probabilities)):
-            out[k] = random_crop(self._pictures[which], size_px, rng)
+            crop = random_crop(self._pictures[which], size_px, rng)
+            if k in kept:
+                out[k - kept.start] = crop
         return out
 
 
@@ -140,7 +160,7 @@ def to_tensor(pixels: np.ndarray, device: torch.device) -> Tensor:
     return torch.tensor(pixels, device=device).permute(0, 3, 1, 2).float().div_(255)
 
 
-def batches(pool: PicturePool, n_crops: int, size_px: int, seed: int) -> Iterator[np.ndarray]:
+def batches(pool: PicturePool, n_crops: int, size_px: int, seed: int, own: slice = slice(None)) -> Iterator[np.ndarray]:
     """Endless crops (see PicturePool.crops), made ahead in a thread of their own."""
     ready: queue.Queue[np.ndarray | BaseException] = queue.Queue(maxsize=8)
     stop = threading.Event()
@@ -149,7 +169,7 @@ def batches(pool: PicturePool, n_crops: int, size_px: int, seed: int) -> Iterato
         rng = np.random.default_rng(seed)
         try:
             while not stop.is_set():
-                _put(pool.crops(n_crops, size_px, rng))
+                _put(pool.crops(n_crops, size_px, rng, own))
                 if not pool.complete:
                     pool.renew(rng)
         except BaseException as error:

@@ -3,16 +3,16 @@
 
 A run warms up, then keeps its learning rate flat (`trunk.pt`). `anneal` starts from the trunk and takes the rate
 to zero over the given minutes (`annealed.pt`; `annealing.pt` on the way), leaving the trunk as it was. Both go on after a
-kill.
+kill. Several processes can share each batch (`ranks.py`): the loop is the same for all, and the first one writes the files.
 """
 
-import csv
 import dataclasses
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from fewbits.errors import TrainingError
 from fewbits.families import FAMILIES
+from fewbits.families.batch_part import holding_part
 from fewbits.families.losses import Distortion, Penalty, ssim
 from fewbits.families.settings import setting
 from fewbits.training import checkpoint
-from fewbits.training.data import PicturePool, batches, decode_rgb, find_pictures, to_tensor
+from fewbits.training.compiling import compiles
+from fewbits.training.data import PicturePool, batches, decode_rgb, digest, find_pictures, to_tensor
+from fewbits.training.log import Log, SilentLog
+from fewbits.training.ranks import Ranks
 
 SCHEDULE_PICTURES = 8  # whose rates and distortions steer lambda scheduling
 SCORES = ("bpp", "psnr", "ssim")
+LOG_STEPS = 50  # whose means are a row of the log
 GRID_PX = 64  # pictures are extended to a multiple of this for validation
 
 
@@ -40,7 +44,7 @@ GRID_PX = 64  # pictures are extended to a multiple of this for validation
 class TrainConfig:
     """What a run trains with; saved in RUN/config.json."""
 
-    batch: int = setting(8, "crops a step")
+    batch: int = setting(8, "crops a step, of all processes together")
     crop: int = setting(256, "their side in pixels")
     lr: float = setting(3e-3, "AdamW's learning rate")
     optimizer: str = setting("muon", "muon: for weights that are matrices, AdamW for the rest; adamw or sgd: for all")
@@ -52,6 +56,7 @@ class TrainConfig:
     vgg: str = setting("imagenet", "weights of VGG-19 for the loss vgg: imagenet (a file, see docs/training.md), or random")
     penalty: str = setting("", "on the latent, NAME=WEIGHT,...: of sparse, contractive, contractive-exact")
     clip: float = setting(1.0, "largest norm of the gradient")
+    precision: str = setting("bfloat16", "of products in training: bfloat16, where torch's autocast takes it, or float32")
     seed: int = setting(0, "of weights, crops and noise")
     cache_mb: int = setting(4096, "memory for decoded pictures")
     validate_minutes: float = setting(15.0, "between two validations")
@@ -116,19 +121,46 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
     return optimizers
 
 
-class Run:
-    """A model in training with its optimizers and its averaged copy; complete after construction."""
+class Loss(nn.Module):
+    """A model's loss as a module's forward(): what torch compiles, and what averages gradients over processes."""
 
-    def __init__(self, family: str, model_config: Any, config: TrainConfig, device: torch.device) -> None:
+    def __init__(self, model: Any, distortion: Distortion, penalty: Penalty) -> None:
+        super().__init__()
+        self.model, self.distortion, self.penalty = model, distortion, penalty
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.model.loss(x, self.distortion, self.penalty)
+
+
+class Run:
+    """A model in training with its optimizers and its averaged copy; complete after construction.
+
+    Where there are other `ranks`, share() must be called in all of them before the first step.
+    """
+
+    def __init__(
+        self, family: str, model_config: Any, config: TrainConfig, device: torch.device, ranks: Ranks | None = None
+    ) -> None:
         if family not in FAMILIES:
             raise TrainingError(f"family is {family!r}, known are {', '.join(FAMILIES)}")
+        if config.precision not in ("bfloat16", "float32"):
+            raise TrainingError(f"precision is {config.precision!r}, it must be bfloat16 or float32")
         torch.manual_seed(config.seed)
-        self.family, self.config, self.device = family, config, device
+        self.family, self.config, self.device, self.ranks = family, config, device, ranks or Ranks()
         self.distortion, self.penalty = Distortion(config.loss, config.vgg), Penalty(config.penalty)
         self.model = FAMILIES[family][1](model_config).to(device, memory_format=torch.channels_last)
         self.optimizers = make_optimizers(self.model, config)
+        self.loss: nn.Module = Loss(self.model, self.distortion, self.penalty)
+        self.phase: Callable[[str], AbstractContextManager[Any]] = lambda name: nullcontext()  # what measures a step enters here
         self.reset_average()
         self.step, self.seconds = 0, 0.0
+
+    def share(self, compiled: bool = False) -> None:
+        """Bring all ranks to the first one's weights, and average their gradients from now on; compiled: by torch.compile."""
+        self.ranks.spread(self.model.state_dict())
+        if self.optimizers:
+            loss = Loss(self.model, self.distortion, self.penalty)
+            self.loss = self.ranks.averaging(torch.compile(loss) if compiled else loss, self.device)  # type: ignore[arg-type]
 
     def reset_average(self) -> None:
         """Start the average anew at the model's weights."""
@@ -151,25 +183,34 @@ class Run:
         self.step, self.seconds = state["step"], state["seconds"]
 
     def train_step(self, pixels: np.ndarray, rate: float) -> dict[str, float]:
-        """One update from uint8 crops at `rate` times the base learning rates. Raises TrainingError on a NaN."""
-        x = to_tensor(pixels, self.device).requires_grad_(self.penalty.needs_gradient)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            loss, parts = self.model.loss(x, self.distortion, self.penalty)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        value, length = loss.item(), float(norm)
+        """One update from this rank's uint8 crops at `rate` times the base learning rates. Raises TrainingError on a NaN."""
+        ranks = self.ranks
+        with self.phase("pixels"):
+            x = to_tensor(pixels, self.device).requires_grad_(self.penalty.needs_gradient)
+        with holding_part(ranks.index, ranks.count):
+            halved = self.config.precision == "bfloat16"
+            with self.phase("forward"), torch.autocast(self.device.type, torch.bfloat16, enabled=halved):
+                loss, parts = self.loss(x)
+            with self.phase("backward"):
+                loss.backward()
+        with self.phase("clip"):
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+            found = ranks.mean({"loss": loss.item(), **{name: float(part) for name, part in parts.items()}})
+            value, length = found["loss"], float(norm)
         if not (np.isfinite(value) and np.isfinite(length)):  # before the weights change
             what = f"the loss is {value}, its gradient's norm {length}"
-            raise TrainingError(f"{what} at step {self.step}; the last good checkpoint is kept")
+            raise ranks.same_error(TrainingError(f"{what} at step {self.step}; the last good checkpoint is kept"))
         warm = min(1.0, (self.step + 1) / self.config.warmup_steps)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * rate * warm
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        with self.phase("optimizer"):
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["base_lr"] * rate * warm
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self._average()
-        return {"loss": value, "grad_norm": length, **{name: float(part) for name, part in parts.items()}}
+        with self.phase("average"):
+            self._average()
+        return {"loss": value, "grad_norm": length, **found}
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -186,7 +227,8 @@ class Run:
         self.model.eval()
         rows = []
         for knob in self.model.settings:
-            scores = [self._score(to_tensor(picture[None], self.device), knob) for picture in pictures]
+            own = pictures[self.ranks.index :: self.ranks.count]
+            scores = self.ranks.joined([self._score(to_tensor(picture[None], self.device), knob) for picture in own])
             rows.append({"setting": knob, **dict(zip(SCORES, np.mean(scores, axis=0).tolist(), strict=True))})
         self.model.train()
         self.model.load_state_dict(kept)
@@ -195,6 +237,10 @@ class Run:
     @torch.no_grad()
     def reschedule(self, pictures: list[np.ndarray]) -> bool:
         """One step of the model's lambda scheduling, at the rates and distortions of `pictures` now. False once it is done."""
+        return bool(self.model.reschedule(self.ranks.told(lambda: self._points(pictures))))
+
+    def _points(self, pictures: list[np.ndarray]) -> list[tuple[float, float]]:
+        """Bits per pixel and quality in dB at each of the model's settings, means over the pictures."""
         self.model.eval()
         points = []
         for knob in self.model.settings:
@@ -207,7 +253,7 @@ class Run:
             bpp, distortion = sums / len(pictures)
             points.append((float(bpp), -10 * math.log10(max(distortion, 1e-9))))
         self.model.train()
-        return bool(self.model.reschedule(points))
+        return points
 
     def _score(self, x: Tensor, setting: float) -> tuple[float, float, float]:
         """SCORES of a picture at a setting."""
@@ -245,13 +291,38 @@ def grown(start: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     return state | start
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. Raises TrainingError on a device that is not there."""
+def pick_device(name: str = "auto", local_index: int = 0) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU; each process of a machine takes the CUDA device of its `local_index`.
+
+    Raises TrainingError on a device that is not there.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
         raise TrainingError(f"device is {name!r}, it must be auto, cpu or, where there is one, cuda")
-    return torch.device(name)
+    if name == "cpu":
+        return torch.device(name)
+    if local_index >= torch.cuda.device_count():
+        raise TrainingError(f"process {local_index + 1} of this machine has no GPU, there are {torch.cuda.device_count()}")
+    torch.cuda.set_device(local_index)
+    return torch.device(name, local_index)
+
+
+def load_data(
+    data: Sequence[Path], exclude: Sequence[str], validation: Sequence[Path], config: TrainConfig, ranks: Ranks
+) -> tuple[PicturePool, list[np.ndarray]]:
+    """The pictures to train on, and those held out. Raises TrainingError where there are none, or others in another rank."""
+    if config.batch % ranks.count:
+        raise ranks.same_error(TrainingError(f"batch is {config.batch}, it must be a multiple of the {ranks.count} processes"))
+    with ranks.together():
+        items = find_pictures(data, exclude)
+        pool = PicturePool(items, config.cache_mb << 20, config.seed)
+        held_out = [p for p in map(decode_rgb, find_pictures(validation)) if p is not None] if validation else []
+    first = ranks.told(lambda: digest(items))
+    with ranks.together():
+        if digest(items) != first:
+            raise TrainingError(f"data: rank {ranks.index} of {ranks.count} finds other pictures than rank 0")
+    return pool, held_out
 
 
 def train(
@@ -267,43 +338,61 @@ def train(
     anneal: bool = False,
     start: dict[str, Tensor] | None = None,
     device: str = "auto",
+    compiled: bool = False,
+    ranks: Ranks | None = None,
     report: Callable[[str], None] = print,
 ) -> None:
     """Train, or go on training, the run in folder `out`; with `anneal`, take a copy of its trunk to learning rate zero.
 
     `start`: weights to begin a new run from (see export.load_model); without it the model initializes itself on the data.
+    `ranks`: this process's place among several, all of which call this alike; `out` and `start` are read in the first only.
     """
-    config, model_config = config or TrainConfig(), model_config or FAMILIES[family][0]()
-    run = Run(family, model_config, config, pick_device(device))
-    settings = {"family": family, "model": dataclasses.asdict(model_config), "train": dataclasses.asdict(config)}
-    scheduled = config.schedule_steps > 0 and not anneal
-    if scheduled and not (hasattr(run.model, "reschedule") and validation):
-        raise TrainingError(f"schedule_steps is {config.schedule_steps}: that needs a slimmable family and --validation")
-    settings["data"] = {"from": [str(path) for path in data], "exclude": list(exclude)}
-    trunk, target = out / checkpoint.TRUNK, out / (checkpoint.ANNEALING if anneal else checkpoint.TRUNK)
-    if anneal and not trunk.exists():
-        raise TrainingError(f"no checkpoint {trunk} to anneal")
-    pool = PicturePool(find_pictures(data, exclude), config.cache_mb << 20, config.seed)
-    held_out = [p for p in map(decode_rgb, find_pictures(validation)) if p is not None] if validation else []
-    report(f"{len(pool)} pictures{'' if pool.complete else ' in the cache'}, {len(held_out)} for validation, on {run.device}")
-    if not trunk.exists():
-        _begin(run, pool, start)
-    checkpoint.save_config(out, settings)  # only now: what cannot begin must not bind the next try to its settings
-    spent_seconds, spent_steps = 0.0, 0  # of this anneal; a trunk's budget counts this call only
-    if anneal:
+    config, model_config, ranks = config or TrainConfig(), model_config or FAMILIES[family][0](), ranks or Ranks()
+    if not ranks.first:
+        report = _say_nothing
+    with ranks.together():
+        run = Run(family, model_config, config, pick_device(device, ranks.local_index), ranks)
+        settings = {"family": family, "model": dataclasses.asdict(model_config), "train": dataclasses.asdict(config)}
+        scheduled = config.schedule_steps > 0 and not anneal
+        if scheduled and not (hasattr(run.model, "reschedule") and validation):
+            raise TrainingError(f"schedule_steps is {config.schedule_steps}: that needs a slimmable family and --validation")
+        settings["data"] = {"from": [str(path) for path in data], "exclude": list(exclude)}
+        trunk, target = out / checkpoint.TRUNK, out / (checkpoint.ANNEALING if anneal else checkpoint.TRUNK)
+        if anneal and ranks.first and not trunk.exists():
+            raise TrainingError(f"no checkpoint {trunk} to anneal")
+    pool, held_out = load_data(data, exclude, validation, config, ranks)
+    processes = f", {ranks.count} processes" if ranks.count > 1 else ""
+    pictures = f"{len(pool)} pictures{'' if pool.complete else ' in the cache'}, {len(held_out)} for validation"
+    report(f"{pictures}, on {run.device.type}{processes}")
+
+    def found() -> tuple[dict[str, Any] | None, float, int]:
+        """The state to go on from, with its anneal's seconds and steps; None where the run is new: it has first weights now."""
+        begun = trunk.exists()
+        if not begun:
+            begin(run, pool, start)
+        checkpoint.save_config(out, settings)  # only now: what cannot begin must not bind the next try to its settings
+        if not begun:
+            return None, 0.0, 0
         state = checkpoint.load(trunk)
-        if target.exists():
+        if target.exists() and anneal:
             half = checkpoint.load(target)
             if (half["trunk_step"], half["budget"]) == (state["step"], dataclasses.asdict(budget)):
-                state, spent_seconds, spent_steps = half, half["anneal_seconds"], half["anneal_steps"]
+                return half, half["anneal_seconds"], half["anneal_steps"]
+        return state, 0.0, 0
+
+    state, spent_seconds, spent_steps = ranks.told(found)  # spent: of this anneal; a trunk's budget counts this call only
+    if state is not None:
         run.restore(state)
-        trunk_step = state.get("trunk_step", run.step)
-    elif trunk.exists():
-        run.restore(checkpoint.load(trunk))
+    trunk_step = (state or {}).get("trunk_step", run.step)
+    run.share(compiled and compiles(run.device, ranks, report))
+    if state is None:
+        run.reset_average()
     torch.manual_seed(config.seed + run.step)  # a resumed run draws other levels and noise than its beginning did
     report(f"{'anneal' if anneal else 'train'} from step {run.step}, {run.seconds / 60:.1f} minutes so far")
 
     def save() -> None:
+        if not ranks.first:
+            return
         state = run.state()
         if anneal:
             spent = {"anneal_seconds": spent_seconds, "anneal_steps": spent_steps}
@@ -315,56 +404,70 @@ def train(
         report(f"{target} holds what was fitted: the family {family} has nothing to train")
         return
     kept_steps = 0 if anneal else config.keep_epochs * max(1, round(len(pool) / config.batch))
-    source = batches(pool, config.batch, config.crop, config.seed + run.step)
-    saved = validated = time.monotonic()
+    source = batches(pool, config.batch, config.crop, config.seed + run.step, ranks.part(config.batch))
+    saved = validated = ranks.told(time.monotonic)
     sums: list[dict[str, float]] = []
     phase = "anneal" if anneal else "train"
     bar_format = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
-    with _Log(out) as log, _StopRequest() as stop, tqdm(total=100.0, unit="%", disable=None, bar_format=bar_format) as bar:
-        while (spent := budget.spent(spent_seconds, spent_steps)) < 1 and not stop.requested:
+    bar = tqdm(total=100.0, unit="%", disable=None if ranks.first else True, bar_format=bar_format)
+    with Log(out) if ranks.first else SilentLog() as log, _StopRequest() as stop, bar, ranks.watched():
+        while (spent := budget.spent(spent_seconds, spent_steps)) < 1 and not ranks.any(stop.requested):
             begun = time.monotonic()
-            sums.append(run.train_step(next(source), 1 - spent if anneal else 1.0))
-            taken = time.monotonic() - begun
+            crops = next(source)
+            waited = time.monotonic() - begun
+            sums.append(run.train_step(crops, 1 - spent if anneal else 1.0))
+            clock = ranks.mean({"taken": time.monotonic() - begun, "waited": waited, "now": time.monotonic()})
+            taken, now = clock["taken"], clock["now"]
+            sums[-1]["data_wait_percent"] = 100 * clock["waited"] / taken
             run.seconds, spent_seconds, spent_steps = run.seconds + taken, spent_seconds + taken, spent_steps + 1
-            if len(sums) == 50:
+            if len(sums) == LOG_STEPS:
                 means = {name: float(np.mean([row[name] for row in sums])) for name in sums[0]}
-                log.write(phase, run, means)
-                bar.set_postfix_str(f"step {run.step} loss {means['loss']:.3f}")
+                log.write(phase, run.step, run.seconds, means)
+                waits = f"data wait {means['data_wait_percent']:.0f} %"
+                bar.set_postfix_str(f"step {run.step} loss {means['loss']:.3f}, {waits}")
                 bar.update(100 * budget.spent(spent_seconds, spent_steps) - bar.n)
                 sums = []
             if scheduled and run.step % config.schedule_steps == 0:
                 scheduled = run.reschedule(held_out[:SCHEDULE_PICTURES])
                 lambdas = {f"lambda_{k}": float(value) for k, value in enumerate(run.model.lambdas)}
-                log.write(phase, run, lambdas)
-            if kept_steps and run.step % kept_steps == 0:
+                log.write(phase, run.step, run.seconds, lambdas)
+            if kept_steps and run.step % kept_steps == 0 and ranks.first:
                 checkpoint.save(out / checkpoint.KEPT.format(run.step), run.state())
-            now = time.monotonic()
             if now - saved > 60 * config.save_minutes:
                 save()
-                saved = time.monotonic()
+                saved = ranks.told(time.monotonic)
             if held_out and now - validated > 60 * config.validate_minutes:
-                log.write_validation(phase, run, run.validate(held_out))
-                validated = time.monotonic()
+                log.write(phase, run.step, run.seconds, _named(run.validate(held_out)))
+                validated = ranks.told(time.monotonic)
         save()
-        if anneal and not stop.requested:
+        stopping = ranks.any(stop.requested)
+        if anneal and not stopping and ranks.first:
             target = target.replace(out / checkpoint.ANNEALED)
-        if held_out and not stop.requested:
+        if held_out and not stopping:
             rows = run.validate(held_out)
-            log.write_validation(phase, run, rows)
+            log.write(phase, run.step, run.seconds, _named(rows))
             for row in rows:
                 scores = f"{row['bpp']:.4f} bpp, {row['psnr']:.3f} dB, SSIM {row['ssim']:.4f}"
                 report(f"validation: level {row['setting']:.2f}: {scores}")
     report(f"{target} holds step {run.step}, {run.seconds / 60:.1f} minutes")
 
 
-def _begin(run: Run, pool: PicturePool, start: dict[str, Tensor] | None) -> None:
+def _say_nothing(_: str) -> None:
+    """What ranks that are not the first report."""
+
+
+def _named(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Rows of validate() as quantities for the log."""
+    return {f"validation_{name}@{row['setting']:.2f}": row[name] for row in rows for name in SCORES}
+
+
+def begin(run: Run, pool: PicturePool, start: dict[str, Tensor] | None) -> None:
     """A new run's weights: those of `start`, or what the model makes of the data."""
     if start is not None:
         run.model.load_state_dict(grown(start, run.model))
     else:
         crops = np.random.default_rng(run.config.seed)
         run.model.initialize((to_tensor(pool.crops(16, 256, crops), run.device) for _ in range(64)), run.distortion)
-    run.reset_average()
 
 
 class _StopRequest:
@@ -386,34 +489,3 @@ class _StopRequest:
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
-
-
-class _Log:
-    """RUN/log.csv (one row a quantity) and TensorBoard events in RUN/tensorboard."""
-
-    def __init__(self, out: Path) -> None:
-        path = out / "log.csv"
-        fresh = not path.exists()
-        self._file = path.open("a", newline="")
-        self._rows = csv.writer(self._file)
-        if fresh:
-            self._rows.writerow(["phase", "step", "seconds", "quantity", "value"])
-        self._board = SummaryWriter(out / "tensorboard")
-
-    def write(self, phase: str, run: Run, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._rows.writerow([phase, run.step, f"{run.seconds:.1f}", name, f"{value:.6g}"])
-            self._board.add_scalar(f"{phase}/{name}", value, run.step)
-        self._file.flush()
-
-    def write_validation(self, phase: str, run: Run, rows: list[dict[str, float]]) -> None:
-        for row in rows:
-            level = f"{row['setting']:.2f}"
-            self.write(phase, run, {f"validation_{name}@{level}": row[name] for name in SCORES})
-
-    def __enter__(self) -> "_Log":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._file.close()
-        self._board.close()
