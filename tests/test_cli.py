@@ -644,5 +644,6 @@ def test_engines_are_listed_with_the_one_that_is_chosen(run: Callable[..., Resul
 def test_precision_and_engine_are_checked(
     run: Callable[..., Result], tmp_path: Path, png: Path, options: tuple[str, ...], code: int, text: str
 ) -> None:
-    result = run("encode", png, tmp_path / "out.few", *options)
+    assert run("encode", png, tmp_path / "out.few").code == 0
+    result = run("decode", tmp_path / "out.few", tmp_path / "back.png", *options)
     assert result.code == code and text in " ".join(result.err.split())

@@ -98,7 +98,7 @@ PrecisionOption = Annotated[
         "--precision",
         metavar="|".join(PRECISION_CHOICES),
         rich_help_panel=MACHINE,
-        help="Of the networks. int8, where the model has it, decodes faster; files are the same, pixels differ a little. "
+        help="Of the networks. int8, where the model has it, decodes faster; pixels differ a little. "
         "auto: int8 where the processor is fast at it.",
     ),
 ]
@@ -225,7 +225,6 @@ def encode(
     ] = False,
     model: ModelOption = None,
     threads: Threads = None,
-    precision: PrecisionOption = DEFAULT_PRECISION,
     engine: EngineOption = None,
     profile: Profile = False,
     force: Force = False,
@@ -257,7 +256,7 @@ def encode(
     if roi_drop is not None and not 0 <= roi_drop <= 100:
         raise typer.BadParameter(f"{roi_drop} is not in the range 0 to 100", param_hint="'--roi-drop'")
     mask = read_image(files.read(str(roi)), str(roi)) if roi else None
-    convert = Encoding(quality, model or tuned_model(tune), threads, mask, strip, goal, roi_drop, _precision(precision), engine)
+    convert = Encoding(quality, model or tuned_model(tune), threads, mask, strip, goal, roi_drop, engine)
     convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json, profile=profile)
 
 

@@ -57,7 +57,7 @@ def _silent(_: float) -> None:
 
 
 def _python_warning(text: str) -> None:
-    warnings.warn(text, TargetWarning, stacklevel=4)
+    warnings.warn(text, TargetWarning, stacklevel=6)  # the line that calls fewbits.encode
 
 
 @contextlib.contextmanager
@@ -395,8 +395,8 @@ def chosen_engine(name: str | None = None) -> str:
 
 def auto_precision(manifest: dict[str, Any], engine: str) -> str:
     """What "auto" is for a model on this machine."""
-    names = [name.split(".")[-2] for name in manifest.get(VARIANTS, {})]
-    return "int8" if "int8" in names and engine == DEFAULT_ENGINE and has_int8() else PRECISIONS[0]
+    has_variant = any(name.endswith(".int8.onnx") for name in manifest.get(VARIANTS, {}))
+    return "int8" if has_variant and engine == DEFAULT_ENGINE and has_int8() else PRECISIONS[0]
 
 
 def read_bundle(path: Path) -> dict[str, bytes]:

@@ -61,7 +61,7 @@ class Conversion(Protocol):
 class Encoding:
     """Pictures -> .few files. quality, target, roi, roi_drop: see fewbits.encode. model: a name or a bundle's folder.
 
-    threads, precision, engine: see load_model. strip: leave out metadata.
+    threads, engine: see load_model. strip: leave out metadata.
     """
 
     quality: float | None
@@ -71,7 +71,6 @@ class Encoding:
     strip: bool = False
     target: Target | None = None
     roi_drop: float | None = None
-    precision: str = DEFAULT_PRECISION
     engine: str | None = None
     what = "encoding"
     extension = EXTENSION
@@ -89,7 +88,7 @@ class Encoding:
         picture = read_picture(data, source, notes.append)
         with about(source):
             picture = stripped(picture) if self.strip else picture
-            model = load_model(self.model, threads=self.threads, precision=self.precision, engine=self.engine)
+            model = load_model(self.model, threads=self.threads, engine=self.engine)
             coded = model.encode(
                 picture,
                 self.quality,

@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 from PIL import Image, ImageFile
 
 from fewbits import container
-from fewbits.codec import DEFAULT_QUALITY, encode, inspect, model_of
+from fewbits.codec import encode, inspect, model_of
 from fewbits.container import METADATA_SECTIONS, Header
 from fewbits.errors import FewbitsError, FormatError, ImageError, ModelError, NotFewbitsError, UnsupportedVersionError
 from fewbits.image import info_of, metadata_of, to_image
@@ -153,7 +153,8 @@ def _save(image: Image.Image, file: IO[bytes], _: str | bytes) -> None:
     try:
         data = encode(
             described,
-            options.get("quality", DEFAULT_QUALITY),
+            options.get("quality"),
+            target=options.get("target"),
             tune=options.get("tune"),
             roi=options.get("roi"),
             roi_drop=options.get("roi_drop"),

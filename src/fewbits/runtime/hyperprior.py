@@ -194,7 +194,7 @@ class HyperpriorCodec(Pipeline):
         residual *= index >= self._first_coded
         return residual.astype(np.int16)
 
-    @stage("coder")
+    @stage("gathering")
     def _coded(self, symbols: np.ndarray, index: np.ndarray, shares: Sequence[float]) -> list[Section]:
         places = np.flatnonzero(index >= self._first_coded)  # numbers gather twice as fast as a mask
         values, rows = symbols.ravel().take(places), index.ravel().take(places)
