@@ -4,7 +4,8 @@
 JSON: a list of {"count": of processes, "out": folder, "data": folder, "family": name, "model": settings, "train": settings,
 "steps": N}, one after the other; with "anneal": true, "stop" and "nan": the rank that gets a
 SIGTERM, or whose loss is none, in the third step; "last_data": a
-folder for the last rank alone, "last_validation": as well; "clock": seconds by which its clock is ahead. Prints a JSON list for each: of each process its exit code and what it wrote.
+folder for the last rank alone, "last_validation": as well; "clock": seconds by which its clock is ahead.
+Prints a JSON list for each: of each process its exit code and what it wrote.
 """
 
 import json
