@@ -45,6 +45,11 @@ def trained(request: pytest.FixtureRequest) -> tuple[SlimCae, dict[str, bytes]]:
     return model, bundle_files("slimcae", model, {"architecture": asdict(model.config)})
 
 
+def test_a_family_whose_weights_are_inputs_cannot_be_calibrated(picture: Picture) -> None:
+    with pytest.raises(TrainingError, match="^the family slimcae takes no pictures for calibration: .* are inputs$"):
+        bundle_files("slimcae", scrambled(TINY), {}, [picture(64, 64)])
+
+
 def test_a_narrow_network_is_the_leading_slice_and_nothing_else_is_computed() -> None:
     layer = SlimConv((3, 5), (4, 7), 5, 2)
     weight, bias = layer.slices(0)

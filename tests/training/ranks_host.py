@@ -4,7 +4,8 @@
 JSON: a list of {"count": of processes, "out": folder, "data": folder, "family": name, "model": settings, "train": settings,
 "steps": N}, one after the other; with "anneal": true, "stop" and "nan": the rank that gets a
 SIGTERM, or whose loss is none, in the third step; "last_data": a
-folder for the last rank alone. Prints a JSON list for each: of each process its exit code and what it wrote.
+folder for the last rank alone, "last_validation": as well; "clock": seconds by which its clock is ahead.
+Prints a JSON list for each: of each process its exit code and what it wrote.
 """
 
 import json
@@ -13,11 +14,13 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -47,9 +50,13 @@ def run(ranks: Ranks, wanted: dict[str, Any]) -> None:
 
     Run.train_step = watched  # type: ignore[method-assign]
     data = [Path(wanted["last_data"] if "last_data" in wanted and ranks.index == ranks.count - 1 else wanted["data"])]
+    last = ranks.index == ranks.count - 1
+    validation = [Path(wanted["last_validation"])] if "last_validation" in wanted and last else data
+    ahead, monotonic = wanted.get("clock", 0.0) * last, time.monotonic
+    loop.time = SimpleNamespace(monotonic=lambda: monotonic() + ahead)  # type: ignore[assignment]
     model = config_class(**plain_settings(wanted["model"]))
     config = replace(TrainConfig(), **wanted["train"])
-    options = {"model_config": model, "config": config, "validation": data, "device": "cpu", "ranks": ranks}
+    options = {"model_config": model, "config": config, "validation": validation, "device": "cpu", "ranks": ranks}
     budget, out = Budget(steps=wanted["steps"]), Path(wanted["out"])
     train(wanted["family"], data, out, budget, anneal=wanted.get("anneal", False), **options)  # type: ignore[arg-type]
 

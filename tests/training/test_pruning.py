@@ -23,9 +23,11 @@ WIDTH = 2 * BLOCK
 class Net(nn.Module):
     """A stem, a block, and a head: (1, 3, h, w) -> (1, 5, h, w)."""
 
-    def __init__(self) -> None:
+    def __init__(self, biased: bool = True) -> None:
         super().__init__()
         self.stem, self.block, self.head = Pointwise(3, WIDTH), DepthwiseBlock(WIDTH), Pointwise(WIDTH, 5, bias=False)
+        if not biased:
+            self.block.mix_out.bias = None
         for name, parameter in self.named_parameters():
             if "bias" in name:
                 nn.init.normal_(parameter)
@@ -113,3 +115,75 @@ def test_what_was_left_out_begins_anew_and_changes_nothing(net: Net) -> None:
     expected = onnxruntime_engine(1)(data)(x=X)
     assert np.allclose(again, expected, atol=1e-3 * np.abs(expected).max())
     assert fresh.block.expand.weight.any()
+
+
+def silence(layer: Any, units: slice) -> None:
+    """Make hidden units of a layer without biases never fire."""
+    with torch.no_grad():
+        layer.weight[units] = 0
+        layer.bias.zero_()
+
+
+def read_back(data: bytes, biased: bool = True) -> np.ndarray:
+    """What a new net gives for X with the weights of an exported one."""
+    torch.manual_seed(1)
+    fresh = Net(biased)
+    for layer in (fresh.block.mix_out, fresh.block.reduce):
+        nn.init.zeros_(layer.weight)
+    _copy_parameters(fresh, _initializers(data))
+    with torch.inference_mode():
+        return fresh(torch.from_numpy(X)).numpy()
+
+
+def test_biases_of_zeros_are_kept_and_take_constants(net: Net) -> None:
+    """Export leaves them out of the graph, but not of the file."""
+    silence(net.block.mix_in, slice(5, 25))
+    with torch.no_grad():
+        for bias in (net.block.mix_out.bias, net.block.expand.bias):
+            bias.zero_()
+    data, ranges = files(net)
+    smaller, left = pruned(data, ranges)
+    assert left["block.mix_in"] == (BLOCK, WIDTH)
+    graph = onnx.load_from_string(smaller).graph
+    names = [item.name for item in graph.initializer]
+    assert len(set(names)) == len(names) and _initializers(smaller)["block.mix_out.bias"].any()
+    assert not _initializers(smaller)["block.expand.bias"].any()
+    expected = onnxruntime_engine(1)(data)(x=X)
+    for found in (onnxruntime_engine(1)(smaller)(x=X), read_back(smaller)):
+        assert np.allclose(found, expected, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_a_layer_without_a_bias_takes_no_constant(constant: bool) -> None:
+    torch.manual_seed(0)
+    net = Net(biased=False)
+    kill(net.block.mix_in, slice(5, 25))
+    if not constant:
+        nn.init.zeros_(net.block.spatial.bias)
+    data, ranges = files(net)
+    smaller, left = pruned(data, ranges)
+    assert left.get("block.mix_in") == (None if constant else (BLOCK, WIDTH))
+    expected = onnxruntime_engine(1)(data)(x=X)
+    for found in (onnxruntime_engine(1)(smaller)(x=X), read_back(smaller, biased=False)):
+        assert np.allclose(found, expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_a_branch_that_is_the_result_is_kept(net: Net) -> None:
+    net.head = nn.Identity()
+    kill(net.block.expand, slice(0, None))
+    data, ranges = files(net)
+    smaller, left = pruned(data, ranges)
+    assert left == {} and np.array_equal(onnxruntime_engine(1)(smaller)(x=X), onnxruntime_engine(1)(data)(x=X))
+
+
+def test_parameters_that_layers_share_are_left_alone(net: Net) -> None:
+    """The exporter merges parameters of equal values."""
+    net.second = DepthwiseBlock(WIDTH)
+    net.second.load_state_dict(net.block.state_dict())
+    net.forward = lambda x: net.head(net.second(net.block(net.stem(x))))  # type: ignore[method-assign]
+    kill(net.block.mix_in, slice(5, 25))
+    kill(net.second.mix_in, slice(5, 25))
+    data, ranges = files(net)
+    smaller, _ = pruned(data, ranges)
+    expected = onnxruntime_engine(1)(data)(x=X)
+    assert np.allclose(onnxruntime_engine(1)(smaller)(x=X), expected, atol=1e-3 * np.abs(expected).max())

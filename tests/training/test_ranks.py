@@ -86,6 +86,8 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     add("stopped", 2, steps=500, stop=1)
     add("uneven", 2, train={"batch": 3})
     add("other pictures", 2, last_data=str(other))
+    add("other validation", 2, last_validation=str(other))
+    add("clocks", 2, clock=1e6, train={"save_minutes": 60.0, "validate_minutes": 60.0})
     add("no pictures", 2, last_data=str(root / "missing"))
     add("nothing to anneal", 2, anneal=True)
     add("not finite", 2, nan=1)
@@ -131,11 +133,17 @@ def test_a_signal_to_any_process_ends_all_with_a_checkpoint(trained: Trained) ->
     assert trained.state("stopped")["step"] == 3
 
 
+def test_clocks_that_differ_do_not_hasten_validation(trained: Trained) -> None:
+    assert [code for code, _ in trained.results["clocks"]] == [0, 0], trained.results["clocks"]
+    assert {step for step, quantity in trained.log("clocks") if quantity.startswith("validation")} == {"3"}
+
+
 @pytest.mark.parametrize(
     ("name", "speaker", "line"),
     [
         ("uneven", 0, "batch is 3, it must be a multiple of the 2 processes"),
         ("other pictures", 1, "data: rank 1 of 2 finds other pictures than rank 0"),
+        ("other validation", 1, "validation: rank 1 of 2 finds other pictures than rank 0"),
         ("no pictures", 1, "missing does not exist"),
         ("nothing to anneal", 0, "no checkpoint "),
         ("not finite", 0, "the loss is nan, its gradient's norm nan at step 2; the last good checkpoint is kept"),

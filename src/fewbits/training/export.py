@@ -31,6 +31,7 @@ from fewbits.training.pruning import pruned
 from fewbits.training.quantization import quantized
 
 OPSET = 18
+PRUNED = ("analysis", "synthesis")
 UNITS = "units"  # in the model card: of each pruned network the hidden units that are kept, and that there were
 
 
@@ -69,8 +70,11 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
     """All files of a bundle for a trained model that offers networks(), tables() and coding().
 
     pictures: uint8 (height, width, 3); where there are some, analysis and synthesis lose the hidden units that none of them makes
-    fire, and networks of which the model offers int8_layers() get an int8 variant.
+    fire, and networks of which the model offers int8_layers() get an int8 variant. Raises TrainingError where their
+    weights are inputs.
     """
+    if pictures and model.frozen_networks.intersection(PRUNED):
+        raise TrainingError(f"the family {family} takes no pictures for calibration: the weights of its networks are inputs")
     model = model.eval().cpu()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -83,7 +87,7 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
     if not pictures:
         return plain
     units = {}
-    for name, ranges in observed(plain, pictures, ("analysis", "synthesis")).items():
+    for name, ranges in observed(plain, pictures, PRUNED).items():
         files[f"{name}.onnx"], units[name] = pruned(files[f"{name}.onnx"], ranges)
     card |= {UNITS: units}
     layers = model.int8_layers() if hasattr(model, "int8_layers") else {}

@@ -315,13 +315,15 @@ def load_data(
     if config.batch % ranks.count:
         raise ranks.same_error(TrainingError(f"batch is {config.batch}, it must be a multiple of the {ranks.count} processes"))
     with ranks.together():
-        items = find_pictures(data, exclude)
+        items, checks = find_pictures(data, exclude), find_pictures(validation) if validation else []
         pool = PicturePool(items, config.cache_mb << 20, config.seed)
-        held_out = [p for p in map(decode_rgb, find_pictures(validation)) if p is not None] if validation else []
-    first = ranks.told(lambda: digest(items))
+        held_out = [p for p in map(decode_rgb, checks) if p is not None]
+    own = {"data": (digest(items), len(pool)), "validation": (digest(checks), len(held_out))}  # how many can be read counts, too
+    first = ranks.told(lambda: own)
     with ranks.together():
-        if digest(items) != first:
-            raise TrainingError(f"data: rank {ranks.index} of {ranks.count} finds other pictures than rank 0")
+        for name, pictures in own.items():
+            if pictures != first[name]:
+                raise TrainingError(f"{name}: rank {ranks.index} of {ranks.count} finds other pictures than rank 0")
     return pool, held_out
 
 
@@ -405,7 +407,12 @@ def train(
         return
     kept_steps = 0 if anneal else config.keep_epochs * max(1, round(len(pool) / config.batch))
     source = batches(pool, config.batch, config.crop, config.seed + run.step, ranks.part(config.batch))
-    saved = validated = ranks.told(time.monotonic)
+
+    def clock() -> float:
+        """The mean of all ranks' clocks, whose zeros differ from machine to machine: all ranks ask at the same place."""
+        return ranks.mean({"now": time.monotonic()})["now"]
+
+    saved = validated = clock()
     sums: list[dict[str, float]] = []
     phase = "anneal" if anneal else "train"
     bar_format = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
@@ -416,9 +423,9 @@ def train(
             crops = next(source)
             waited = time.monotonic() - begun
             sums.append(run.train_step(crops, 1 - spent if anneal else 1.0))
-            clock = ranks.mean({"taken": time.monotonic() - begun, "waited": waited, "now": time.monotonic()})
-            taken, now = clock["taken"], clock["now"]
-            sums[-1]["data_wait_percent"] = 100 * clock["waited"] / taken
+            measured = ranks.mean({"taken": time.monotonic() - begun, "waited": waited, "now": time.monotonic()})
+            taken, now = measured["taken"], measured["now"]
+            sums[-1]["data_wait_percent"] = 100 * measured["waited"] / taken
             run.seconds, spent_seconds, spent_steps = run.seconds + taken, spent_seconds + taken, spent_steps + 1
             if len(sums) == LOG_STEPS:
                 means = {name: float(np.mean([row[name] for row in sums])) for name in sums[0]}
@@ -435,10 +442,10 @@ def train(
                 checkpoint.save(out / checkpoint.KEPT.format(run.step), run.state())
             if now - saved > 60 * config.save_minutes:
                 save()
-                saved = ranks.told(time.monotonic)
+                saved = clock()
             if held_out and now - validated > 60 * config.validate_minutes:
                 log.write(phase, run.step, run.seconds, _named(run.validate(held_out)))
-                validated = ranks.told(time.monotonic)
+                validated = clock()
         save()
         stopping = ranks.any(stop.requested)
         if anneal and not stopping and ranks.first:

@@ -98,18 +98,21 @@ def profile(
     torch.manual_seed(config.seed + run.step)
     source = batches(pool, config.batch, config.crop, config.seed + run.step, ranks.part(config.batch))
     cost = kmacs_per_pixel(run, to_tensor(next(source), run.device).requires_grad_(run.penalty.needs_gradient))
-    run.share(compiled and compiles(run.device, ranks, lambda line: report(line) if ranks.first else None))
-    for _ in range(WARM_UP_STEPS):
-        run.train_step(next(source), 1.0)
-    run.phase = watch = Stopwatch(run.device)
-    if not compiled:
-        watch.watch_parts(run.model)
-    begun = time.perf_counter()
-    for _ in range(steps):
-        with watch(DATA):
-            crops = next(source)
-        run.train_step(crops, 1.0)
-    total = time.perf_counter() - begun
+    compiled = compiled and compiles(run.device, ranks, lambda line: report(line) if ranks.first else None)
+    run.share(compiled)
+    watch = Stopwatch(run.device)
+    with ranks.watched():
+        for _ in range(WARM_UP_STEPS):
+            run.train_step(next(source), 1.0)
+        run.phase = watch
+        if not compiled:
+            watch.watch_parts(run.model)
+        begun = time.perf_counter()
+        for _ in range(steps):
+            with watch(DATA):
+                crops = next(source)
+            run.train_step(crops, 1.0)
+        total = time.perf_counter() - begun
     if ranks.first:
         for line in table(watch.seconds, total, steps):
             report(line)

@@ -32,6 +32,8 @@ def pruned(data: bytes, ranges: Ranges) -> tuple[bytes, Units]:
     model = onnx.load_from_string(data)
     editor, units = _Editor(model), {}
     for branch in _branches(model.graph, editor.arrays):
+        if not all(editor.owns_parameters(node) for node in (branch.writer, branch.depthwise, branch.reader) if node is not None):
+            continue
         high = ranges[branch.writer.output[0]].high
         alive = np.flatnonzero(high > 0)
         kept = -(-len(alive) // BLOCK) * BLOCK
@@ -40,15 +42,16 @@ def pruned(data: bytes, ranges: Ranges) -> tuple[bytes, Units]:
         spare = np.setdiff1d(np.arange(len(high)), alive)[: kept - len(alive)]
         keep = np.sort(np.concatenate([alive, spare]))
         dropped = np.setdiff1d(np.arange(len(high)), keep)
-        if not kept and not editor.can_drop(branch):
-            continue
-        units[editor.parameter(branch.writer, 1).removesuffix(".weight")] = (kept, len(high))
         reads = editor.array(branch.reader, 1)[:, :, 0, 0]
         idle = np.zeros(len(dropped), np.float32)  # what the reader sees of a unit that gives 0
         if branch.depthwise is not None and len(branch.depthwise.input) > 2:
             idle = editor.array(branch.depthwise, 2)[dropped]
-        editor.add_to_bias(branch.reader, reads[:, dropped] @ idle)
+        constant = reads[:, dropped] @ idle
+        if not (editor.can_add(branch.reader, constant) if kept else editor.can_drop(branch, constant)):
+            continue
+        units[editor.parameter(branch.writer, 1).removesuffix(".weight")] = (kept, len(high))
         if kept:
+            editor.add_to_bias(branch.reader, constant)
             for node in (branch.writer, branch.depthwise):
                 if node is not None:
                     for k in range(1, len(node.input)):
@@ -59,7 +62,7 @@ def pruned(data: bytes, ranges: Ranges) -> tuple[bytes, Units]:
                         attribute.i = kept
             editor.take(branch.reader, 1, keep, 1)
         else:
-            editor.drop(branch)
+            editor.drop(branch, constant)
     editor.finish()
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True)), units
@@ -109,6 +112,9 @@ class _Editor:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._graph = model.graph
+        self._results = {output.name for output in model.graph.output}
+        read = self._drop_idle_nodes()
+        self._spare = {item.name for item in model.graph.initializer} - read  # kept for `--init`, see export._name_initializers
         self.arrays = weights_of(model)
         self._maker = {name: node for node in model.graph.node for name in node.output}
 
@@ -119,20 +125,41 @@ class _Editor:
             name = self._maker[name].input[0]
         return str(name)
 
+    def owns_parameters(self, node: onnx.NodeProto) -> bool:
+        """Whether nothing else reads the node's parameters: the exporter merges those of equal values."""
+        names = list(node.input[1:])
+        for name in names:  # which grow to what they are made of
+            if sum(list(other.input).count(name) for other in self._graph.node) != 1:
+                return False
+            if name in self._maker:
+                names.append(self._maker[name].input[0])
+        return True
+
     def array(self, node: onnx.NodeProto, k: int) -> np.ndarray:
         return self.arrays[node.input[k]]
 
     def take(self, node: onnx.NodeProto, k: int, keep: np.ndarray, axis: int) -> None:
         self._put(node, k, self.array(node, k).take(keep, axis))
 
+    def can_add(self, node: onnx.NodeProto, constant: np.ndarray) -> bool:
+        """Whether a convolution's bias can take a constant; one that the torch layer does not have would be lost by `--init`."""
+        return not constant.any() or len(node.input) > 2 or self._idle_bias(node) is not None
+
+    def _idle_bias(self, node: onnx.NodeProto) -> onnx.TensorProto | None:
+        """The bias of zeros that the exporter has taken from a convolution."""
+        name = self.parameter(node, 1).removesuffix("weight") + "bias"
+        return next((item for item in self._graph.initializer if item.name == name in self._spare), None)
+
     def add_to_bias(self, node: onnx.NodeProto, constant: np.ndarray) -> None:
         if not constant.any():
             return
         if len(node.input) < 3:
-            name = self.parameter(node, 1).removesuffix("weight") + "bias"
-            node.input.append(name)
-            self._graph.initializer.append(numpy_helper.from_array(np.zeros(len(constant), np.float32), name))
-            self.arrays[name] = np.zeros(len(constant), np.float32)
+            item = self._idle_bias(node)
+            assert item is not None
+            zeros = np.zeros(len(constant), np.float32)
+            item.CopyFrom(numpy_helper.from_array(zeros, item.name))
+            node.input.append(item.name)
+            self.arrays[item.name] = zeros
         self._put(node, 2, self.array(node, 2) + constant)
 
     def _put(self, node: onnx.NodeProto, k: int, array: np.ndarray) -> None:
@@ -153,13 +180,19 @@ class _Editor:
             self._graph.initializer.append(numpy_helper.from_array(np.array(array.shape, np.int64), shape))
         self.arrays[used] = array.astype(np.float32)
 
-    def can_drop(self, branch: _Branch) -> bool:
-        """Whether what a branch is added to ends in a convolution whose bias can take a constant."""
-        return self._sum(branch) is not None and self._before(branch) is not None
+    def can_drop(self, branch: _Branch, constant: np.ndarray) -> bool:
+        """Whether what a branch is added to ends in a convolution whose bias can take the branch's."""
+        before = self._before(branch)
+        return before is not None and self.owns_parameters(before) and self.can_add(before, self._value(branch, constant))
+
+    def _value(self, branch: _Branch, constant: np.ndarray) -> np.ndarray:
+        """What a branch gives of which no unit is left: the constant and its reader's bias."""
+        return constant + self.array(branch.reader, 2) if len(branch.reader.input) > 2 else constant
 
     def _sum(self, branch: _Branch) -> onnx.NodeProto | None:
         found = [node for node in self._graph.node if branch.reader.output[0] in node.input]
-        return found[0] if len(found) == 1 and found[0].op_type == "Add" else None
+        inside = len(found) == 1 and found[0].op_type == "Add" and found[0].output[0] not in self._results
+        return found[0] if inside else None
 
     def _before(self, branch: _Branch) -> onnx.NodeProto | None:
         """The convolution whose output, or a sum with it, is all that the branch reads and is added to."""
@@ -178,12 +211,11 @@ class _Editor:
                 return node
         return None
 
-    def drop(self, branch: _Branch) -> None:
-        """Leave a branch out: it is its reader's bias."""
+    def drop(self, branch: _Branch, constant: np.ndarray) -> None:
+        """Leave a branch out: see can_drop."""
         total, before = self._sum(branch), self._before(branch)
         assert total is not None and before is not None
-        if len(branch.reader.input) > 2:
-            self.add_to_bias(before, self.array(branch.reader, 2))
+        self.add_to_bias(before, self._value(branch, constant))
         source, result = branch.writer.input[0], total.output[0]
         for node in self._graph.node:
             for k, name in enumerate(node.input):
@@ -210,13 +242,16 @@ class _Editor:
                         if name == node.output[0]:
                             other.input[k] = item.name
                 self._graph.node.remove(node)
-        results = {output.name for output in self._graph.output}
+        kept = self._drop_idle_nodes() | self._spare
+        for item in [item for item in self._graph.initializer if item.name not in kept]:
+            self._graph.initializer.remove(item)
+
+    def _drop_idle_nodes(self) -> set[str]:
+        """Remove nodes that nothing reads; what is read by those that stay, and the network's result."""
         while True:
-            read = {name for node in self._graph.node for name in node.input} | results
+            read = {name for node in self._graph.node for name in node.input} | self._results
             idle = [node for node in self._graph.node if not read.intersection(node.output)]
             if not idle:
-                break
+                return read
             for node in idle:
                 self._graph.node.remove(node)
-        for item in [item for item in self._graph.initializer if item.name not in read]:
-            self._graph.initializer.remove(item)
