@@ -23,6 +23,7 @@ from fewbits.container import MAGIC
 from fewbits.conversion import Conversion
 from fewbits.errors import FewbitsError, ImageError
 from fewbits.planning import Task
+from fewbits.threads import one_thread_each
 
 _DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _IN_HAND = 2  # tasks for each process: one at work, one waiting
@@ -201,7 +202,7 @@ class _Pool:
         return ProcessPoolExecutor(self._jobs, mp_context=get_context("spawn"), initializer=_begin)
 
     def _submit(self, task: Task) -> Future[Result]:
-        with _interrupts_held():
+        with _interrupts_held(), one_thread_each():
             future = self._executor.submit(_converted, task, self._convert, self._force)
         self._hand[future] = task
         return future

@@ -13,6 +13,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from fewbits.errors import FewbitsError
+from fewbits.threads import one_thread_each
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -28,10 +29,11 @@ def in_processes(
     if not tasks:
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads of its own may hang
-    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_begin, initargs=(jobs > 1,))
+    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_begin)
     try:
         with tqdm(total=len(tasks), desc=what, unit="", disable=None if show is None else not show) as bar:
-            running = {pool.submit(work, task): task for task in tasks}
+            with one_thread_each() if jobs > 1 else contextlib.nullcontext():
+                running = {pool.submit(work, task): task for task in tasks}
             for done in as_completed(running):
                 yield running[done], done.result()
                 bar.update()
@@ -56,7 +58,7 @@ def one_at_a_time(
         with tqdm(total=len(tasks), desc=what, unit="", disable=None if show is None else not show) as bar:
             for task in tasks:
                 if lane(task) not in lanes:
-                    lanes[lane(task)] = ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(False,))
+                    lanes[lane(task)] = ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
                 yield task, lanes[lane(task)].submit(work, task).result()
                 bar.update()
     except BrokenProcessPool as error:
@@ -88,12 +90,8 @@ def _end(pool: ProcessPoolExecutor) -> None:
         process.kill()
 
 
-def _begin(one_thread: bool) -> None:
+def _begin() -> None:
     """In a new process: a group of its own with the commands that it will run. Ctrl-C is the parent's affair."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgrp"):
         os.setpgrp()
-    if not one_thread:
-        return
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
