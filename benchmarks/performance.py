@@ -26,8 +26,9 @@ from demo import PHOTOGRAPHS, photographs
 from PIL import Image
 
 from fewbits import FewbitsError, load_model
-from fewbits.codec import PRECISION_CHOICES, Model
+from fewbits.codec import Model
 from fewbits.fidelity import psnr
+from fewbits.runtime.bundle import PRECISIONS
 from fewbits.runtime.engines import DEFAULT_ENGINE, ENGINES, engine_of, engine_state
 from fewbits.stages import watched
 from fewbits.structure import decibels, ms_ssim
@@ -167,7 +168,7 @@ def ways(options: argparse.Namespace) -> None:
     n_px = pixels.shape[0] * pixels.shape[1]
     models: dict[str, Model] = {}
     for engine in ENGINES:
-        for precision in PRECISION_CHOICES[1:]:
+        for precision in PRECISIONS:
             if engine_state(engine).startswith("not") or (precision != "fp32" and engine != DEFAULT_ENGINE):
                 continue
             try:
@@ -197,7 +198,7 @@ def ways(options: argparse.Namespace) -> None:
 def cost(options: argparse.Namespace) -> None:
     from fewbits.bench.bjontegaard import Curve, rate_change
 
-    models = {name: load_model(options.model, threads=1, precision=name) for name in PRECISION_CHOICES[1:]}
+    models = {name: load_model(options.model, threads=1, precision=name) for name in PRECISIONS}
     scores: dict[str, list[list[tuple[float, float, float]]]] = {name: [[] for _ in QUALITIES] for name in models}
     for path in pictures(options)[:: options.every]:
         with Image.open(path) as opened:
@@ -260,7 +261,7 @@ def main() -> None:
     parser.add_argument("table", choices=tables)
     parser.add_argument("images", type=Path, nargs="?", help="a folder of photographs (default: scikit-image's)")
     parser.add_argument("--model", default="few", help="a model's name, or the folder of a bundle (default %(default)s)")
-    parser.add_argument("--precision", choices=PRECISION_CHOICES[1:], default="fp32", help="for budget and stages")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="for budget and stages")
     parser.add_argument("--repeat", type=int, default=15, help="times each is timed (default %(default)s)")
     parser.add_argument("--every", type=int, default=1, help="cost: take only each N-th picture")
     parser.add_argument("--source", type=Path, help="against: the folder that holds the other checkout's fewbits")
