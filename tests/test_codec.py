@@ -604,12 +604,12 @@ def test_a_quality_is_reached_and_not_by_far(name: str, pixels: str, photo: np.n
 
 @pytest.mark.parametrize("target", [Target(psnr=33), Target(ssim=0.93)], ids=str)
 def test_a_quality_is_reached_by_way_of_a_sample(model: Model, photo: np.ndarray, target: Target) -> None:
-    """512 x 512: windows lead, within a tenth of a dB of the target."""
+    """512 x 512: windows lead, to a tenth of a dB below the target at the least."""
     decoded = np.asarray(model.decode(model.encode(photo, target=target)))
     reached, wanted = (
         (psnr(photo, decoded), target.psnr) if target.psnr else (decibels(ssim(photo, decoded)), decibels(target.ssim or 0))
     )
-    assert wanted is not None and wanted - 0.05 <= reached <= wanted + 0.3
+    assert wanted is not None and wanted - 0.1 <= reached <= wanted + 0.3
 
 
 def test_a_quality_out_of_reach_gives_the_best_file_and_a_warning(model: Model, picture: Picture) -> None:

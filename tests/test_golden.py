@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from fewbits.codec import decode, inspect, model_of
-from fewbits.coding.streams import encode_planes, encode_signed
+from fewbits.coding.falling import encode_falling
+from fewbits.coding.streams import encode_planes
 from fewbits.container import parse
 from fewbits.runtime import hyperprior
 
@@ -44,14 +45,14 @@ def check_golden(folder: Path, name: str, tool: ModuleType, monkeypatch: pytest.
         made_again.append(encode_planes(symbols, tables))
         return symbols
 
-    def signed(stream: bytes, rows: np.ndarray, tables: list) -> np.ndarray:  # type: ignore[type-arg]
-        values = real_signed(stream, rows, tables)
-        made_again.append(encode_signed(values, rows, tables))
+    def falling(streams: list[bytes], rows: np.ndarray, tables: list, ranges: list[range]) -> np.ndarray:  # type: ignore[type-arg]
+        values = real_falling(streams, rows, tables, ranges)
+        made_again.extend(encode_falling(values, rows, tables, ranges))
         return values
 
-    real_planes, real_signed = hyperprior.decode_planes, hyperprior.decode_signed
+    real_planes, real_falling = hyperprior.decode_planes, hyperprior.decode_falling
     monkeypatch.setattr(hyperprior, "decode_planes", planes)
-    monkeypatch.setattr(hyperprior, "decode_signed", signed)
+    monkeypatch.setattr(hyperprior, "decode_falling", falling)
     symbols = model_of(header).symbols(data)
     assert tool.symbols_sha256(symbols) == described["symbols_sha256"]
     assert made_again == [bytes(payload) for _, payload in parse(data)[1]]
