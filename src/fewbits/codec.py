@@ -22,8 +22,9 @@ from fewbits.image import to_image, to_mask, to_picture
 from fewbits.picture import DEPTHS, Picture, dtype_of, filled
 from fewbits.runtime.bundle import MANIFEST, PRECISIONS, VARIANTS, Bundle, files_of, manifest_id, parse_bundle, parse_manifest
 from fewbits.runtime.engines import DEFAULT_ENGINE, Engine, engine_of, has_int8, onnxruntime_engine
-from fewbits.runtime.factorized import FactorizedCodec, nearest_level
+from fewbits.runtime.factorized import FactorizedCodec
 from fewbits.runtime.hyperprior import HyperpriorCodec, IndexedSymbols
+from fewbits.runtime.levels import nearest_level
 from fewbits.runtime.masked import MaskedCodec
 from fewbits.runtime.pipeline import CutSection, Pipeline, Progress, Section
 from fewbits.runtime.places import Roi, parse_places

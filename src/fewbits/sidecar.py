@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin
 from fewbits.container import SECTION_ALPHA, SECTION_EXIF, SECTION_ICC, SECTION_XMP
 from fewbits.errors import CorruptError, ImageError, LimitError
 from fewbits.picture import Metadata, at_depth
+from fewbits.sealing import inflated, sealed, unsealed
 
 Section = tuple[int, bytes]
 
@@ -28,14 +29,14 @@ def pack_sidecar(alpha: np.ndarray | None, metadata: Metadata) -> list[Section]:
     """Sections for what there is. alpha: uint8 or uint16 (height, width), or None. Raises ImageError on huge metadata."""
     sections = []
     if alpha is not None:
-        sections.append((SECTION_ALPHA, _checked(_pack_alpha(alpha))))
+        sections.append((SECTION_ALPHA, sealed(_pack_alpha(alpha))))
     for name, kind in _METADATA.items():
         value: bytes = getattr(metadata, name)
         if len(value) > MAX_METADATA:
             raise ImageError(f"image: its {name} metadata have {len(value)} bytes, at most {MAX_METADATA} are allowed")
         if value:
             small = zlib.compress(value, 9)
-            sections.append((kind, _checked(bytes([DEFLATE]) + small if len(small) < len(value) else bytes([RAW]) + value)))
+            sections.append((kind, sealed(bytes([DEFLATE]) + small if len(small) < len(value) else bytes([RAW]) + value)))
     return sections
 
 
@@ -91,15 +92,9 @@ def _pack_alpha(alpha: np.ndarray) -> bytes:
     return bytes([PNG]) + buffer.getvalue()
 
 
-def _checked(content: bytes) -> bytes:
-    return content + zlib.crc32(content).to_bytes(4, "little")
-
-
 def _verified(section: bytes, name: str) -> tuple[int, bytes]:
     """The first byte, and what follows it."""
-    content, crc = section[:-4], section[-4:]
-    if len(section) < 5 or zlib.crc32(content) != int.from_bytes(crc, "little"):
-        raise CorruptError(f"{name}: the section's checksum does not match: the file is damaged")
+    content = unsealed(section, name)
     return content[0], content[1:]
 
 
@@ -111,13 +106,9 @@ def _only(sections: Sequence[Section], kind: int, name: str) -> bytes | None:
 
 
 def _inflated(content: bytes, name: str) -> bytes:
-    inflater = zlib.decompressobj()
-    try:
-        value = inflater.decompress(content, MAX_METADATA + 1)
-    except zlib.error as error:
-        raise CorruptError(f"{name}: it cannot be inflated: {error}") from error
+    value, whole = inflated(content, MAX_METADATA, f"{name}: it")
     if len(value) > MAX_METADATA:
         raise LimitError(f"length of the {name} metadata in bytes", len(value), MAX_METADATA)
-    if not inflater.eof or inflater.unused_data:
+    if not whole:
         raise CorruptError(f"{name}: its deflated bytes end early or go on")
     return value

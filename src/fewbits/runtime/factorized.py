@@ -21,6 +21,7 @@ from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
+from fewbits.runtime.levels import nearest_level
 from fewbits.runtime.pipeline import (
     CutSection,
     NetworkLoader,
@@ -232,11 +233,6 @@ class FactorizedCodec(Pipeline):
 
 def _coded(latent: np.ndarray, level: WidthLevel) -> list[Section]:
     return [(SECTION_LATENT, level.coder.encode(latent))]
-
-
-def nearest_level(quality_steps: int, n_levels: int) -> int:
-    """The number of the level that a quality in hundredths stands for, in whole numbers: halves go up."""
-    return (2 * quality_steps * (n_levels - 1) + QUALITY_STEPS) // (2 * QUALITY_STEPS)
 
 
 def qualities_of(n_levels: int) -> list[int]:

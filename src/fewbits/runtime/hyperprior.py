@@ -20,7 +20,7 @@ from fewbits.errors import ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
-from fewbits.runtime.levels import HYPER_STRIDE, Level, floats_at, integers_at
+from fewbits.runtime.levels import HYPER_STRIDE, Level, floats_at, integers_at, nearest_level
 from fewbits.runtime.passes import Pass, coarse_content, coarse_shares, pass_ranges, strip_passes
 from fewbits.runtime.pipeline import (
     CutSection,
@@ -134,7 +134,7 @@ class HyperpriorCodec(Pipeline):
             for name in ("bias_in", "bias_out")
         }
         levels = len(self._z_frequencies)
-        nearest = [(2 * steps * (levels - 1) + QUALITY_STEPS) // (2 * QUALITY_STEPS) for steps in qualities]
+        nearest = [nearest_level(steps, levels) for steps in qualities]
         return Level(
             np.exp(floats("gain")),
             np.exp(floats("inverse_gain")),
@@ -196,8 +196,8 @@ class HyperpriorCodec(Pipeline):
 
     @stage("gathering")
     def _coded(self, symbols: np.ndarray, index: np.ndarray, shares: Sequence[float]) -> list[Section]:
-        places = np.flatnonzero(index >= self._first_coded)  # numbers gather twice as fast as a mask
-        values, rows = symbols.ravel().take(places), index.ravel().take(places)
+        coded = np.flatnonzero(index >= self._first_coded)  # numbers gather twice as fast as a mask
+        values, rows = symbols.ravel().take(coded), index.ravel().take(coded)
         if not self._falling:
             return [(SECTION_LATENT, encode_signed(values, rows, self._y_tables))]
         ranges = pass_ranges(rows, self._mean_bits, shares, self._coded_indices)
@@ -288,8 +288,8 @@ class HyperpriorCodec(Pipeline):
             index, y_hat = self._prior(z, strip, grid, level, streams if whole else ())
             latent = np.zeros(index.shape, np.int16)
             if whole or self._falling:
-                places = np.flatnonzero(index >= self._first_coded)
-                latent.ravel()[places] = self._decoded(passes, index.ravel().take(places))
+                coded = np.flatnonzero(index >= self._first_coded)
+                latent.ravel()[coded] = self._decoded(passes, index.ravel().take(coded))
                 y_hat += latent
             del index
             yield Symbols(z, latent) if whole else None, level.scaled(y_hat, level.inverse_gain, strip, out=y_hat)

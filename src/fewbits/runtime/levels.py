@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What a quality sets in the kind "hyperprior": vectors and tables, at one quality or, with a map, at several by place."""
+"""Which level a quality stands for, and what it sets in the kind "hyperprior": vectors and tables, at one quality or at several by
+place, with a map."""
 
 from typing import NamedTuple
 
@@ -110,6 +111,11 @@ def _interpolated(values: np.ndarray, axis: int, positions: np.ndarray) -> np.nd
     share = share.reshape([-1 if k == axis else 1 for k in range(values.ndim)])
     here = np.take(values, nearest, axis)
     return np.asarray(here + (np.take(values, other, axis) - here) * share)  # exactly `here` where both are equal
+
+
+def nearest_level(quality_steps: int, n_levels: int) -> int:
+    """The number of the level that a quality in hundredths stands for, in whole numbers: halves go up."""
+    return (2 * quality_steps * (n_levels - 1) + QUALITY_STEPS) // (2 * QUALITY_STEPS)
 
 
 def integers_at(table: np.ndarray, quality_steps: int) -> np.ndarray:

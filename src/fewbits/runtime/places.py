@@ -13,11 +13,11 @@ import numpy as np
 
 from fewbits.container import QUALITY_STEPS, SECTION_QUALITIES, Cut
 from fewbits.errors import CorruptError
+from fewbits.sealing import inflated, sealed, unsealed
 
 PLACE_PX: Final = 64  # a side; part of the format
 MAX_CLASSES: Final = 8  # part of the format
 _QUALITY: Final = struct.Struct("<H")
-_CRC: Final = struct.Struct("<I")
 
 
 class Places(NamedTuple):
@@ -58,7 +58,7 @@ def pack_places(places: Places) -> bytes:
     """The content of the section."""
     head = bytes([len(places.qualities)]) + b"".join(map(_QUALITY.pack, places.qualities))
     content = head + zlib.compress(places.classes.tobytes(), 9)
-    return content + _CRC.pack(zlib.crc32(content))
+    return sealed(content)
 
 
 def parse_places(sections: Sequence[tuple[int, bytes | Cut]], height: int, width: int, quality_steps: int) -> Places | None:
@@ -73,9 +73,7 @@ def parse_places(sections: Sequence[tuple[int, bytes | Cut]], height: int, width
         raise CorruptError(f"{len(found)} qualities sections, there may be 1")
     section = found[0]
     assert not isinstance(section, Cut), "container.parse refuses such a file"
-    content, crc = section[: -_CRC.size], section[-_CRC.size :]
-    if len(section) <= _CRC.size or _CRC.unpack(crc)[0] != zlib.crc32(content):
-        raise CorruptError("qualities: the section's checksum does not match: the file is damaged")
+    content = unsealed(section, "qualities")
     count, start = content[0], 1 + _QUALITY.size * content[0]
     if not 2 <= count <= MAX_CLASSES or len(content) < start:
         raise CorruptError(f"qualities: {count} of them in {len(content)} bytes, there must be 2 to {MAX_CLASSES}")
@@ -84,19 +82,11 @@ def parse_places(sections: Sequence[tuple[int, bytes | Cut]], height: int, width
         raise CorruptError(f"qualities: they are {qualities} hundredths, they must fall from the header's, {quality_steps}")
     assert quality_steps <= QUALITY_STEPS, "container.parse_header refuses others"
     shape = -(-height // PLACE_PX), -(-width // PLACE_PX)
-    classes = np.frombuffer(_inflated(content[start:], shape[0] * shape[1]), np.uint8).reshape(shape)
+    size = shape[0] * shape[1]
+    value, whole = inflated(content[start:], size, "qualities: the classes")
+    if len(value) != size or not whole:
+        raise CorruptError(f"qualities: the classes are not the picture's {size} places: the file is damaged")
+    classes = np.frombuffer(value, np.uint8).reshape(shape)
     if classes.max() >= count:
         raise CorruptError(f"qualities: a class is {classes.max()}, it must be below {count}")
     return Places(qualities, classes)
-
-
-def _inflated(content: bytes, size: int) -> bytes:
-    """A zlib stream of exactly so many bytes; never more of it is in memory."""
-    inflater = zlib.decompressobj()
-    try:
-        value = inflater.decompress(content, size + 1)
-    except zlib.error as error:
-        raise CorruptError(f"qualities: the classes cannot be inflated: {error}") from error
-    if len(value) != size or not inflater.eof or inflater.unused_data:
-        raise CorruptError(f"qualities: the classes are not the picture's {size} places: the file is damaged")
-    return value
