@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which level a quality stands for, and what it sets in the kind "hyperprior": vectors and tables, at one quality or at several by
-place, with a map."""
+"""Which level a quality stands for, and what it sets in the kind "hyperprior": vectors and tables, or several by place."""
 
 from typing import NamedTuple
 
