@@ -91,6 +91,32 @@ def interpolated(vectors: list[np.ndarray], classes: np.ndarray, rows: int, colu
     return out
 
 
+def phase_of(row: int, column: int) -> int:
+    """ "Pyramid": of a position of a strip."""
+    for k, distance in enumerate((1, 2, 4, 8)):
+        if row % (2 * distance) or column % (2 * distance):
+            return 8 - 2 * k - bool(row % (2 * distance) and column % (2 * distance))
+    return 0
+
+
+def predicted(steps: np.ndarray) -> np.ndarray:
+    """ "Pyramid": values (channels, rows, columns) of a strip from its symbols over the gains, position by position."""
+    values, (rows, columns) = np.zeros(steps.shape), steps.shape[1:]
+    for row, column in sorted(np.ndindex(rows, columns), key=lambda place: phase_of(*place)):
+        phase = phase_of(row, column)
+        d = (0, 8, 8, 4, 4, 2, 2, 1, 1)[phase]
+        if phase % 2:
+            pairs = [[(row - d, column - d), (row - d, column + d)], [(row + d, column - d), (row + d, column + d)]]
+        else:
+            pairs = [[(row - d, column), (row + d, column)], [(row, column - d), (row, column + d)]] if phase else []
+        pairs = [[place for place in pair if 0 <= place[0] < rows and 0 <= place[1] < columns] for pair in pairs]
+        if phase % 2 == 0 and any(len(pair) == 2 for pair in pairs):
+            pairs = [pair for pair in pairs if len(pair) == 2]
+        around = [values[:, y, x] for pair in pairs for y, x in pair]
+        values[:, row, column] = steps[:, row, column] + (np.mean(around, axis=0) if around else 0)
+    return values
+
+
 def decode_by_the_page(model: Model, data: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hyper symbols, latent symbols and real pixel values (3, height, width) in 0..255."""
     tables, coding = model.bundle.tables, model.bundle.coding
@@ -145,8 +171,13 @@ def decode_by_the_page(model: Model, data: bytes) -> tuple[np.ndarray, np.ndarra
         name: placed([integer_level(tables[name], steps) for steps in qualities], classes, zoom)
         for name, zoom in (("bias_in", 1), ("bias_out", 4))
     }
-    real = run(model, "scales", z_hat=z[None], **biases)[:, :rows, :columns]
-    index = np.clip(np.floor(real.astype(np.float64) + 0.5), 0, 63).astype(int)
+    real = run(model, "scales", z_hat=z[None], **biases)[:, :rows, :columns].astype(np.float64)
+    leading = coding.get("pyramid", 0)
+    for row in range(rows if leading else 0):
+        for place in range(columns):
+            real[:leading, row, place] += tables["pyramid_bias"][:, phase_of(row, place)] * 2.0 ** -coding["index_bits"]
+    index = np.clip(np.floor(real + 0.5), 0, 63).astype(int)
+    index[:leading] = np.maximum(index[:leading], coding["first_coded_index"])
 
     # Symbols, 3
     limits = [int(value) for value in tables["y_limits"]]
@@ -181,7 +212,21 @@ def decode_by_the_page(model: Model, data: bytes) -> tuple[np.ndarray, np.ndarra
         placed([np.exp(float_level(tables[name], steps)) for steps in qualities], classes, 4)[0, :, :rows, :columns]
         for name in ("gain", "inverse_gain")
     )
-    mean = run(model, "means", z_hat=z[None])[:, :rows, :columns] * (tables["deviation"][:, None, None] * gain)
+    unit = tables["deviation"][:, None, None] * gain * np.ones((1, rows, columns))
+    mean = np.zeros((len(latent), rows, columns))
+    if not leading:
+        mean = run(model, "means", z_hat=z[None])[:, :rows, :columns] * unit
+    for top in range(0, rows if leading else 0, 32):  # Pyramid
+        strip = slice(top, min(top + 32, rows))
+        values = predicted(latent[:leading, strip] / (gain * np.ones((1, rows, columns)))[:leading, strip])
+        mean[:leading, strip] = values * gain[:leading, strip if gain.shape[1] > 1 else slice(None)] - latent[:leading, strip]
+        here = (values / tables["deviation"][:leading, None, None])[
+            :,
+            np.clip(np.arange(4 * z_rows) - top, 0, strip.stop - top - 1)[:, None],
+            np.clip(np.arange(4 * z_columns), 0, columns - 1),
+        ]
+        others = run(model, "means", z_hat=z[None], pyramid=here[None])[:, strip, :columns]
+        mean[leading:, strip] = others * unit[leading:, strip]
     y_hat = (latent + mean) * inverse_gain
     modulation = {
         name: interpolated([float_level(tables[f"synthesis_{name}"], steps) for steps in qualities], classes, rows, columns)

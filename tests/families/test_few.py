@@ -3,7 +3,8 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,7 +180,9 @@ def test_the_halo_is_as_wide_as_the_networks_reach(depth_8: int, depth_16: int) 
 def test_the_hyper_halo_is_as_wide_as_the_networks_reach() -> None:
     model = scrambled(TINY).eval()
     halo = model.coding()["hyper_halo"]
-    assert reach(model.mean_net, {"z_hat": torch.randn(1, 4, 13, 13)}, "z_hat", 1, 4, 6) == halo
+    means = {"z_hat": torch.randn(1, 4, 13, 13), "pyramid": torch.randn(1, 3, 52, 52)}
+    assert reach(model.mean_net, means, "z_hat", 1, 4, 6) == halo
+    assert reach(model.mean_net, means, "pyramid", 4, 4, 6) <= halo
     biases = {"bias_in": torch.full((1, 8, 1, 1), 300.0), "bias_out": torch.zeros(1, 12, 1, 1)}
     z = torch.randint(-4, 5, (1, 4, 13, 13)).float()
     assert 1 <= reach(model.scale_net, {"z_hat": z, **biases}, "z_hat", 1, 4, 6) <= halo
@@ -197,14 +200,43 @@ def test_what_the_coding_side_reads_has_the_shapes_of_the_document() -> None:
     assert shapes == {
         "gain": (3, 12), "inverse_gain": (3, 12), "deviation": (12,), "bias_in": (3, 8), "bias_out": (3, 12),
         "hyper_scale": (3, 8), "hyper_shift": (3, 8), "synthesis_scale": (3, 8), "synthesis_shift": (3, 8),
-        "z_frequencies": (3, 4, 17),
+        "z_frequencies": (3, 4, 17), "pyramid_bias": (3, 9),
     }  # fmt: skip
     assert (tables["z_frequencies"].sum(-1) == 2**24).all() and tables["z_frequencies"].min() >= 1
-    assert all(tables[name].dtype.kind in "iu" for name in ("bias_in", "bias_out", "z_frequencies", "y_limits", "y_frequencies"))
+    integers = ("bias_in", "bias_out", "pyramid_bias", "z_frequencies", "y_limits", "y_frequencies")
+    assert all(tables[name].dtype.kind in "iu" for name in integers)
     for name, (network, inputs) in model.networks().items():
         out = network.eval()(**inputs)
-        expected = {"analysis": (12, 16, 24), "hyper_analysis": (4, 4, 6), "means": (12, 16, 24), "scales": (12, 16, 24)}
+        expected = {"analysis": (12, 16, 24), "hyper_analysis": (4, 4, 6), "means": (9, 16, 24), "scales": (12, 16, 24)}
         assert out.shape[1:] == expected.get(name, (3, 256, 384))
+
+
+def test_a_model_may_do_without_a_pyramid(tmp_path: Path, picture: Picture) -> None:
+    """As those exported before there was one."""
+    from fewbits.training import export
+
+    torch.manual_seed(3)
+    model = scrambled(replace(TINY, pyramid=0)).eval()
+    files = export.bundle_files("few", model, {"architecture": asdict(replace(TINY, pyramid=0))})
+    export.write_folder(tmp_path / "few", files)
+    codec_model, pixels = load_model(tmp_path / "few", threads=1), picture(640, 64, 9)  # two strips
+    torch_model = export.load_model(export.load_bundle(tmp_path / "few")).eval()
+    data = codec_model.encode(pixels, 50)
+    with torch.no_grad():
+        out = torch_model.estimate(tensor(pixels), 1.0)
+    levels = out.x_hat[0].permute(1, 2, 0).clamp(0, 1).numpy() * 255
+    assert np.abs(levels - np.asarray(codec_model.decode(data), float)).mean() < 0.5
+    assert codec_model.estimated_bits(data) == pytest.approx((out.y_bits + out.z_bits).item(), rel=0.03)
+
+
+def test_a_gradient_passes_through_predictions() -> None:
+    """What one block's brightness is worth to its neighbours reaches the analysis."""
+    model = scrambled(TINY).eval()
+    values = torch.randn(1, 12, 16, 16, requires_grad=True)
+    index = torch.full((1, 12, 16, 16), 20.0)
+    means = model._means(values, torch.zeros(1, 4, 4, 4), index, torch.ones(1, 12, 1, 1))
+    means[0, 0, 8, 8].backward()
+    assert values.grad is not None and values.grad[0, 0].nonzero().tolist() == [[0, 0]], "the only one known by then"
 
 
 def test_training_and_coding_compute_the_same(tiny_run, picture: Picture) -> None:

@@ -200,7 +200,8 @@ def test_a_strip_that_is_missing_has_the_means_of_its_hyper_symbols(model: Model
     hyper = (sections[0][0], bytes(sections[0][1]))  # type: ignore[arg-type]
     [(symbols, y_hat)] = model.pipeline.decode_strips([hyper, (SECTION_LATENT, Cut(b""))], 512, 512, level, range(1))
     held = model.symbols(model.encode(photo, QUALITY)).hyper
-    _, mean = model.pipeline._prior(held, slice(0, STRIP_ROWS), grid, level)  # type: ignore[attr-defined]
+    nothing = np.zeros((model.bundle.coding["pyramid"], STRIP_ROWS, grid[1]), np.int16)
+    mean = model.pipeline._means(held, slice(0, STRIP_ROWS), level, nothing, nothing)  # type: ignore[attr-defined]
     assert symbols is None and np.array_equal(y_hat, mean * level.inverse_gain[0])
 
 

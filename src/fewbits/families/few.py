@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fewbits.coding.pyramid import phases, predictions
 from fewbits.coding.tables import quantize_frequencies
 from fewbits.families.batch_part import own_draw
 from fewbits.families.blocks import DepthToSpace, Depthwise, DepthwiseBlock, Pointwise, SpaceToDepth
@@ -44,6 +45,10 @@ from fewbits.families.quantize import (
 )
 from fewbits.families.settings import setting
 
+FIRST_CODED = 1  # scale index; of smaller scale are only zeros
+# What a scale index is more or less in each phase of the pyramid, from coarse to fine, before training: as photographs have it.
+FIRST_PYRAMID_BIAS = (0.0, 3.0, -2.0, 1.0, -1.0, -3.0, -6.0, -9.0, -12.0)
+
 
 @dataclass(frozen=True)
 class FewConfig:
@@ -58,6 +63,7 @@ class FewConfig:
     width_16: int = setting(256, "channels of the blocks at 1/16")
     depth_16: int = setting(1, "blocks at 1/16, in analysis and synthesis each")
     hyper_width: int = setting(128, "channels of the hyper networks")
+    pyramid: int = setting(3, "leading channels of the latent, of blocks' brightness and colours, predicted from coarse to fine")
     hyper_limit: int = setting(8, "largest magnitude of a hyper symbol")
     dead_zone: float = setting(0.35, "how readily values are rounded towards 0 to save bits: 0 not at all, 1 as theory says")
     lambdas: tuple[float, ...] = setting(
@@ -145,20 +151,30 @@ class HyperAnalysis(nn.Module):
 
 
 class MeanNet(nn.Module):
-    """z_hat (b, hyper, h/4, w/4) -> means of y in units of its deviation (b, latent, h, w)."""
+    """z_hat (b, hyper, h/4, w/4), pyramid (b, pyramid, h, w) -> means of y's other channels (b, latent - pyramid, h, w).
+
+    All in units of y's deviation. Without a pyramid the second is missing.
+    """
 
     def __init__(self, config: FewConfig) -> None:
         super().__init__()
         width = config.hyper_width
+        self.around: nn.Conv2d | None = None
+        if config.pyramid:
+            self.around = nn.Conv2d(config.pyramid, width, 3, padding=1, padding_mode="replicate", bias=False)
+            nn.init.zeros_(self.around.weight)
         self.stem = nn.Conv2d(config.hyper, width, 3, padding=1)
         self.up = DepthToSpace(2)
         self.to_32, self.to_16 = Pointwise(width, 4 * width), Pointwise(width, 4 * width)
         self.block_32, self.block_16 = DepthwiseBlock(width), DepthwiseBlock(width)
-        self.head = Pointwise(width, config.latent, zero=True)
+        self.head = Pointwise(width, config.latent - config.pyramid, zero=True)
 
-    def forward(self, z_hat: Tensor) -> Tensor:
+    def forward(self, z_hat: Tensor, pyramid: Tensor | None = None) -> Tensor:
         h = self.block_32(self.up(self.to_32(F.relu(self.stem(z_hat)))))
-        return self.head(F.relu(self.block_16(self.up(self.to_16(h)))))
+        h = self.up(self.to_16(h))
+        if self.around is not None:
+            h = h + self.around(pyramid)
+        return self.head(F.relu(self.block_16(h)))
 
 
 class ScaleNet(nn.Module):
@@ -212,6 +228,7 @@ class Few(nn.Module):
         self.log_inverse_gain = nn.Parameter(-gain.log()[:, None].repeat(1, latent))
         self.index_bias = nn.Parameter(torch.full((levels, latent), N_SCALES / 2))
         self.scale_bias = nn.Parameter(torch.zeros(levels, config.hyper_width))
+        self.pyramid_bias = nn.Parameter(torch.tensor(FIRST_PYRAMID_BIAS).repeat(config.pyramid, 1))
         self.z_logits = nn.Parameter(self._first_z_logits())
         self.synthesis_modulation = nn.Parameter(torch.zeros(levels, 2 * config.width_16))
         self.hyper_modulation = nn.Parameter(torch.zeros(levels, 2 * config.hyper_width))
@@ -270,9 +287,9 @@ class Few(nn.Module):
         nearest = level.round().long()
         z_hat = round_through(z).clamp(-limit, limit)
         z_bits = table_bits(uniform_noise(z).clamp(-limit, limit) if self.training else z_hat, self.z_logits[nearest])
-        scaled_mean = self.mean_net(z_hat).float() * (deviation * gain)
         with torch.autocast(x.device.type, enabled=False):
-            index = self.scale_net(z_hat, *self.scale_biases(level))
+            index = self._in_phases(self.scale_net(z_hat, *self.scale_biases(level)))
+        scaled_mean = self._means(y * gain, z_hat, index, deviation * gain)
         residual = y * gain - scaled_mean
         symbols = round_through_zone(residual, self._zones(index))
         y_bits = logistic_bits(symbols.detach() if self.training else symbols, index)
@@ -282,6 +299,33 @@ class Few(nn.Module):
         y_hat = (symbols + scaled_mean) * inverse_gain
         x_hat = self.synthesis(y_hat, *self.modulation(self.synthesis_modulation, level)).float() + 0.5
         return Estimate(x_hat, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)), y)
+
+    def _in_phases(self, index: Tensor) -> Tensor:
+        """Scale indices (b, latent, h, w) with what the pyramid's phases add."""
+        n = self.config.pyramid
+        phase = torch.from_numpy(phases(*index.shape[-2:]).copy()).to(index.device)
+        bias = integer_bias(self.pyramid_bias, ScaleNet.INDEX_BITS)[:, phase] * 2.0**-ScaleNet.INDEX_BITS
+        leading = index[:, :n] + bias
+        leading = leading + (leading.clamp(min=FIRST_CODED) - leading).detach()  # all are coded: an error would spread
+        return torch.cat([leading, index[:, n:]], dim=1)
+
+    def _means(self, values: Tensor, z_hat: Tensor, index: Tensor, unit: Tensor) -> Tensor:
+        """Of `values` (b, latent, h, w), y times the gains; unit (b, latent, 1, 1): y's deviation times them."""
+        n = self.config.pyramid
+        if not n:
+            return self.mean_net(z_hat).float() * unit
+        leading, zones = values[:, :n], self._zones(index[:, :n])
+        means, decoded = torch.zeros_like(leading), torch.zeros_like(leading)
+
+        def constant(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(values.device)
+
+        for window, mean in predictions(decoded, lambda part: F.pad(part, (1, 1, 1, 1)), constant):
+            here = (..., *window)
+            means[here] = mean
+            decoded[here] = mean + round_through_zone(leading[here] - mean, zones[here])
+        others = self.mean_net(z_hat, decoded / unit[:, :n]).float() * unit[:, n:]
+        return torch.cat([means, others], dim=1)
 
     def _zones(self, index: Tensor) -> Tensor:
         """The dead zone of each value, by its real scale index."""
@@ -331,7 +375,7 @@ class Few(nn.Module):
         return {
             "analysis": (self.analysis, {"x": torch.zeros(1, 192, 32, 48)}),
             "hyper_analysis": (self.hyper_analysis, {"y": y, **modulation(config.hyper_width)}),
-            "means": (self.mean_net, {"z_hat": z}),
+            "means": (self.mean_net, {"z_hat": z} | ({"pyramid": y[:, : config.pyramid]} if config.pyramid else {})),
             "scales": (freeze_integers(self.scale_net), {"z_hat": z, **biases}),
             "synthesis": (self.synthesis, {"y_hat": y, **modulation(config.width_16)}),
         }
@@ -362,6 +406,7 @@ class Few(nn.Module):
             **{name: value.numpy().copy() for name, value in vectors.items()},
             "bias_in": bias_in.numpy(),
             "bias_out": bias_out.numpy(),
+            "pyramid_bias": integer_bias(self.pyramid_bias, ScaleNet.INDEX_BITS).to(torch.int32).numpy(),
             "z_frequencies": np.stack([quantize_frequencies(row) for row in z_rows])
             .astype(np.uint32)
             .reshape(self.z_logits.shape),
@@ -374,9 +419,11 @@ class Few(nn.Module):
             "hyper_limit": self.config.hyper_limit,
             "halo": -(-(self.config.depth_8 + self.config.analysis_extra_8) // 2) + self.config.depth_16,
             "hyper_halo": 2,
-            "first_coded_index": 1,
+            "first_coded_index": FIRST_CODED,
             "order": "falling",
             "places": True,
+            "pyramid": self.config.pyramid,
+            "index_bits": ScaleNet.INDEX_BITS,
         }
 
     def encoder_card(self) -> dict[str, Any]:
@@ -394,6 +441,7 @@ class Few(nn.Module):
             getattr(self, f"{name}_modulation").copy_(pair)
         self.scale_bias.copy_(tables["bias_in"] * 2.0**-self.scale_net.stem.bias_bits)
         self.index_bias.copy_(tables["bias_out"] * 2.0**-self.scale_net.head.bias_bits)
+        self.pyramid_bias.copy_(tables["pyramid_bias"] * 2.0**-ScaleNet.INDEX_BITS)
         self.z_logits.copy_(tables["z_frequencies"].double().log())
         for name, part in self.scale_net.named_modules():
             if isinstance(part, IntegerConv):

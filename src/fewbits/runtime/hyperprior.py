@@ -8,11 +8,12 @@ Names: y is the latent (channels, rows, columns) at 1/16 of the picture, z the h
 
 from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fewbits.coding.falling import decode_falling, encode_falling
+from fewbits.coding.pyramid import N_PHASES, means_of, phases, quantized
 from fewbits.coding.streams import SignedTable, check_length, decode_planes, decode_signed, encode_planes, encode_signed
 from fewbits.coding.tables import FrequencyTable
 from fewbits.container import QUALITY_STEPS, SECTION_COARSE, SECTION_HYPER, SECTION_LATENT, SECTION_QUALITIES, Cut
@@ -73,6 +74,17 @@ class IndexedSymbols(NamedTuple):
     bits: float
 
 
+class _PriorPart(NamedTuple):
+    """What the networks over the hyper latent read at once: z_hat float32 (1, hyper, rows, columns), which is `hyper_rows` and
+    `hyper_columns` of it; of their results `cut` is the strip's latent `columns`."""
+
+    z_hat: np.ndarray
+    hyper_rows: slice
+    hyper_columns: slice
+    columns: slice
+    cut: tuple[slice, slice, slice]
+
+
 class HyperpriorCodec(Pipeline):
     """A bundle of this kind with an engine to run its networks. Networks are loaded when first used."""
 
@@ -91,6 +103,11 @@ class HyperpriorCodec(Pipeline):
                 raise ValueError(f"order {coding['order']!r}")
             self._falling = coding.get("order") == "falling"  # what is older says nothing of it
             self.takes_places = bool(coding.get("places", False))  # networks exported before take one quality only
+            self._pyramid = int(coding.get("pyramid", 0))  # leading channels that are predicted from coarse to fine
+            if self._pyramid:
+                self._phase_bias = (tables["pyramid_bias"] * 2.0 ** -int(coding["index_bits"])).astype(np.float32)
+                if self._phase_bias.shape != (self._pyramid, N_PHASES):
+                    raise ValueError("the shape of table pyramid_bias")
             limits = tables["y_limits"].astype(np.int64)
             if not 0 < len(limits) <= 256:
                 raise ValueError(f"the number {len(limits)} of y_limits (1 to 256)")
@@ -171,13 +188,19 @@ class HyperpriorCodec(Pipeline):
         for strip in strips:
             while ready < min(z_rows, -(-strip.stop // HYPER_STRIDE) + self._hyper_halo):
                 ready = next(filled)
-            index, mean = self._prior(z, strip, y.grid, level)
+            index = self._indices(z, strip, y.grid, level)
             if self._falling and len(strips) > 1 and strip is strips[0]:
                 shares = coarse_shares(index, self._mean_bits)
-            residual = level.scaled(y.take(strip), level.gain, strip)
+            values = y.take(strip)
+            leading, means = quantized(
+                values[: self._pyramid], self._leading_gain(level, strip, y.grid), partial(self._rounded_in, index)
+            )
+            mean = self._means(z, strip, level, leading, means)
+            residual = level.scaled(values, level.gain, strip)
             residual -= mean
             symbols = self._rounded(residual, index)
-            del residual
+            symbols[: self._pyramid] = leading  # the same but for the last bits of floats
+            del residual, values
             y_hat = partial(_dequantized, symbols, mean, level, strip)
             yield Strip(Symbols(z, symbols), partial(self._coded, symbols, index, shares), y_hat)
             y.forget(min(strip.stop, ready * HYPER_STRIDE - HYPER_ANALYSIS_HALO))
@@ -193,6 +216,10 @@ class HyperpriorCodec(Pipeline):
         np.clip(residual, limits.min, limits.max, out=residual)
         residual *= index >= self._first_coded
         return residual.astype(np.int16)
+
+    def _rounded_in(self, index: np.ndarray, residual: np.ndarray, here: tuple[Any, ...]) -> np.ndarray:
+        """The symbols of a part of the leading channels. index: of the whole strip."""
+        return self._rounded(residual, index[: self._pyramid][here])
 
     @stage("gathering")
     def _coded(self, symbols: np.ndarray, index: np.ndarray, shares: Sequence[float]) -> list[Section]:
@@ -235,38 +262,71 @@ class HyperpriorCodec(Pipeline):
         return TilePlan(TILE_ROWS, TILE_COLUMNS, self._halo)
 
     @stage("prior")
-    def _prior(
+    def _indices(
         self, z: np.ndarray, strip: slice, grid: tuple[int, ...], level: Level, streams: Sequence[bytes] = ()
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Scale indices uint8 and scaled means float32 of a strip, both (latent, strip rows, columns).
+    ) -> np.ndarray:
+        """Scale indices uint8 (latent, strip rows, columns) of a strip.
 
         streams: the strip's, in decoding; raises CorruptError as soon as they are known to be too short for its symbols.
         """
-        shape = (self.latent_channels, strip.stop - strip.start, grid[1])
-        index, mean = np.empty(shape, np.uint8), np.empty(shape, np.float32)
-        first, stop = strip.start // HYPER_STRIDE, -(-strip.stop // HYPER_STRIDE)
-        outer_rows = slice(max(0, first - self._hyper_halo), min(z.shape[1], stop + self._hyper_halo))
-        top, bits = (first - outer_rows.start) * HYPER_STRIDE, 0.0
-        for tile in tiles(1, z.shape[2], tile_rows=1, tile_columns=PRIOR_COLUMNS, halo=self._hyper_halo):
-            z_hat = z[None, :, outer_rows, tile.outer_columns].astype(np.float32)
-            target = (slice(None), slice(None), scaled(tile.inner_columns, HYPER_STRIDE))
-            rows, columns = index[target].shape[1:]
-            left = tile.cut[1].start * HYPER_STRIDE
-            cut = (slice(None), slice(top, top + rows), slice(left, left + columns))
+        index, bits = np.empty((self.latent_channels, strip.stop - strip.start, grid[1]), np.uint8), 0.0
+        for part in self._prior_parts(z, strip, grid[1]):
             biases = {
-                "bias_in": level.at(level.scales["bias_in"], outer_rows, tile.outer_columns, 1),
+                "bias_in": level.at(level.scales["bias_in"], part.hyper_rows, part.hyper_columns, 1),
                 "bias_out": level.at(
-                    level.scales["bias_out"], scaled(outer_rows, HYPER_STRIDE), scaled(tile.outer_columns, HYPER_STRIDE)
+                    level.scales["bias_out"], scaled(part.hyper_rows, HYPER_STRIDE), scaled(part.hyper_columns, HYPER_STRIDE)
                 ),
             }
-            real = self._network("scales")(z_hat=z_hat, **biases)[0][cut]
-            index[target] = np.clip(np.floor(real + np.float32(0.5)), 0, len(self._y_tables) - 1)
+            real = self._network("scales")(z_hat=part.z_hat, **biases)[0][part.cut]
+            if self._pyramid:
+                real[: self._pyramid] += self._phase_bias[:, phases(*index.shape[1:])[:, part.columns]]
+            found = np.clip(np.floor(real + np.float32(0.5)), 0, len(self._y_tables) - 1).astype(np.uint8)
+            np.maximum(found[: self._pyramid], self._first_coded, out=found[: self._pyramid])  # all: an error would spread
+            index[:, :, part.columns] = found
             if streams:
-                bits += float(self._least_bits[index[target]].sum(dtype=np.float64))
+                bits += float(self._least_bits[found].sum(dtype=np.float64))
                 check_length(streams[0], bits, *streams[1:])
-            gain = level.at(level.gain, strip, slice(target[2].start, target[2].start + columns))[0]
-            mean[target] = self._network("means")(z_hat=z_hat)[0][cut] * (gain * self._deviation)
-        return index, mean
+        return index
+
+    @stage("prior")
+    def _means(self, z: np.ndarray, strip: slice, level: Level, leading: np.ndarray, leading_means: np.ndarray) -> np.ndarray:
+        """Scaled means float32 (latent, strip rows, columns) of a strip.
+
+        leading: its symbols in the leading channels; leading_means: what they are added to, not scaled.
+        """
+        n, (rows, columns) = self._pyramid, leading.shape[1:]
+        mean = np.empty((self.latent_channels, rows, columns), np.float32)
+        gain = self._leading_gain(level, strip, (rows, columns))
+        mean[:n] = leading_means * gain
+        around = (leading_means + leading / gain) / self._deviation[:n]
+        for part in self._prior_parts(z, strip, columns):
+            inputs = {"z_hat": part.z_hat}
+            if n:  # beyond the strip its outermost values go on: no strip needs another
+                down, across = (
+                    np.clip(np.arange(HYPER_STRIDE * outer.start, HYPER_STRIDE * outer.stop) - first, 0, side - 1)
+                    for outer, first, side in ((part.hyper_rows, strip.start, rows), (part.hyper_columns, 0, columns))
+                )
+                inputs["pyramid"] = around[None, :, down[:, None], across]
+            here = level.at(level.gain, strip, part.columns)[0][n:]
+            mean[n:, :, part.columns] = self._network("means")(**inputs)[0][part.cut] * (here * self._deviation[n:])
+        return mean
+
+    def _leading_gain(self, level: Level, strip: slice, grid: tuple[int, ...]) -> np.ndarray:
+        """Gains float32 of the leading channels, (pyramid, strip rows, columns) or (pyramid, 1, 1)."""
+        gain: np.ndarray = level.at(level.gain, strip, slice(0, grid[-1]))[0]
+        return gain[: self._pyramid]
+
+    def _prior_parts(self, z: np.ndarray, strip: slice, columns: int) -> Iterator["_PriorPart"]:
+        """What the networks over the hyper latent read for a strip, from left to right."""
+        first, stop = strip.start // HYPER_STRIDE, -(-strip.stop // HYPER_STRIDE)
+        outer_rows = slice(max(0, first - self._hyper_halo), min(z.shape[1], stop + self._hyper_halo))
+        top = (first - outer_rows.start) * HYPER_STRIDE
+        for tile in tiles(1, z.shape[2], tile_rows=1, tile_columns=PRIOR_COLUMNS, halo=self._hyper_halo):
+            inner, left = scaled(tile.inner_columns, HYPER_STRIDE), tile.cut[1].start * HYPER_STRIDE
+            inner = slice(inner.start, min(inner.stop, columns))
+            cut = (slice(None), slice(top, top + strip.stop - strip.start), slice(left, left + inner.stop - inner.start))
+            z_hat = z[None, :, outer_rows, tile.outer_columns].astype(np.float32)
+            yield _PriorPart(z_hat, outer_rows, tile.outer_columns, inner, cut)
 
     # Decoding
 
@@ -285,13 +345,15 @@ class HyperpriorCodec(Pipeline):
         for strip, passes in strips:
             streams = [part.stream for part in passes if not isinstance(part.stream, Cut)]
             whole = len(streams) == len(passes)
-            index, y_hat = self._prior(z, strip, grid, level, streams if whole else ())
+            index = self._indices(z, strip, grid, level, streams if whole else ())
             latent = np.zeros(index.shape, np.int16)
             if whole or self._falling:
                 coded = np.flatnonzero(index >= self._first_coded)
                 latent.ravel()[coded] = self._decoded(passes, index.ravel().take(coded))
-                y_hat += latent
             del index
+            leading = latent[: self._pyramid]
+            y_hat = self._means(z, strip, level, leading, means_of(leading, self._leading_gain(level, strip, grid)))
+            y_hat += latent
             yield Symbols(z, latent) if whole else None, level.scaled(y_hat, level.inverse_gain, strip, out=y_hat)
 
     def _decoded(self, passes: Sequence[Pass], rows: np.ndarray) -> np.ndarray:
@@ -318,7 +380,7 @@ class HyperpriorCodec(Pipeline):
         """The coded latent symbols with the index of each one's table."""
         indices, values = [], []
         for strip in strips_of(symbols.latent.shape[1]):
-            index, _ = self._prior(symbols.hyper, strip, symbols.latent.shape[1:], level)
+            index = self._indices(symbols.hyper, strip, symbols.latent.shape[1:], level)
             coded = index >= self._first_coded
             indices.append(index[coded])
             values.append(symbols.latent[:, strip][coded])
