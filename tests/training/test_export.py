@@ -83,7 +83,7 @@ def test_loading_a_bundle_gives_its_weights_back(tiny_run) -> None:
             continue
         if name == "z_logits":
             assert torch.allclose(torch.softmax(found[name], -1), torch.softmax(expected[name], -1), atol=1e-5)
-        elif name in ("index_bias", "scale_bias"):
+        elif name in ("index_bias", "scale_bias", "pyramid_bias"):
             assert torch.allclose(found[name], expected[name], atol=2**-6)
         else:
             assert torch.equal(found[name], expected[name]), name
@@ -121,6 +121,8 @@ def test_exported_networks_compute_what_torch_computes(tiny_run) -> None:
             given = {key: part if key == main else part * 0.5 + 0.25 for key, part in inputs.items()} | {main: value}
             if name == "scales":
                 given |= {key: (part + 37).round() for key, part in inputs.items() if key != main}
+            if name == "means":
+                given["pyramid"] = torch.rand(1, tiny_run.model_config.pyramid, 4 * rows, 4 * columns, generator=generator)
             with torch.no_grad():
                 expected = network.eval()(**given).numpy()
             found = codec.pipeline._network(name)(**{key: part.numpy() for key, part in given.items()})
