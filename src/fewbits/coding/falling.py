@@ -53,18 +53,21 @@ def encode_falling(values: np.ndarray, rows: np.ndarray, tables: Sequence[Signed
 
     ranges: from the last tables down to the first, with all that occur in rows.
     """
-    ordered = values[_order(rows, len(tables))].astype(np.int32)
+    order = _order(rows, len(tables))
+    ordered = values[order].astype(np.int32)
+    limits = np.array([table.limit for table in tables], np.int32).take(rows.take(order))
+    # All at once: most groups are small, and most without escapes.
+    escaped = np.flatnonzero(np.abs(ordered) > limits)
+    symbols = ordered + limits
+    symbols[escaped] = 2 * limits[escaped] + 1
     streams = []
     for groups in _groups(rows, tables, ranges):
         encoder = constriction.stream.queue.RangeEncoder()
         for table, start, stop in groups:
-            group = ordered[start:stop]
-            outside = np.abs(group) > table.limit
-            escapes = outside.any()
-            symbols = np.where(outside, table.limit + 1, group) if escapes else group
-            encoder.encode(symbols + np.int32(table.limit), table.table.model)
-            if escapes:
-                encoder.encode(group[outside] + np.int32(ESCAPE_LIMIT), ESCAPED)
+            encoder.encode(symbols[start:stop], table.table.model)
+            first, last = np.searchsorted(escaped, (start, stop)) if len(escaped) else (0, 0)
+            if last > first:
+                encoder.encode(ordered[escaped[first:last]] + np.int32(ESCAPE_LIMIT), ESCAPED)
         streams.append(stream_of(encoder))
     return streams
 
