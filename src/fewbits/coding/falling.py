@@ -53,21 +53,21 @@ def encode_falling(values: np.ndarray, rows: np.ndarray, tables: Sequence[Signed
 
     ranges: from the last tables down to the first, with all that occur in rows.
     """
-    order = _order(rows, len(tables))
-    ordered = values[order].astype(np.int32)
-    limits = np.array([table.limit for table in tables], np.int32).take(rows.take(order))
-    # All at once: most groups are small, and most without escapes.
-    escaped = np.flatnonzero(np.abs(ordered) > limits)
-    symbols = ordered + limits
-    symbols[escaped] = 2 * limits[escaped] + 1
+    ordered = values[_order(rows, len(tables))].astype(np.int32)
+    parts = _groups(rows, tables, ranges)
+    starts = np.array([group.start for groups in parts for group in groups], np.int64)
+    largest = iter(np.maximum.reduceat(np.abs(ordered), starts).tolist())  # of each group: most have no escapes, and are small
     streams = []
-    for groups in _groups(rows, tables, ranges):
+    for groups in parts:
         encoder = constriction.stream.queue.RangeEncoder()
         for table, start, stop in groups:
-            encoder.encode(symbols[start:stop], table.table.model)
-            first, last = np.searchsorted(escaped, (start, stop)) if len(escaped) else (0, 0)
-            if last > first:
-                encoder.encode(ordered[escaped[first:last]] + np.int32(ESCAPE_LIMIT), ESCAPED)
+            group = ordered[start:stop]
+            if next(largest) <= table.limit:
+                encoder.encode(group + np.int32(table.limit), table.table.model)
+                continue
+            outside = np.abs(group) > table.limit
+            encoder.encode(np.where(outside, table.limit + 1, group) + np.int32(table.limit), table.table.model)
+            encoder.encode(group[outside] + np.int32(ESCAPE_LIMIT), ESCAPED)
         streams.append(stream_of(encoder))
     return streams
 
