@@ -10,23 +10,26 @@ torchvision cannot be imported an empty package stands in for it: the codec uses
 Its trained weights are not at hand: the weights are random, which changes nothing about the time of the networks. Entropy coding
 takes the longer the more bits there are, so the last layers are scaled until the rate is --bpp (by default what was published for
 quality 3 on Kodak); 0 leaves the weights as they are, which gives nearly empty streams. fewbits works at the quality that gives
-each picture the same rate. Writes the table into docs/performance.md.
+each picture the same rate. On one thread times are of the process, which others on the machine change little; on several they
+are of the clock. Writes the table into docs/performance.md.
 """
 
 import argparse
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, median
 from typing import IO, Any, Final, NamedTuple
 
 import numpy as np
-from demo import PHOTOGRAPHS, photographs, timed
+from demo import PHOTOGRAPHS, photographs
 from PIL import Image
 
 from fewbits import FewbitsError, Target, inspect, load_model
@@ -59,7 +62,10 @@ class Other:
 
     def __init__(self, python: str, threads: int, bpp: float, first: Path, folder: Path) -> None:
         """first: the picture, as .npy, on which the rate is set."""
-        self._python = python
+        found = shutil.which(python)
+        if found is None:
+            raise SystemExit(f"--python is {python}, which is no interpreter that can be run")
+        self._python = os.path.abspath(found)  # it runs in another folder; a virtual environment's link is not to be followed
         stand_ins = folder / "stand-ins"
         (stand_ins / "torchvision").mkdir(parents=True)
         for name in ("__init__", "transforms"):
@@ -67,13 +73,14 @@ class Other:
         settings = {
             "quality": QUALITY,
             "threads": threads,
+            "clock": clock_of(threads),
             "bpp": bpp or None,
             "picture": str(first),
             "stand_ins": str(stand_ins),
         }
         self._said = (folder / "stderr").open("w+")
         self._child = subprocess.Popen(
-            [python, "-c", WORKER.read_text(), json.dumps(settings)],
+            [self._python, "-c", WORKER.read_text(), json.dumps(settings)],
             cwd=folder,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.PIPE,
@@ -122,11 +129,19 @@ def coder_share(call: Callable[[], object]) -> float:
     return sum(watch.seconds.get(name, 0.0) for name in CODER_STAGES) / sum(watch.seconds.values())
 
 
-def own_sample(model: Model, pixels: np.ndarray, quality: float) -> Sample:
+def clock_of(threads: int) -> str:
+    """The function of the module time that tells how long work on so many threads takes."""
+    return "process_time" if threads == 1 else "perf_counter"
+
+
+def own_sample(model: Model, pixels: np.ndarray, quality: float, threads: int) -> Sample:
     """fewbits there and back; the shares are of a second time, with a watch."""
-    n_px = pixels.shape[0] * pixels.shape[1]
-    data, encode_s = timed(model.encode, pixels, quality)
-    _, decode_s = timed(model.decode, data)
+    n_px, clock = pixels.shape[0] * pixels.shape[1], getattr(time, clock_of(threads))
+    begun = clock()
+    data = model.encode(pixels, quality)
+    encoded = clock()
+    model.decode(data)
+    encode_s, decode_s = encoded - begun, clock() - encoded
     shares = [coder_share(lambda: model.encode(pixels, quality)), coder_share(lambda: model.decode(data))]
     return Sample(8 * len(data) / n_px, n_px / 1e6 / encode_s, n_px / 1e6 / decode_s, *shares)
 
@@ -167,7 +182,8 @@ def measured(options: argparse.Namespace, folder: Path) -> str:
         theirs: list[Sample] = []
         for turn in range(options.repeat + 1):
             for path, pixels in pictures.items():
-                own, its = own_sample(model, pixels, qualities[path]), other.sample(path, pixels.shape[0] * pixels.shape[1])
+                own = own_sample(model, pixels, qualities[path], options.threads)
+                its = other.sample(path, pixels.shape[0] * pixels.shape[1])
                 if turn:  # the first one warms up
                     ours.append(own)
                     theirs.append(its)
@@ -201,7 +217,8 @@ def main() -> None:
             text = measured(options, Path(folder))
     except FewbitsError as error:
         raise SystemExit(f"error: {error}") from error
-    words = [word for word in sys.argv[1:] if word not in ("--write", "--no-write")]
+    shown = {options.python: "OTHER/bin/python", "--no-write": "", "--write": ""}
+    words = filter(None, (shown.get(word, word) for word in sys.argv[1:]))
     text = f"`{shlex.join(['python', 'benchmarks/compressai.py', *words])}`: {text}"
     print(text)
     if options.write:

@@ -98,6 +98,11 @@ def test_an_interpreter_without_the_package_says_so(tmp_path: Path, script: Scri
         script("compressai").Other(sys.executable, 1, 0.3, tmp_path / "none.npy", tmp_path)
 
 
+def test_what_is_no_interpreter_is_named(tmp_path: Path, script: Script) -> None:
+    with pytest.raises(SystemExit, match="--python is nowhere/python, which is no interpreter"):
+        script("compressai").Other("nowhere/python", 1, 0.3, tmp_path / "none.npy", tmp_path)
+
+
 def test_the_report_takes_ratios_picture_by_picture(script: Script) -> None:
     module = script("compressai")
     ours = [module.Sample(0.3, 8.0, 6.0, 0.1, 0.2), module.Sample(0.5, 4.0, 3.0, 0.1, 0.2)]
