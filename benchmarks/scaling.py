@@ -4,7 +4,7 @@
 Sizes are crops of photographs, mirrored again and again where they are larger than that; small ones are taken from several. The
 numbers of threads take turns, and the fastest turn of each photograph counts: others on the machine only make it slower. For
 --profile's stages one thread and a watch are used; they say what small pictures spend their time on. The folder is encoded by
-`fewbits encode FOLDER OUT -j N`, and by a process for each picture.
+`fewbits encode FOLDER OUT -j N`, and by a process for each picture; its times are always the clock's.
 
 Ten minutes or less on a quiet machine; shorter with fewer --sizes. Writes a block of the page, and the plot in it. Needs
 matplotlib (the extra `bench`).
@@ -24,7 +24,7 @@ from statistics import median
 from typing import Final
 
 import numpy as np
-from demo import PHOTOGRAPHS, photographs, timed
+from demo import PHOTOGRAPHS, photographs
 from PIL import Image
 
 from fewbits import FewbitsError, load_model
@@ -82,6 +82,7 @@ def speeds(photos: Sequence[np.ndarray], options: argparse.Namespace) -> tuple[S
     nanoseconds a pixel of each group of stages, on one thread."""
     models = {threads: load_model(options.model, threads=threads) for threads in options.threads}
     alone = load_model(options.model, threads=1)
+    clock = time.process_time if options.process_time else time.perf_counter
     found: Speeds = {(direction, threads): [] for direction in DIRECTIONS for threads in options.threads}
     stages: dict[str, dict[float, dict[str, float]]] = {direction: {} for direction in DIRECTIONS}
     for size in options.sizes:
@@ -98,9 +99,11 @@ def speeds(photos: Sequence[np.ndarray], options: argparse.Namespace) -> tuple[S
             pixels = pictures[number]
             n_px = pixels.shape[0] * pixels.shape[1]
             for threads, model in models.items():
-                data, encode_s = timed(model.encode, pixels, options.quality)
-                _, decode_s = timed(model.decode, data)
-                for direction, seconds in zip(DIRECTIONS, (encode_s, decode_s), strict=True):
+                begun_s = clock()
+                data = model.encode(pixels, options.quality)
+                encoded_s = clock()
+                model.decode(data)
+                for direction, seconds in zip(DIRECTIONS, (encoded_s - begun_s, clock() - encoded_s), strict=True):
                     own = taken[direction, threads]
                     own[number] = max(own[number], n_px / 1e6 / seconds)
             if size <= WATCHED_MP:
@@ -109,7 +112,7 @@ def speeds(photos: Sequence[np.ndarray], options: argparse.Namespace) -> tuple[S
                     "decode": lambda data=data: alone.decode(data),  # type: ignore[misc]
                 }
                 for direction, call in calls.items():
-                    with watched() as watch:
+                    with watched(clock) as watch:
                         call()
                     watches[direction].append(grouped(watch, n_px))
             turn += 1
@@ -228,7 +231,10 @@ def main() -> None:
     parser.add_argument("--model", default="few", help="a model's name, or the folder of a bundle (default %(default)s)")
     parser.add_argument("--quality", type=float, default=DEFAULT_QUALITY, help="0 to 100 (default %(default)g)")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help=f"the folder of {PAGE} and the plot (default: docs)")
+    parser.add_argument("--process-time", action="store_true", help="in place of the clock's; for one thread on a busy machine")
     options = parser.parse_args()
+    if options.process_time and options.threads != [1]:
+        parser.error("--process-time is for --threads 1: on several it counts the time of each")
     try:
         text = run(options)
     except FewbitsError as error:

@@ -37,6 +37,15 @@ def test_what_profile_says_is_read(script: Script) -> None:
     assert script("scaling").profiled(f"a line\n{watch.table()}\n") == pytest.approx((0.4, 0.25))
 
 
+def test_time_of_the_process_is_of_one_thread(
+    script: Script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["scaling.py", "--process-time"])
+    with pytest.raises(SystemExit):
+        script("scaling").main()
+    assert "--process-time is for --threads 1" in capsys.readouterr().err
+
+
 def test_a_short_run_writes_the_block_and_the_plot(
     script: Script, picture: Callable[..., np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,7 +54,22 @@ def test_a_short_run_writes_the_block_and_the_plot(
     Image.fromarray(picture(90, 120)).save(tmp_path / "a.png")
     page = tmp_path / module.PAGE
     page.write_text(f"before\n{module.BEGIN}\nstale\n{module.END}\nafter\n")
-    words = ["--sizes", "0.004", "0.012", "--threads", "1", "--seconds", "0", "--small", "0.004", "--batch", "2", "--repeat", "1"]
+    words = [
+        "--sizes",
+        "0.004",
+        "0.012",
+        "--threads",
+        "1",
+        "--process-time",
+        "--seconds",
+        "0",
+        "--small",
+        "0.004",
+        "--batch",
+        "2",
+        "--repeat",
+        "1",
+    ]
     monkeypatch.setattr("sys.argv", ["scaling.py", str(tmp_path), *words, "--out", str(tmp_path)])
     module.main()
     text = page.read_text()
