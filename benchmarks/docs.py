@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Measure, and write docs/benchmarks.md, the plots it shows, and the block of numbers in README.md.
 
-Every number in them comes from `fewbits bench` and benchmarks/speed.py, which this runs. Needs the extras `bench` and `jxl`,
-a folder of lossless photographs (Kodak), and the file of published curves.
+Every number in them comes from `fewbits bench`, benchmarks/speed.py and benchmarks/scaling.py, which this runs. Needs the extras
+`bench` and `jxl`, a folder of lossless photographs (Kodak), and the file of published curves.
 """
 
 import argparse
@@ -13,6 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Final
+
+from scaling import BEGIN as SCALING_BEGIN
+from scaling import END as SCALING_END
 
 from fewbits.bench.text import with_block
 
@@ -125,6 +128,11 @@ fewbits' PSNR, printed:
 {speed}
 ```
 
+## Speed against size and threads
+
+{SCALING_BEGIN}
+{SCALING_END}
+
 ## Do the baselines reproduce?
 
 Published JPEG was written with the standard's Huffman tables (Pillow without `optimize`), published WebP with method 4, Pillow's
@@ -144,6 +152,7 @@ default. With these (`jpeg-default`, `webp-default`) our measurement is theirs; 
 ```
 """
     (ROOT / "docs" / "benchmarks.md").write_text(page)
+    run(["python", "benchmarks/scaling.py", options.pictures])  # writes its block
     readme = (ROOT / "README.md").read_text()
     block = f"{first.partition(chr(10) * 2)[0]}\n\n```\n{speed}\n```"
     (ROOT / "README.md").write_text(with_block(readme, BEGIN, END, block))

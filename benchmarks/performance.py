@@ -34,7 +34,7 @@ from fewbits.stages import watched
 from fewbits.structure import decibels, ms_ssim
 
 QUALITIES: Final = (5, 20, 35, 50, 65, 80, 95)
-SIZE: Final = (768, 1024)  # rows and columns of the picture for times: one tile
+SIZE: Final = (1024, 768)  # of the picture for times, columns and rows: one tile
 NETWORKS: Final = {"encode": ("analysis", "hyper_analysis", "means", "scales"), "decode": ("means", "scales", "synthesis")}
 CALLS: Final = 7  # a median is of so many
 
@@ -58,11 +58,12 @@ def turns(calls: dict[str, Callable[[], object]], repeat: int) -> dict[str, floa
 
 
 def picture(options: argparse.Namespace) -> np.ndarray:
-    """A photograph of SIZE, mirrored where it is smaller."""
+    """A photograph of that size, mirrored where it is smaller."""
+    columns, rows = options.size
     path = next(iter(pictures(options)))
     with Image.open(path) as opened:
-        pixels = np.asarray(opened.convert("RGB"))[: SIZE[0], : SIZE[1]]
-    missing = [(0, side - own) for side, own in zip(SIZE, pixels.shape, strict=False)]
+        pixels = np.asarray(opened.convert("RGB"))[:rows, :columns]
+    missing = [(0, side - own) for side, own in zip((rows, columns), pixels.shape, strict=False)]
     return np.pad(pixels, (*missing, (0, 0)), mode="symmetric")
 
 
@@ -145,7 +146,7 @@ def budget(options: argparse.Namespace) -> None:
     model.decode(data)
     model = load_model(options.model, threads=1, precision=options.precision)
     header = f"{'network':16} {'kMAC/px':>8} {'B/px':>6} {'floor ns/px':>12} {'reached ns/px':>14} {'share of peak':>14}"
-    print(f"{header}   (one call on {SIZE[1]} x {SIZE[0]}, {options.precision})")
+    print(f"{header}   (one call on {options.size[0]} x {options.size[1]}, {options.precision})")
     for name, inputs in recorded.items():
         graph, shapes = observe(model.bundle.networks[name], inputs)
         macs, moved = multiplications(graph, shapes)
@@ -227,7 +228,9 @@ def stages(options: argparse.Namespace) -> None:
         with watched() as watch:
             for _ in range(options.repeat):
                 task()
-        print(f"{what}, {options.repeat} times {SIZE[1]} x {SIZE[0]} pixels, {options.precision}\n{watch.table()}\n")
+        print(
+            f"{what}, {options.repeat} times {options.size[0]} x {options.size[1]} pixels, {options.precision}\n{watch.table()}\n"
+        )
 
 
 def model_from(source: Path, name: str) -> Model:
@@ -255,6 +258,12 @@ def against(options: argparse.Namespace) -> None:
         print(f"{what}: {cells}; this is {seconds['other'] / seconds['this']:.3f} times as fast")
 
 
+def size(word: str) -> tuple[int, int]:
+    """Columns and rows."""
+    columns, rows = word.split("x")
+    return int(columns), int(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tables = {table.__name__: table for table in (budget, ways, cost, stages, against)}
@@ -263,6 +272,7 @@ def main() -> None:
     parser.add_argument("--model", default="few", help="a model's name, or the folder of a bundle (default %(default)s)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="for budget and stages")
     parser.add_argument("--repeat", type=int, default=15, help="times each is timed (default %(default)s)")
+    parser.add_argument("--size", type=size, default=SIZE, metavar="WxH", help="pixels of the picture (default 1024x768)")
     parser.add_argument("--every", type=int, default=1, help="cost: take only each N-th picture")
     parser.add_argument("--source", type=Path, help="against: the folder that holds the other checkout's fewbits")
     parser.add_argument("--other", default="few", help="against: the other checkout's model (default %(default)s)")

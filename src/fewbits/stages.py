@@ -19,14 +19,15 @@ OTHER: Final = "other"
 class Watch:
     """Seconds and calls by stage, in the order in which the stages began; `other` is what belongs to none."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self.seconds: dict[str, float] = {}
         self.calls: dict[str, int] = {}
-        self._running, self._since = [OTHER], time.perf_counter()
+        self._running, self._since = [OTHER], clock()
 
     def switch(self, stage: str | None) -> None:
         """Begin a stage inside the one that runs, or end that one (None)."""
-        now = time.perf_counter()
+        now = self._clock()
         running = self._running[-1]
         self.seconds[running] = self.seconds.get(running, 0.0) + now - self._since
         self._since = now
@@ -50,9 +51,9 @@ _watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
 
 
 @contextmanager
-def watched() -> Iterator[Watch]:
-    """Measure everything that this thread does inside."""
-    watch = Watch()
+def watched(clock: Callable[[], float] = time.perf_counter) -> Iterator[Watch]:
+    """Measure everything that this thread does inside. clock: seconds since whenever."""
+    watch = Watch(clock)
     token = _watch.set(watch)
     try:
         yield watch

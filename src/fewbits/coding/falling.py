@@ -54,17 +54,20 @@ def encode_falling(values: np.ndarray, rows: np.ndarray, tables: Sequence[Signed
     ranges: from the last tables down to the first, with all that occur in rows.
     """
     ordered = values[_order(rows, len(tables))].astype(np.int32)
+    parts = _groups(rows, tables, ranges)
+    starts = np.array([group.start for groups in parts for group in groups], np.int64)
+    largest = iter(np.maximum.reduceat(np.abs(ordered), starts).tolist())  # of each group: most have no escapes, and are small
     streams = []
-    for groups in _groups(rows, tables, ranges):
+    for groups in parts:
         encoder = constriction.stream.queue.RangeEncoder()
         for table, start, stop in groups:
             group = ordered[start:stop]
+            if next(largest) <= table.limit:
+                encoder.encode(group + np.int32(table.limit), table.table.model)
+                continue
             outside = np.abs(group) > table.limit
-            escapes = outside.any()
-            symbols = np.where(outside, table.limit + 1, group) if escapes else group
-            encoder.encode(symbols + np.int32(table.limit), table.table.model)
-            if escapes:
-                encoder.encode(group[outside] + np.int32(ESCAPE_LIMIT), ESCAPED)
+            encoder.encode(np.where(outside, table.limit + 1, group) + np.int32(table.limit), table.table.model)
+            encoder.encode(group[outside] + np.int32(ESCAPE_LIMIT), ESCAPED)
         streams.append(stream_of(encoder))
     return streams
 

@@ -2,7 +2,7 @@
 """The CRC-32 of a file's symbols from strips of them, though it runs channel by channel over all strips (docs/format.md).
 
 CRC-32 is linear: that of two stretches of bytes follows from the CRC of each and the length of the second one. So the symbols
-need never be in memory together.
+need never be in memory together. The stretches of all channels have one length: a table of products serves them all.
 """
 
 import zlib
@@ -40,9 +40,26 @@ def _shift(n_bytes: int) -> int:
     return power
 
 
+@lru_cache(maxsize=64)
+def _products(n_bytes: int) -> tuple[tuple[int, ...], ...]:
+    """_shift(n_bytes) times every polynomial, as the sum of one entry of each table: by the lowest byte, ..., by the highest."""
+    product, bits = _shift(n_bytes), []
+    for _ in range(32):  # times x^0, x^1, ...: of the bits of a CRC the highest first
+        bits.append(product)
+        product = product >> 1 ^ _POLYNOMIAL if product & 1 else product >> 1
+    tables = []
+    for lowest in range(31, 0, -8):
+        table = [0]
+        for bit in bits[lowest : lowest - 8 if lowest > 8 else None : -1]:
+            table += [entry ^ bit for entry in table]
+        tables.append(tuple(table))
+    return tuple(tables)
+
+
 def joined_crc(first: int, second: int, second_bytes: int) -> int:
     """The CRC-32 of two stretches of bytes, one after the other, from the CRC-32 of each."""
-    return _times(first, _shift(second_bytes)) ^ second
+    low, below, above, high = _products(second_bytes)
+    return low[first & 0xFF] ^ below[first >> 8 & 0xFF] ^ above[first >> 16 & 0xFF] ^ high[first >> 24] ^ second
 
 
 class StripsChecksum:
@@ -66,6 +83,7 @@ class StripsChecksum:
         self._plane_bytes += size
         self.rows += latent.shape[-2]
 
+    @stage("checksum")
     def value(self, head: np.ndarray) -> int:
         """The CRC-32 of `head`, integers of a byte each, and all strips."""
         total = zlib.crc32(np.ascontiguousarray(head).data)
