@@ -27,7 +27,7 @@ LEFT_OUT: Final = 0.05
 
 
 def photographs(source: Path, limit: int) -> Iterator[np.ndarray]:
-    """Of a folder or a tar archive, in order of their names in a tar's own."""
+    """Of a folder, sorted, or of a tar archive, as they come."""
     if source.is_dir():
         files: Iterator[io.BytesIO] = (io.BytesIO(path.read_bytes()) for path in sorted(source.iterdir()))
         yield from middles(files, limit)
@@ -90,7 +90,7 @@ def main() -> None:
         ]
     except (FewbitsError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
-    print(f"{options.model}, fitted to {len(rows[0])} pictures, errors on {len(rows[1])} others: of the score at the middle quality\n")
+    print(f"{options.model}, fitted to {len(rows[0])} pictures, errors on {len(rows[1])} others, at the middle quality\n")
     for k, name in enumerate(MEASURES):
         (features, curves), (others, theirs) = ((np.stack(side) for side in zip(*part, strict=True)) for part in rows)
         line = fitted(features, curves[:, k])

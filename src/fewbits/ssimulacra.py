@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""SSIMULACRA 2.1 (Sneyers 2022, github.com/cloudinary/ssimulacra2) with numpy, seven times as fast as the package of that name.
+"""SSIMULACRA 2.1 (Sneyers 2022, github.com/cloudinary/ssimulacra2) with numpy, many times as fast as the package of that name.
 
 The package's definition, to its borders: windows see 0 beyond the left and right of a picture and its mirror image above and
 below. In float32, yet a test finds the same scores to 0.001: the structure term is taken as the variance of the error over
@@ -17,11 +17,11 @@ SCALES: Final = 6
 BAND: Final = 48  # rows at a time: few enough for the caches; even
 _PAD: Final = WINDOW // 2
 _SLIGHT: Final = 0.01  # weights below it move no score by 0.01
-_SPARSE: Final = 8
+_SPARSE: Final = 8  # bands: of channels that weigh so little one of so many is taken
 _C2: Final = np.float32(0.0009)
 _CODES: Final = np.arange(256) / 255
 _LINEAR: Final = np.where(_CODES <= 0.04045, _CODES / 12.92, ((_CODES + 0.055) / 1.055) ** 2.4).astype(np.float32)  # of sRGB
-_BIAS: Final = np.float32(0.0037930732552754493)
+_BIAS: Final = 0.0037930732552754493
 _CONES: Final = np.array(  # linear R, G, B -> long, middle, short
     [
         [0.30, 0.622, 0.078],
@@ -31,7 +31,7 @@ _CONES: Final = np.array(  # linear R, G, B -> long, middle, short
     np.float32,
 )
 _XYB: Final = np.array([[7, -7, 0], [0.5, 0.5, 0], [-0.5, -0.5, 1]], np.float32)  # cube roots of them -> X, Y, B less Y
-_OFFSETS: Final = np.array([0.42, 0.01 - float(np.cbrt(np.float64(0.0037930732552754493))), 0.55], np.float32)[:, None, None]  # so that all are positive
+_OFFSETS: Final = np.array([0.42, 0.01 - np.cbrt(_BIAS), 0.55], np.float32)[:, None, None]  # so that all are positive
 _CUBIC: Final = (2.326765642916932, -0.020884521182843837, 6.248496625763138e-05)
 # For each channel and scale: of the means, then of the 4-norms, of the error, of edges gained, of edges lost.
 _WEIGHTS: Final = np.array([
@@ -118,14 +118,14 @@ def _linear(picture: np.ndarray, start: int, stop: int) -> np.ndarray:
     if start < 0 or stop > height:
         rows = np.arange(start, stop)
         band = picture[:, np.where(rows < 0, -1 - rows, np.where(rows < height, rows, 2 * height - 1 - rows))]
-    return band if band.dtype == np.float32 else np.take(_LINEAR, band)
+    return band if band.dtype == np.float32 else np.take(_LINEAR, band, mode="clip")
 
 
 def _padded_xyb(linear: np.ndarray, channels: np.ndarray, padded: np.ndarray) -> None:
     """Linear RGB float32 (3, rows, w) -> the channels asked for of X, Y, B into the middle of (n, rows, w + 2 * _PAD)."""
     used = np.flatnonzero(_XYB[channels].any(0))
     cones = _CONES[used] @ linear.reshape(3, -1)
-    cones += _BIAS
+    cones += np.float32(_BIAS)
     np.cbrt(cones, out=cones)
     xyb = _XYB[channels[:, None], used] @ cones
     np.add(xyb.reshape(-1, *linear.shape[1:]), _OFFSETS[channels], out=padded[:, :, _PAD:-_PAD])

@@ -31,9 +31,9 @@ def ssim(original: np.ndarray, decoded: np.ndarray) -> float:
 
 
 def fast_ssim(original: np.ndarray, decoded: np.ndarray) -> float:
-    """The same in float32 and at every STEP-th position down and across: nearly a quarter of the time.
+    """The same in float32 and at every STEP-th position down and across: half the time of float32 alone.
 
-    The window makes SSIM so smooth that those left out hardly count; a test finds 0.005 dB between the two.
+    The window makes SSIM so smooth that those left out hardly count; the two differ by some 0.01 dB.
     """
     return _ssim(original, decoded, np.float32, STEP)
 
@@ -63,9 +63,7 @@ def decibels(similarity: float) -> float:
     return -10 * math.log10(1 - similarity) if similarity < 1 else math.inf
 
 
-def _ssim_and_contrast(
-    x: np.ndarray, y: np.ndarray, dtype: type[np.floating[Any]], step: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _ssim_and_contrast(x: np.ndarray, y: np.ndarray, dtype: type[np.floating[Any]], step: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean SSIM and mean contrast-structure term of each channel, over the positions where the window fits, every step-th.
 
     Taken band by band, so that little memory is needed at a time.
