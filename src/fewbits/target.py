@@ -22,7 +22,7 @@ _ALIKE: Final = 1 / 500  # of all positions: files so near differ by half a perc
 _APART: Final = 1 / 100  # of all positions: what two attempts are apart at least, to tell a slope
 _CLOSE: Final = 3  # margins: so far a step along a line needs no more attempts
 _MOST_WHOLE: Final = 3  # times that the whole is measured where there is a sample, but for the last position
-_RECHECK: Final = 10  # margins: where a guess is further off, the whole is measured once more
+_RECHECK: Final = 15  # margins: where a guess is further off, the whole is measured once more
 _SHORT: Final = 3 / 20  # of all positions: so far a line may lead to what is not measured again
 _GUARD: Final = 0.06  # of a step that a sample leads, and that is not measured again, is added to be safe
 
