@@ -57,7 +57,7 @@ def scores(model: Model, pixels: np.ndarray) -> np.ndarray:
     y = pipeline.analyse(pixels, pipeline.level(0, "rgb"), lambda _: None)
     for position in np.linspace(0, len(pipeline.qualities) - 1, POINTS).round().astype(int):
         level = pipeline.level(pipeline.qualities[position], "rgb")
-        decoded = pipeline.synthesise(pipeline.requantize(y, level), *pixels.shape[:2], level, lambda _: None)
+        decoded = pipeline.synthesise(pipeline.requantize(y, level), pixels.shape[0], pixels.shape[1], level, lambda _: None)
         found.append([measure.axis(measure.of(pixels, decoded)) for measure in MEASURES.values()])
     return np.array(found).T
 

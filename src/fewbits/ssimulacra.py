@@ -70,7 +70,7 @@ def score(original: np.ndarray, decoded: np.ndarray) -> float:
     weights = _WEIGHTS.ravel()[: scales * _WEIGHTS[0, 0].size * len(_WEIGHTS)].reshape(len(_WEIGHTS), scales, -1)
     total = 0.0
     for scale in range(scales):
-        norms, pictures = _norms(*pictures, weights[:, scale].max(1) >= _SLIGHT)
+        norms, pictures = _norms(pictures[0], pictures[1], weights[:, scale].max(1) >= _SLIGHT)
         total += 0.9562382616834844 * float((weights[:, scale] * norms).sum())
     distance = sum(factor * total**power for power, factor in enumerate(_CUBIC, 1))
     return float(100 - 10 * max(distance, 0.0) ** 0.6276336467831387)
@@ -100,7 +100,7 @@ def _norms(x: np.ndarray, y: np.ndarray, weighty: np.ndarray) -> tuple[np.ndarra
             half[:, start // 2 : -(-stop // 2)] = _halved(band[:, _PAD:-_PAD])
         if not len(channels):
             continue
-        for kind, values in enumerate(_maps(*bands, channels)):
+        for kind, values in enumerate(_maps(bands[0], bands[1], channels)):
             flat = values.reshape(len(channels), -1)
             sums[channels, 0, kind] += flat.sum(1)
             flat *= flat

@@ -40,8 +40,8 @@ def fast_ssim(original: np.ndarray, decoded: np.ndarray) -> float:
 
 def _ssim(original: np.ndarray, decoded: np.ndarray, dtype: type[np.floating[Any]], step: int) -> float:
     _check(original, decoded, WINDOW, "SSIM")
-    planes = (pixels.transpose(2, 0, 1) for pixels in (original, decoded))
-    return float(_ssim_and_contrast(*planes, dtype, step)[0].mean())
+    x, y = (pixels.transpose(2, 0, 1) for pixels in (original, decoded))
+    return float(_ssim_and_contrast(x, y, dtype, step)[0].mean())
 
 
 def ms_ssim(original: np.ndarray, decoded: np.ndarray) -> float:
@@ -72,8 +72,8 @@ def _ssim_and_contrast(x: np.ndarray, y: np.ndarray, dtype: type[np.floating[Any
     totals = np.zeros((2, len(x)))
     for start in range(0, x.shape[1] - WINDOW + 1, BAND):
         part = slice(start, min(start + BAND, x.shape[1] - WINDOW + 1) + WINDOW - 1)
-        bands = (np.subtract(planes[:, part], MIDDLE, dtype=dtype, order="C") for planes in (x, y))
-        for kind, total in enumerate(_similarity_sums(*bands, step)):
+        band_x, band_y = (np.subtract(planes[:, part], MIDDLE, dtype=dtype, order="C") for planes in (x, y))
+        for kind, total in enumerate(_similarity_sums(band_x, band_y, step)):
             totals[kind] += total
     similarity, contrast = totals / (rows * columns)
     return similarity, contrast

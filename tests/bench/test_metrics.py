@@ -12,10 +12,8 @@ from PIL import Image
 from fewbits.bench import metrics
 from fewbits.bench.metrics import DEFAULT_METRICS, METRICS, measure, psnr_y
 from fewbits.errors import ImageError
-from fewbits import structure
 from fewbits.fidelity import mse, psnr, ssimulacra2
-from fewbits.structure import decibels, fast_ssim
-from fewbits.structure import SMALLEST, decibels, ms_ssim, ssim
+from fewbits.structure import SMALLEST, decibels, fast_ssim, ms_ssim, ssim
 
 FRAME = 96
 
@@ -154,4 +152,4 @@ def test_fast_ssim_is_near_ssim(quality: int, photo: np.ndarray) -> None:
     """Also of odd sides, in dB."""
     x = photo[:301, :207]
     y = jpeg(x, quality)
-    assert decibels(fast_ssim(x, y)) == pytest.approx(decibels(structure.ssim(x, y)), abs=0.05)
+    assert decibels(fast_ssim(x, y)) == pytest.approx(decibels(ssim(x, y)), abs=0.05)
