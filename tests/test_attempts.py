@@ -1,20 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What a search for a quality starts from: where photographs have a score, and windows that stand for a picture."""
+"""Windows that stand for a picture, in a search for a quality."""
 
 import numpy as np
 import pytest
 
-from fewbits.attempts import FEWEST_WINDOWS, MEASURES, SAMPLED_FROM, WINDOW_PX, window_corners
-
-
-@pytest.mark.parametrize("name", MEASURES)
-def test_typical_places_undo_typical_scores(name: str) -> None:
-    measure = MEASURES[name]
-    places = [measure.typical_place(score) for score in measure.typical]
-    assert places == pytest.approx(np.linspace(0, 1, len(measure.typical)))
-    assert measure.typical_place(measure.typical[0] - 1) < 0 and measure.typical_place(measure.typical[-1] + 1) > 1
-    between = [measure.typical_place(score) for score in np.linspace(measure.typical[0] - 5, measure.typical[-1] + 5, 100)]
-    assert between == sorted(set(between))
+from fewbits.attempts import FEWEST_WINDOWS, SAMPLED_FROM, WINDOW_PX, window_corners
 
 
 def test_windows_are_as_detailed_as_the_picture() -> None:

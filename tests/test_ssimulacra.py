@@ -34,6 +34,17 @@ def test_scores_are_those_of_the_package(size: tuple[int, int], quality: int, ph
     assert ssimulacra.score(x, y) == pytest.approx(packaged(x, y), abs=0.005)
 
 
+def test_what_is_taken_of_some_bands_moves_no_score(photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels whose weights are next to nothing."""
+    x = photo[:401, :303]
+    for quality in (5, 50, 95):
+        y = jpeg(x, quality)
+        score = ssimulacra.score(x, y)
+        with monkeypatch.context() as patch:
+            patch.setattr(ssimulacra, "_SLIGHT", 0)
+            assert score == pytest.approx(ssimulacra.score(x, y), abs=0.002)
+
+
 def test_equal_pictures_have_100_and_scores_fall_with_noise(photo: np.ndarray) -> None:
     x = photo[:120, :90]
     noise = np.random.default_rng(0).normal(size=x.shape)

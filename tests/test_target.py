@@ -156,9 +156,10 @@ def test_what_is_outside_ends_at_an_end(wanted: float, sampled: bool) -> None:
 
 @pytest.mark.parametrize("name", ["straight", "bent", "wavy"])
 @pytest.mark.parametrize("wanted", [27.0, 30.0, 33.0, 37.0])
-@pytest.mark.parametrize("off", [-2.0, -0.5, 0.0, 0.3, 1.5])
+@pytest.mark.parametrize("off", [-2.0, 0.0, 1.5])
 @pytest.mark.parametrize("faster", [0.95, 1.0, 1.05])
-def test_a_sample_leads_to_the_quality(name: str, wanted: float, off: float, faster: float) -> None:
+@pytest.mark.parametrize("guessed", [-1200, -600, 0, 300, 900])
+def test_a_sample_leads_to_the_quality(name: str, wanted: float, off: float, faster: float, guessed: int) -> None:
     """Also where it lies elsewhere and rises otherwise; the whole is measured once, twice where it was far off."""
     whole = Asked(SCORES[name])
 
@@ -166,14 +167,17 @@ def test_a_sample_leads_to_the_quality(name: str, wanted: float, off: float, fas
         return off + 25 + (SCORES[name](place) - 25) * faster
 
     sample = Asked(part)
-    found = fit_score(lambda place: (whole(place), part(place)), sample, LAST, wanted, start=LAST // 2, slope=12, margin=0.1)
+    there = next(place for place in range(LAST) if SCORES[name](place) >= wanted)
+    found = fit_score(
+        lambda place: (whole(place), part(place)), sample, LAST, wanted, start=there + guessed, slope=12, margin=0.1
+    )
     reached = SCORES[name](found.position)
     short = {"straight": 0.01, "wavy": 0.06, "bent": 0.08}[name]
-    assert wanted - short <= reached <= wanted + 0.15 + short
+    assert wanted - short <= reached <= wanted + 0.2 + short
     assert found.score == (reached if found.exact else wanted)
     assert len(whole.places) <= 3 and len(sample.places) <= 3
-    if abs(off) < 0.4 and faster == 1.0 and name in ("straight", "wavy"):
-        assert len(whole.places) == 1
+    if abs(guessed) < 1000 and name in ("straight", "wavy"):
+        assert len(whole.places) == 1 and len(sample.places) <= 1
 
 
 @pytest.mark.parametrize("wanted", [26.0, 30.0, 37.0])
@@ -193,6 +197,18 @@ def test_few_levels_end_at_the_first_that_is_good_enough(n_levels: int) -> None:
             lambda place: (scores[place], math.nan), None, n_levels - 1, wanted, start=n_levels // 2, slope=12, margin=0.1
         )
         assert found.position == expected and found.score == scores[expected]
+
+
+@pytest.mark.parametrize("guessed", [-500, -200, 200, 500])
+def test_a_short_step_is_trusted_where_it_may_be(guessed: int) -> None:
+    """Along a slope that is a fifth off; further steps are measured."""
+    curve, wanted = (lambda place: 25 + 15 * place / LAST), 32.5
+    score = Asked(curve)
+    found = fit_score(
+        lambda place: (score(place), math.nan), None, LAST, wanted, start=LAST // 2 + guessed, slope=12.5, margin=0.1, trust=0.04
+    )
+    assert len(score.places) == (1 if abs(guessed) < 400 else 2)
+    assert wanted - 0.1 <= curve(found.position) <= wanted + 0.15
 
 
 def test_scores_that_jump_cost_no_more_attempts_than_they_are_worth() -> None:

@@ -2,18 +2,17 @@
 """A picture, analysed once and coded at as many qualities as a target needs.
 
 What is kept is the latent y; a size is tried by quantizing and coding it anew, a quality by quantizing and synthesis. The
-qualities of large pictures are tried on a sample: windows that stand for it, side by side as a picture of their own,
-which any pipeline can code.
+qualities of large pictures are told by one attempt and a sample: windows that stand for it, side by side as a picture of
+their own, which any pipeline can code.
 """
 
 import math
-from bisect import bisect
 from collections.abc import Callable, Hashable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from fewbits import fidelity, structure
+from fewbits import fidelity, structure, typical
 from fewbits.errors import ImageError
 from fewbits.picture import Picture, at_depth, filled, grey_of
 from fewbits.runtime.pipeline import Pipeline, Progress, Section
@@ -34,33 +33,20 @@ Warn = Callable[[str], None]
 
 
 class Measure(NamedTuple):
-    """A metric for targets. axis: its value -> a score in dB or the like; typical: scores of photographs at qualities evenly
-    from 0 to 100, rising; margin: in scores, above the target, that is good enough; local: whether windows of a picture are
-    like the whole."""
+    """A metric for targets. axis: its value -> a score in dB or the like; margin: in scores, above the target, that is good
+    enough; trust: 0 where windows of a picture are like the whole; of other metrics, how far a last step along the picture's
+    typical curve may lead without being measured, of all positions."""
 
     of: Callable[[np.ndarray, np.ndarray], float]
     axis: Callable[[float], float]
-    typical: tuple[float, ...]
     margin: float
-    local: bool = True
-
-    def typical_place(self, score: float) -> float:
-        """Where from 0 to 1 photographs have the score; beyond the ends along the first and last piece."""
-        piece = min(max(bisect(self.typical, score), 1), len(self.typical) - 1)
-        low, high = self.typical[piece - 1 : piece + 1]
-        return (piece - 1 + (score - low) / (high - low)) / (len(self.typical) - 1)
-
-
-def _ssim(original: np.ndarray, decoded: np.ndarray) -> float:
-    return structure.ssim(original, decoded, np.float32)
+    trust: float = 0
 
 
 MEASURES: Final = {
-    "psnr": Measure(fidelity.psnr, float, (26.5, 39.6), 0.1),
-    "ssim": Measure(_ssim, structure.decibels, (6.1, 15.7), 0.1),
-    "ssimulacra2": Measure(
-        fidelity.ssimulacra2, float, (-3.9, 16.0, 32.0, 45.0, 55.6, 63.9, 70.4, 75.6, 79.2, 81.8, 83.6), 0.5, local=False
-    ),
+    "psnr": Measure(fidelity.psnr, float, 0.1),
+    "ssim": Measure(structure.fast_ssim, structure.decibels, 0.1),
+    "ssimulacra2": Measure(fidelity.ssimulacra2, float, 0.5, trust=0.055),
 }
 
 
@@ -105,12 +91,13 @@ class Attempts:
     def _of_quality(self, target: Target, warn: Warn) -> bytes:
         measure, value = MEASURES[target.name], getattr(target, target.name)
         aim, scale = measure.axis(value), max(self._last, 1)
-        corners = self._corners if measure.local else []
+        corners = [] if measure.trust else self._corners
         original = _cut(mosaic(self._pixels, corners, 1, axis=0)) if corners else self._pixels
         values: dict[int, float] = {}
+        curve = typical.curve(target.name, self._pixels)
 
         def place(score: float) -> float:  # on the scale of positions, scores rise by about 1 at each
-            return measure.typical_place(score) * scale
+            return typical.place(curve, score) * scale
 
         wanted = place(aim)
 
@@ -135,6 +122,7 @@ class Attempts:
             start=round(wanted),
             slope=scale,
             margin=place(aim + measure.margin) - wanted,
+            trust=measure.trust if self._corners else 0,
         )
         if found.position == self._last and found.exact and found.score < wanted:
             warn(f"target {target.name}: {value:g} is out of reach, this is the best possible: {values[self._last]:.5g}")

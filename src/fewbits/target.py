@@ -20,11 +20,10 @@ _SIZE_SLOPE: Final = 2.9  # logarithm of the sizes at the last and the first pos
 _MAX_ATTEMPTS: Final = 24  # bisection alone needs 14 for 10001 positions
 _ALIKE: Final = 1 / 500  # of all positions: files so near differ by half a percent, and scores of graphics can jump
 _APART: Final = 1 / 100  # of all positions: what two attempts are apart at least, to tell a slope
-_FAR: Final = 15  # margins: so far a guessed slope is not to be trusted
 _CLOSE: Final = 3  # margins: so far a step along a line needs no more attempts
 _MOST_WHOLE: Final = 3  # times that the whole is measured where there is a sample, but for the last position
-_RECHECK: Final = 7  # margins: where a sample is further off, the whole is measured once more
-_SHORT: Final = 1 / 10  # of all positions: so far a line may lead to what is not measured again
+_RECHECK: Final = 15  # margins: where a guess is further off, the whole is measured once more
+_SHORT: Final = 3 / 20  # of all positions: so far a line may lead to what is not measured again
 _GUARD: Final = 0.06  # of a step that a sample leads, and that is not measured again, is added to be safe
 
 
@@ -131,24 +130,21 @@ def fit_score(
     start: int,
     slope: float,
     margin: float,
+    trust: float = 0,
 ) -> Found:
     """The lowest position whose score is at least `wanted`, within `margin` above.
 
     sample(position): the score of a part of the picture, much cheaper, which rises like that of the whole but may lie elsewhere;
-    None where there is none. whole(position): the score and the sample's. With a sample it is asked once as a rule: where the
-    sample says. What it is off by is then made good along the sample's slope, by a little more than that (_GUARD), and asked
-    again only where that was far, or at the last position. slope: from the first position to the last, as a guess.
+    None where there is none. whole(position): the score and the sample's. With a sample it is asked once as a rule: at the
+    start. What it is off by is then made good along the sample's slope, by a little more than that (_GUARD), and asked
+    again only where that was far, or at the last position. slope: from the first position to the last, as a guess. trust: of all
+    positions, how far a step along that slope may lead, where there is no sample, without being measured.
     """
     if sample is None:
-        return _fit_exactly(whole, last, wanted, start, slope / max(last, 1), margin)
+        return _fit_exactly(whole, last, wanted, start, slope / max(last, 1), margin, trust)
     curve: dict[int, float] = {}  # of the sample
     whole_curve: dict[int, float] = {}
     guess, position = slope / max(last, 1), min(max(start, 0), last)
-    far = True
-    while far and position not in curve:  # at most twice: the guessed slope leads astray over long ways
-        curve[position] = sample(position)
-        far = abs(wanted - curve[position]) > _FAR * margin and len(curve) < 2
-        position = _meets(curve, last, wanted, guess)
     while True:
         score, curve[position] = whole(position)
         whole_curve[position] = score
@@ -194,9 +190,15 @@ def _meets(curve: dict[int, float], last: int, wanted: float, guess: float) -> i
 
 
 def _fit_exactly(
-    whole: Callable[[int], tuple[float, float]], last: int, wanted: float, start: int, slope: float, margin: float
+    whole: Callable[[int], tuple[float, float]],
+    last: int,
+    wanted: float,
+    start: int,
+    slope: float,
+    margin: float,
+    trust: float = 0,
 ) -> Found:
-    """With no sample: closing in from both sides, every score measured."""
+    """With no sample: closing in from both sides, every score measured but after a short last step."""
     tried: dict[int, float] = {}
     low, high, position = -1, last + 1, min(max(start, 0), last)
     while position not in tried and len(tried) < _MAX_ATTEMPTS:
@@ -210,6 +212,11 @@ def _fit_exactly(
                 break
         if high - low <= max(1, last * _ALIKE):
             break
+        missing = abs(wanted - score)
+        if missing <= trust * slope * last and last * _APART >= 1:
+            following = _meets(tried, last, wanted + margin / 4 + _GUARD * missing, slope)
+            if max(low, 0) < following < min(high, last):
+                return Found(following, wanted, False)
         following = _meets(tried, last, wanted + margin / 2, slope)
         inside = low < following < high and not (len(tried) > 4 and len(tried) % 2)
         position = following if inside else min(max((low + high) // 2, 0), last) if low >= 0 and high <= last else following

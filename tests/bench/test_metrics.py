@@ -13,7 +13,7 @@ from fewbits.bench import metrics
 from fewbits.bench.metrics import DEFAULT_METRICS, METRICS, measure, psnr_y
 from fewbits.errors import ImageError
 from fewbits.fidelity import mse, psnr, ssimulacra2
-from fewbits.structure import SMALLEST, decibels, ms_ssim, ssim
+from fewbits.structure import SMALLEST, decibels, fast_ssim, ms_ssim, ssim
 
 FRAME = 96
 
@@ -145,3 +145,11 @@ def test_decibels_of_ms_ssim() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert METRICS["lpips"].axis(0.1) == pytest.approx(10)
+
+
+@pytest.mark.parametrize("quality", [10, 50, 90])
+def test_fast_ssim_is_near_ssim(quality: int, photo: np.ndarray) -> None:
+    """Also of odd sides, in dB."""
+    x = photo[:301, :207]
+    y = jpeg(x, quality)
+    assert decibels(fast_ssim(x, y)) == pytest.approx(decibels(ssim(x, y)), abs=0.05)
