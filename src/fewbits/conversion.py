@@ -4,8 +4,6 @@
 Both are values that travel to other processes; a model is loaded at its first use, once in each process. No files but bundles.
 """
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, Protocol
@@ -13,10 +11,11 @@ from typing import Any, NamedTuple, Protocol
 from PIL import Image
 from PIL.ImageFile import StubImageFile
 
-from fewbits.codec import DEFAULT_PRECISION, NO_OTHER_LIMITS, Region, inspect, load_model, model_of
+from fewbits.codec import NO_OTHER_LIMITS, Region, inspect, load_model, model_of
 from fewbits.container import EXTENSION, Limits
-from fewbits.errors import FewbitsError, FormatError, ImageError
+from fewbits.errors import about
 from fewbits.image import stripped
+from fewbits.installed import DEFAULT_PRECISION
 from fewbits.picturefile import read_picture, write_picture
 from fewbits.runtime.pipeline import Progress
 from fewbits.target import Target
@@ -156,13 +155,3 @@ def _is_stub(reader: object) -> bool:
     """BUFR, GRIB, HDF5, WMF need another library to draw them; EPS another program; of MPEG only the size is read."""
     kind = isinstance(reader, type) and issubclass(reader, StubImageFile)
     return kind or getattr(reader, "format", None) in ("EPS", "MPEG")
-
-
-@contextlib.contextmanager
-def about(name: str) -> Iterator[None]:
-    """Messages about a file's content begin with its name."""
-    try:
-        yield
-    except (FormatError, ImageError) as error:
-        text = str(error).removeprefix("image: ")
-        raise FewbitsError(text if text.startswith(f"{name}: ") else f"{name}: {text}") from error

@@ -20,7 +20,8 @@ from fewbits.errors import ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
-from fewbits.runtime.levels import HYPER_STRIDE, Level, floats_at, integers_at, nearest_level
+from fewbits.runtime.levels import HYPER_STRIDE, Level, floats_at, integers_at
+from fewbits.runtime.manifest import nearest_level
 from fewbits.runtime.passes import Pass, coarse_content, coarse_shares, pass_ranges, strip_passes
 from fewbits.runtime.pipeline import (
     CutSection,
