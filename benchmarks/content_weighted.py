@@ -24,7 +24,8 @@ from fewbits.bench.metrics import METRICS
 from fewbits.bench.text import table, with_block
 from fewbits.codec import Model, read_bundle
 from fewbits.fidelity import psnr
-from fewbits.runtime.bundle import MANIFEST, pack_bundle, parse_bundle
+from fewbits.runtime.bundle import pack_bundle, parse_bundle
+from fewbits.runtime.manifest import MANIFEST
 from fewbits.runtime.masked import HIGHEST
 
 ROOT: Final = Path(__file__).resolve().parents[1]

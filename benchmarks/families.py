@@ -29,9 +29,10 @@ from fewbits.bench.plots import COLOURS, Style, plot
 from fewbits.bench.record import cpu_name, usable_cores
 from fewbits.bench.summary import Comparison, CurveData, Speed, comparisons, mean_curves, speeds
 from fewbits.bench.text import table, with_block
-from fewbits.codec import installed_models, read_bundle
+from fewbits.codec import read_bundle
 from fewbits.families import FAMILIES
 from fewbits.fidelity import psnr
+from fewbits.installed import installed_models
 from fewbits.training import export
 
 ROOT: Final = Path(__file__).resolve().parents[1]

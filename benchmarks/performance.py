@@ -28,8 +28,8 @@ from PIL import Image
 from fewbits import FewbitsError, load_model
 from fewbits.codec import Model
 from fewbits.fidelity import psnr
-from fewbits.runtime.bundle import PRECISIONS
 from fewbits.runtime.engines import DEFAULT_ENGINE, ENGINES, engine_of, engine_state
+from fewbits.runtime.manifest import PRECISIONS
 from fewbits.stages import watched
 from fewbits.structure import decibels, ms_ssim
 

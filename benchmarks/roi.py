@@ -19,9 +19,10 @@ from PIL import Image
 
 from fewbits import FewbitsError, load_model
 from fewbits.bench.text import table, with_block
-from fewbits.codec import DEFAULT_QUALITY, DEFAULT_ROI_DROP, Model, inspect
+from fewbits.codec import Model, inspect
 from fewbits.coding.tables import PRECISION
 from fewbits.fidelity import psnr_of
+from fewbits.installed import DEFAULT_QUALITY, DEFAULT_ROI_DROP
 from fewbits.runtime.hyperprior import STRIDE, HyperpriorCodec
 from fewbits.runtime.pipeline import strips_of
 from fewbits.runtime.places import PLACE_PX

@@ -31,7 +31,7 @@ from fewbits import FewbitsError, load_model
 from fewbits.bench.plots import Style, plot_speed
 from fewbits.bench.record import cpu_name, usable_cores
 from fewbits.bench.text import table, with_block
-from fewbits.codec import DEFAULT_QUALITY
+from fewbits.installed import DEFAULT_QUALITY
 from fewbits.stages import Watch, watched
 
 SIZES: Final = (0.05, 0.1, 0.4, 1.6, 6.0, 24.0, 100.0)  # megapixels

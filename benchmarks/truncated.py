@@ -20,12 +20,14 @@ import numpy as np
 from demo import PHOTOGRAPHS, photographs
 from PIL import Image
 
-from fewbits.codec import Model, installed_models, read_bundle
+from fewbits.codec import Model, read_bundle
 from fewbits.errors import TruncatedError
 from fewbits.fidelity import psnr
-from fewbits.runtime.bundle import MANIFEST, pack_bundle, parse_manifest
+from fewbits.installed import installed_models
+from fewbits.runtime.bundle import pack_bundle
 from fewbits.runtime.engines import onnxruntime_engine
 from fewbits.runtime.hyperprior import ORDERS
+from fewbits.runtime.manifest import MANIFEST, parse_manifest
 
 SHARES: Final = (0.10, 0.25, 0.50, 0.75, 0.90)
 COLUMNS: Final = 2  # of the sheet

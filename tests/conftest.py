@@ -12,9 +12,11 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from fewbits.codec import DEFAULT_MODEL, Model, installed_models, load_model, read_bundle
-from fewbits.runtime.bundle import MANIFEST, pack_bundle, parse_manifest
+from fewbits.codec import Model, load_model, read_bundle
+from fewbits.installed import DEFAULT_MODEL, installed_models
+from fewbits.runtime.bundle import pack_bundle
 from fewbits.runtime.engines import onnxruntime_engine
+from fewbits.runtime.manifest import MANIFEST, parse_manifest
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

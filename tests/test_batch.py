@@ -32,7 +32,8 @@ class Stub:
     extension = ".few"
     extensions = frozenset({".png"})
 
-    def __call__(self, data: bytes, source: str, target: str, progress: Callable[[float], None]) -> Converted:
+    def __call__(self, take: Callable[[], bytes], source: str, target: str, progress: Callable[[float], None]) -> Converted:
+        data = take()
         if data == b"bad":
             raise ImageError(f"{source}: bad")
         if data == b"broken library":

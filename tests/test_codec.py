@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 import fewbits
-from fewbits import Target, codec
+from fewbits import Target, codec, installed
 from fewbits.codec import Model, decode, decode_array, encode, inspect, load_model, model_of, quality_steps
 from fewbits.container import Header, Limits, pack, parse
 from fewbits.errors import CorruptError, FewbitsError, FormatError, ImageError, LimitError, ModelError
@@ -63,7 +63,7 @@ def test_a_photo_comes_back(model: Model, photo: np.ndarray, quality: float) -> 
     assert np.array_equal(decode(data), np.asarray(decoded)) or np.abs(np.asarray(decode(data), int) - decoded).max() <= 1
 
 
-@pytest.mark.parametrize("name", sorted(Path(path).name for path in codec.installed_models()))
+@pytest.mark.parametrize("name", sorted(Path(path).name for path in installed.installed_models()))
 def test_more_quality_means_more_bytes_and_better_pictures_whatever_the_model(name: str, photo: np.ndarray) -> None:
     """By PSNR, or by MS-SSIM where a model was trained for that."""
     model, crop = load_model(name, threads=1), photo[:256, 100:356]
@@ -120,7 +120,7 @@ def test_the_odd_sizes_of_the_edge_set_come_back(model: Model, shared: Path, nam
     assert psnr(decoded if decoded.ndim == 3 else decoded[:, :, None], pixels) > 24
 
 
-@pytest.mark.parametrize(("quality", "limit"), [(0, 100), (codec.DEFAULT_QUALITY, 100), (100, 200)])
+@pytest.mark.parametrize(("quality", "limit"), [(0, 100), (installed.DEFAULT_QUALITY, 100), (100, 200)])
 @pytest.mark.parametrize("value", [0, 77, 255])
 def test_one_pixel_costs_less_than_a_hundred_bytes(model: Model, quality: float, limit: int, value: int) -> None:
     assert len(model.encode(np.full((1, 1, 3), value, np.uint8), quality)) < limit
@@ -475,7 +475,8 @@ def test_models_in_the_folders_of_the_variable_are_found(small: bytes, tmp_path:
     """Either a bundle itself or a folder of bundles."""
     shipped = Path(codec.__file__).parent / "weights"
     shutil.copytree(shipped / "few", tmp_path / "many" / "copy")
-    monkeypatch.setattr(codec, "_SHIPPED", tmp_path / "none")
+    for module in (codec, installed):
+        monkeypatch.setattr(module, "SHIPPED", tmp_path / "none")
     with pytest.raises(ModelError, match="not installed"):
         decode(small)
     for value in (tmp_path / "many", tmp_path / "many" / "copy", f"{tmp_path}/missing:{tmp_path}/many:"):
@@ -543,7 +544,7 @@ def test_a_quality_is_a_number(model: Model, quality: object) -> None:
 
 # Targets
 
-MODELS = sorted(Path(path).name for path in codec.installed_models())
+MODELS = sorted(Path(path).name for path in installed.installed_models())
 FINE = ("few", "few-psnr")  # with a quality in hundredths; the others have some 30 levels
 
 

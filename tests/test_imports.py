@@ -6,10 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import fewbits
 
 ROOT = Path(__file__).parents[1]
 ENCODE_AND_DECODE = "fewbits.decode(fewbits.encode(numpy.zeros((3, 4, 3), numpy.uint8)))"
+
+
+@pytest.fixture(scope="session")
+def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("few") / "small.few"
+    path.write_bytes(fewbits.encode(np.zeros((3, 4, 3), np.uint8)))
+    return path
 
 
 def loads(module: str, code: str) -> bool:
@@ -48,6 +58,43 @@ def test_importing_fewbits_loads_no_runtime() -> None:
     """`fewbits info` and programs that only inspect need not wait for it."""
     assert not loads("onnxruntime", "import fewbits.cli")
     assert loads("onnxruntime", f"import fewbits, numpy; {ENCODE_AND_DECODE}")
+
+
+HEAVY = ("numpy", "PIL", "constriction", "onnxruntime", "multiprocessing", "concurrent")
+
+
+def loaded_by_info(few: Path, before: str = "pass") -> list[str]:
+    """The modules that `fewbits info` has loaded at its end, without Python's own and those that typer needs."""
+    code = f"""
+import sys, typer
+app = typer.Typer()
+@app.command()
+def nothing(word: str, flag: bool = False) -> None: ...
+try:
+    app(["word"])
+except SystemExit:
+    plain = set(sys.modules)
+{before}
+from fewbits import cli
+sys.argv = ["fewbits", "info", {str(few)!r}]
+try:
+    cli.main()
+except SystemExit as done:
+    assert not done.code
+print("\\n" + " ".join(sorted(set(sys.modules) - plain)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout.splitlines()[-1].split()
+
+
+def test_info_loads_little(small_file: Path) -> None:
+    """Nine tenths of its time are those of typer and Python. By number of modules, which no machine changes."""
+    loaded = loaded_by_info(small_file)
+    assert not [name for name in loaded if name.partition(".")[0] in HEAVY]
+    assert len([name for name in loaded if name.partition(".")[0] == "fewbits"]) <= 13
+    assert len(loaded) <= 25
+    more = loaded_by_info(small_file, "import fewbits.codec")
+    assert len(more) > 100 and "numpy" in more and "PIL" in more
 
 
 @pytest.mark.parametrize("module", ["numpy", "PIL", "constriction", "typer", "fewbits.codec"])

@@ -122,21 +122,22 @@ def _overwrites(task: Task, force: bool) -> bool | None:
 
 def _converted(task: Task, convert: Conversion, force: bool) -> Result:
     """Do a task. Never raises an Exception: a batch goes on, whatever a picture does to the libraries that read it."""
-    begun, data = time.monotonic(), b""
+    begun, n_bytes = time.monotonic(), 0
     try:
         overwrite = _overwrites(task, force)
         if overwrite is None:
             return Result(task.source, task.target, "skipped")
-        data = files.read(task.source)
-        made = convert(data, task.source, task.target, _silent)
+        held = [files.read(task.source)]
+        n_bytes = len(held[0])
+        made = convert(held.pop, task.source, task.target, _silent)
         files.write(task.target, made.data, overwrite)
     except Exception as error:
         text = str(error) if isinstance(error, FewbitsError) else f"{task.source}: {str(error) or type(error).__name__}"
         full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _DISK_FULL
         seconds = time.monotonic() - begun
-        return Result(task.source, task.target, "failed", len(data), 0, 0, seconds, " ".join(text.split("\n")), full)
+        return Result(task.source, task.target, "failed", n_bytes, 0, 0, seconds, " ".join(text.split("\n")), full)
     seconds = time.monotonic() - begun
-    return Result(task.source, task.target, "done", len(data), len(made.data), made.n_px, seconds, note=made.note)
+    return Result(task.source, task.target, "done", n_bytes, len(made.data), made.n_px, seconds, note=made.note)
 
 
 def _silent(_: float) -> None:

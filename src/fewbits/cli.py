@@ -5,38 +5,31 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 import typer.core
 
 from fewbits import __version__, files, research_cli
 from fewbits.cli_help import CONTENT, EPILOG, FILES, LIMITS, MACHINE, PICTURE, RATE, Command
-from fewbits.codec import (
+from fewbits.container import DEPTH_IDS, MAX_HEADER_BYTES, MAX_PIXELS, MAX_SIDE, Limits, parse_header
+from fewbits.errors import FewbitsError, ImageError, about
+from fewbits.installed import (
     AUTO,
     DEFAULT_PRECISION,
     DEFAULT_QUALITY,
     DEFAULT_ROI_DROP,
     PRECISION_CHOICES,
     TUNINGS,
-    Region,
-    auto_precision,
-    chosen_engine,
-    inspect,
     installed_models,
     latent_width,
     tuned_model,
 )
-from fewbits.container import MAX_HEADER_BYTES, MAX_PIXELS, MAX_SIDE, Limits
-from fewbits.conversion import Decoding, Encoding, about
-from fewbits.convert_command import convert_paths, jobs_of
-from fewbits.errors import FewbitsError, ImageError
-from fewbits.picture import DEPTHS
-from fewbits.picturefile import can_write, read_image
-from fewbits.runtime.bundle import manifest_id
-from fewbits.runtime.engines import ENGINES, engine_state
+from fewbits.runtime.manifest import manifest_id
 from fewbits.target import Target
-from fewbits.view import SCALES
+
+if TYPE_CHECKING:  # what loads numpy and Pillow is imported by the commands that code: `fewbits info` needs none of it
+    from fewbits.codec import Region
 
 app = typer.Typer(
     help="Makes pictures small, and pictures again, with learned autoencoders.",
@@ -239,6 +232,10 @@ def encode(
     Of many files, an OUT that is not older than its IN is up to date, whatever options made it, and is skipped; -f does all
     again. A file that fails does not stop the others: it is listed at the end, and the exit code is 1.
     """
+    from fewbits.conversion import Encoding
+    from fewbits.convert_command import convert_paths, jobs_of
+    from fewbits.picturefile import read_image
+
     if lossless:
         raise typer.BadParameter("a .few file is never exact: use PNG, lossless WebP or JPEG XL", param_hint="'--lossless'")
     aims = {
@@ -356,7 +353,11 @@ def decode(
     A file names its model, which is found among the installed ones; --model takes another. Of many files, what is up to date
     is skipped, and failures are listed at the end, as `fewbits encode` does.
     """
-    if depth not in DEPTHS:
+    from fewbits.conversion import Decoding
+    from fewbits.convert_command import convert_paths, jobs_of
+    from fewbits.picturefile import can_write
+
+    if depth not in DEPTH_IDS:
         raise typer.BadParameter(f"{depth} is not 8 or 16", param_hint="'--depth'")
     extension = f".{to.removeprefix('.')}"
     if not can_write(extension):
@@ -383,7 +384,7 @@ def _precision(text: str) -> str:
     return text
 
 
-def _numbers(region: str | None) -> Region | None:
+def _numbers(region: str | None) -> "Region | None":
     """X,Y,W,H as numbers; whether they lie in the picture is for the decoder to say."""
     if region is None:
         return None
@@ -395,6 +396,8 @@ def _numbers(region: str | None) -> Region | None:
 
 
 def _divisor(scale: str | None) -> int:
+    from fewbits.view import SCALES
+
     names = {f"1/{n}": n for n in SCALES}
     if scale is not None and scale not in names:
         raise typer.BadParameter(f"{scale!r} is not one of {', '.join(names)}", param_hint="'--scale'")
@@ -411,7 +414,7 @@ def info(
     Size, colour, depth, quality, model, and what the bytes are spent on. Reads the header only, loads no network.
     """
     with about(file):
-        header = inspect(files.read(file, MAX_HEADER_BYTES))
+        header = parse_header(files.read(file, MAX_HEADER_BYTES))
     found = {manifest_id(manifest): (Path(path).name, manifest) for path, manifest in installed_models().items()}
     name, manifest = found.get(header.model_id, ("not installed", {}))
     width = latent_width(manifest, header)
@@ -463,6 +466,9 @@ def models(
 
 
 def _list_engines() -> None:
+    from fewbits.codec import auto_precision, chosen_engine
+    from fewbits.runtime.engines import ENGINES, engine_state
+
     chosen = chosen_engine()
     for name in ENGINES:
         typer.echo(f"{'*' if name == chosen else ' '} {name:14} {engine_state(name)}")

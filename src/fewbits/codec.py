@@ -19,12 +19,24 @@ from fewbits.attempts import Attempts, Warn
 from fewbits.container import Cut, Header, Limits
 from fewbits.errors import CorruptError, ImageError, ModelError, TargetWarning
 from fewbits.image import to_image, to_mask, to_picture
+from fewbits.installed import (
+    AUTO,
+    DEFAULT_MODEL,
+    DEFAULT_PRECISION,
+    DEFAULT_QUALITY,
+    DEFAULT_ROI_DROP,
+    MODEL_PATH_VARIABLE,
+    PRECISION_CHOICES,
+    SHIPPED,
+    installed_models,
+    tuned_model,
+)
 from fewbits.picture import DEPTHS, Picture, dtype_of, filled
-from fewbits.runtime.bundle import MANIFEST, PRECISIONS, VARIANTS, Bundle, files_of, manifest_id, parse_bundle, parse_manifest
+from fewbits.runtime.bundle import Bundle, parse_bundle
 from fewbits.runtime.engines import DEFAULT_ENGINE, Engine, engine_of, has_int8, onnxruntime_engine
 from fewbits.runtime.factorized import FactorizedCodec
 from fewbits.runtime.hyperprior import HyperpriorCodec, IndexedSymbols
-from fewbits.runtime.levels import nearest_level
+from fewbits.runtime.manifest import MANIFEST, PRECISIONS, VARIANTS, files_of, manifest_id, parse_manifest
 from fewbits.runtime.masked import MaskedCodec
 from fewbits.runtime.pipeline import CutSection, Pipeline, Progress, Section
 from fewbits.runtime.places import Roi, parse_places
@@ -37,19 +49,9 @@ PIPELINES: dict[str, Callable[[Bundle, Engine], Pipeline]] = {
     "factorized": FactorizedCodec,
     "masked": MaskedCodec,
 }
-TUNINGS: Final = {"visual": "few", "psnr": "few-psnr"}  # of the flagship: the models that ship for each
-DEFAULT_TUNING: Final = "visual"
-DEFAULT_MODEL: Final = TUNINGS[DEFAULT_TUNING]
-DEFAULT_QUALITY = 60.0
-DEFAULT_ROI_DROP: Final = 30.0  # points of quality: to less than half the bytes
 Region = tuple[int, int, int, int]  # x, y, width, height in pixels
-MODEL_PATH_VARIABLE = "FEWBITS_MODELS"
 ENGINE_VARIABLE: Final = "FEWBITS_ENGINE"
-DEFAULT_PRECISION: Final = PRECISIONS[0]  # the same pixels on all machines, up to 1 level
-AUTO: Final = "auto"  # the precision that is fastest here among those that cost little
-PRECISION_CHOICES: Final = (*PRECISIONS, AUTO)
 NO_OTHER_LIMITS: Final = Limits()  # than the format's own
-_SHIPPED = Path(__file__).parent / "weights"
 _LOADING: Final = threading.Lock()
 
 
@@ -274,14 +276,6 @@ def encode(
     return (model or load_model(tuned_model(tune))).encode(image, quality, target=target, roi=roi, roi_drop=roi_drop)
 
 
-def tuned_model(tune: str | None) -> str:
-    """The name of the shipped model for a tuning, the default one where None. Raises ImageError."""
-    name = TUNINGS.get(tune or DEFAULT_TUNING)
-    if name is None:
-        raise ImageError(f"tune is {tune!r}, it must be one of {', '.join(TUNINGS)}")
-    return name
-
-
 def decode(
     data: bytes,
     *,
@@ -330,25 +324,6 @@ def inspect(data: bytes) -> Header:
     return container.parse_header(data)
 
 
-def installed_models() -> dict[str, dict[str, Any]]:
-    """Bundle folder -> its manifest: the shipped ones, then those in $FEWBITS_MODELS; damaged ones are left out."""
-    extra = [Path(part) for part in os.environ.get(MODEL_PATH_VARIABLE, "").split(os.pathsep) if part]
-    found = {}
-    for root in [_SHIPPED, *extra]:
-        for path in sorted(root.glob(f"*/{MANIFEST}")) + sorted(root.glob(MANIFEST)):
-            with contextlib.suppress(OSError, ModelError):
-                found[str(path.parent)] = parse_manifest(path.read_bytes(), str(path.parent))
-    return found
-
-
-def latent_width(manifest: dict[str, Any], header: Header) -> int | None:
-    """Channels of the file's latent where its model has several widths; None where it has one, or is not installed."""
-    levels = manifest.get("coding", {}).get("levels")
-    if not levels or len({width for width, _ in levels}) == 1:
-        return None
-    return int(levels[nearest_level(header.quality_steps, len(levels))][0])
-
-
 def load_model(
     name: str | Path = DEFAULT_MODEL,
     *,
@@ -369,8 +344,8 @@ def load_model(
         raise ModelError(f"precision is {precision!r}, it must be one of {', '.join(PRECISION_CHOICES)}")
     path = Path(name)
     try:
-        if isinstance(name, str) and name == path.name and (_SHIPPED / name / MANIFEST).exists():
-            path = _SHIPPED / name  # a bare name; ./few is the caller's own folder
+        if isinstance(name, str) and name == path.name and (SHIPPED / name / MANIFEST).exists():
+            path = SHIPPED / name  # a bare name; ./few is the caller's own folder
         found = path.is_dir()
     except OSError:  # a name that no file system takes
         found = False

@@ -4,8 +4,7 @@
 Both are values that travel to other processes; a model is loaded at its first use, once in each process. No files but bundles.
 """
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, Protocol
@@ -13,10 +12,12 @@ from typing import Any, NamedTuple, Protocol
 from PIL import Image
 from PIL.ImageFile import StubImageFile
 
-from fewbits.codec import DEFAULT_PRECISION, NO_OTHER_LIMITS, Region, inspect, load_model, model_of
-from fewbits.container import EXTENSION, Limits
-from fewbits.errors import FewbitsError, FormatError, ImageError
+from fewbits.codec import NO_OTHER_LIMITS, Region, inspect, load_model, model_of
+from fewbits.container import EXTENSION, Header, Limits
+from fewbits.errors import about
 from fewbits.image import stripped
+from fewbits.installed import DEFAULT_PRECISION
+from fewbits.picture import Picture
 from fewbits.picturefile import read_picture, write_picture
 from fewbits.runtime.pipeline import Progress
 from fewbits.target import Target
@@ -53,8 +54,10 @@ class Conversion(Protocol):
     def extensions(self) -> frozenset[str]:
         """Those of the files that it takes in a folder, in lower case."""
 
-    def __call__(self, data: bytes, source: str, target: str, progress: Progress) -> Converted:
-        """The file `source` holds `data`: what `target` is to hold. Raises FewbitsError; its text begins with `source`."""
+    def __call__(self, take: Callable[[], bytes], source: str, target: str, progress: Progress) -> Converted:
+        """What `target` is to hold. take: gives what the file `source` holds, once, so that nobody else need keep it in memory.
+
+        Raises FewbitsError; its text begins with `source`."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,9 @@ class Encoding:
     def extensions(self) -> frozenset[str]:
         return picture_extensions()
 
-    def __call__(self, data: bytes, source: str, target: str, progress: Progress) -> Converted:
+    def __call__(self, take: Callable[[], bytes], source: str, target: str, progress: Progress) -> Converted:
         notes: list[str] = []
-        picture = read_picture(data, source, notes.append)
+        picture = read_picture(take(), source, notes.append)
         with about(source):
             picture = stripped(picture) if self.strip else picture
             model = load_model(self.model, threads=self.threads, engine=self.engine)
@@ -123,13 +126,22 @@ class Decoding:
     what = "decoding"
     extensions = frozenset({EXTENSION})
 
-    def __call__(self, data: bytes, source: str, target: str, progress: Progress) -> Converted:
+    def __call__(self, take: Callable[[], bytes], source: str, target: str, progress: Progress) -> Converted:
+        data = take()
         with about(source):
             header = inspect(data)
             self.limits.check(header)  # before a network is loaded
+        there, share = f"{len(data)} of {header.file_bytes} bytes", 100 * len(data) // header.file_bytes
+        said = f"truncated file: {there} ({share} %) are there; what is missing of the picture is coarse or flat"
+        note = f"warning: {source}: {said}" if len(data) < header.file_bytes else ""
+        written = write_picture(self._decoded(data, header, source, progress), target)  # which alone holds the picture
+        return Converted(written, header.width * header.height, note)
+
+    def _decoded(self, data: bytes, header: Header, source: str, progress: Progress) -> Picture:
+        with about(source):
             how: dict[str, Any] = {"threads": self.threads, "precision": self.precision, "engine": self.engine}
             model = load_model(self.model, **how) if self.model else model_of(header, **how)
-            picture = model.decode_picture(
+            return model.decode_picture(
                 data,
                 depth=self.depth,
                 region=self.region,
@@ -138,10 +150,6 @@ class Decoding:
                 limits=self.limits,
                 progress=progress,
             )
-        there, share = f"{len(data)} of {header.file_bytes} bytes", 100 * len(data) // header.file_bytes
-        said = f"truncated file: {there} ({share} %) are there; what is missing of the picture is coarse or flat"
-        note = f"warning: {source}: {said}" if len(data) < header.file_bytes else ""
-        return Converted(write_picture(picture, target), header.width * header.height, note)
 
 
 @cache
@@ -156,13 +164,3 @@ def _is_stub(reader: object) -> bool:
     """BUFR, GRIB, HDF5, WMF need another library to draw them; EPS another program; of MPEG only the size is read."""
     kind = isinstance(reader, type) and issubclass(reader, StubImageFile)
     return kind or getattr(reader, "format", None) in ("EPS", "MPEG")
-
-
-@contextlib.contextmanager
-def about(name: str) -> Iterator[None]:
-    """Messages about a file's content begin with its name."""
-    try:
-        yield
-    except (FormatError, ImageError) as error:
-        text = str(error).removeprefix("image: ")
-        raise FewbitsError(text if text.startswith(f"{name}: ") else f"{name}: {text}") from error

@@ -101,18 +101,19 @@ def _one(source: str, target: str | None, convert: Conversion, force: bool, as_j
     out = files.output_name(source, target, convert.extension, force)
     if as_json and out == files.STREAM:
         raise typer.BadParameter("standard output holds the file already: name OUT", param_hint="'--json'")
-    begun, data, failure = time.monotonic(), b"", None
+    begun, n_bytes, failure = time.monotonic(), 0, None
     made = Converted(b"", 0)
     try:
-        data = files.read(source)
+        held = [files.read(source)]
+        n_bytes = len(held[0])
         with _percent(convert.what) as show:
-            made = convert(data, source, f"stdout{convert.extension}" if out == files.STREAM else out, show)
+            made = convert(held.pop, source, f"stdout{convert.extension}" if out == files.STREAM else out, show)
         files.write(out, made.data, force)
     except FewbitsError as error:
         failure = error
     if as_json:
         status: Literal["done", "failed"] = "failed" if failure else "done"
-        sizes = (len(data), 0, 0) if failure else (len(data), len(made.data), made.n_px)
+        sizes = (n_bytes, 0, 0) if failure else (n_bytes, len(made.data), made.n_px)
         result = batch.Result(source, out, status, *sizes, time.monotonic() - begun, str(failure or ""), note=made.note)
         _print_json(result)
         _print_json(_Totals(begun=begun).plus(result), 1)

@@ -16,6 +16,9 @@ and one warning, TargetWarning (UserWarning): a target of quality is out of reac
 Messages name the field, the value and what is allowed, in one line.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 
 class FewbitsError(Exception):
     """Base of all errors that fewbits raises on purpose."""
@@ -65,3 +68,13 @@ class TrainingError(FewbitsError):
 
 class TargetWarning(UserWarning):
     """A target of quality is out of reach; the file is the best possible."""
+
+
+@contextlib.contextmanager
+def about(name: str) -> Iterator[None]:
+    """Messages about a file's content begin with its name."""
+    try:
+        yield
+    except (FormatError, ImageError) as error:
+        text = str(error).removeprefix("image: ")
+        raise FewbitsError(text if text.startswith(f"{name}: ") else f"{name}: {text}") from error

@@ -32,6 +32,7 @@ _KEEPS: Final = {  # which metadata Pillow's writers take
 }  # fmt: skip
 _OPAQUE: Final = ("JPEG", "BMP", "PPM")  # formats of Pillow's that lose alpha, some of them silently
 _GREY_BITS: Final = {"L;2": 2, "L;4": 4}  # bits of the grey samples of a PNG file by Pillow's raw mode
+_WRITING: Final = stage("write picture")
 _XMP_TAG: Final = 700  # of TIFF
 _PNG_XMP: Final = "XML:com.adobe.xmp"
 
@@ -87,9 +88,11 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
         raise ImageError(f"{name}: not a picture that can be read: {text}") from error
 
 
-@stage("write picture")
 def write_picture(picture: Picture, name: str) -> bytes:
-    """Encode by the extension of `name` (PNG where it has none). Raises ImageError where that format cannot hold it."""
+    """Encode by the extension of `name` (PNG where it has none). Raises ImageError where that format cannot hold it.
+
+    Where nobody else holds the picture, its memory is free as soon as Pillow has it.
+    """
     extension = Path(name).suffix.lower() or ".png"
     if not can_write(extension):
         raise ImageError(f"{name}: Pillow writes no pictures with the extension {extension}")
@@ -97,8 +100,9 @@ def write_picture(picture: Picture, name: str) -> bytes:
     if picture.alpha is not None and format_name in _OPAQUE:
         raise ImageError(f"{name}: {format_name} holds no transparency: write PNG, WebP, AVIF or TIFF")
     if picture.depth == 16 and (picture.colour == "rgb" or picture.alpha is not None):
-        return _write_deep(picture, name, format_name)
-    image, info = to_image(picture), info_of(picture.metadata)
+        return _WRITING(_write_deep)(picture, name, format_name)
+    image, info = _WRITING(to_image)(picture), info_of(picture.metadata)
+    del picture
     options: dict[str, Any] = {key: value for key, value in info.items() if key in _KEEPS.get(format_name, ())}
     if "xmp" in info and format_name == "PNG":
         options["pnginfo"] = PngImagePlugin.PngInfo()
@@ -108,6 +112,11 @@ def write_picture(picture: Picture, name: str) -> bytes:
         tags.load(info.get("exif", b""))
         tags[_XMP_TAG] = info["xmp"]
         options["exif"] = tags
+    return _saved(image, name, format_name, options)
+
+
+@_WRITING
+def _saved(image: Image.Image, name: str, format_name: str, options: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     try:
         image.info.clear()  # some writers would take metadata from there, in their own way

@@ -40,10 +40,11 @@ class View:
             last = top * self.scale + len(there) == self._height
             whole = len(there) if last else len(there) // self.scale * self.scale
             if whole:
-                small = box_averaged(there[:whole], self.scale)
-                out[top : top + len(small)] = small
-                top += len(small)
-            rest = there[whole:]
+                n_rows = -(-whole // self.scale)
+                out[top : top + n_rows] = box_averaged(there[:whole], self.scale)
+                top += n_rows
+            rest = there[whole:].copy()
+            del band, there  # before the next one is made
         return out
 
     def of(self, pixels: np.ndarray) -> np.ndarray:

@@ -269,7 +269,7 @@ def test_what_it_cannot_be_is_refused(change: dict[str, object]) -> None:
 def test_a_bundle_with_a_wrong_block_is_refused(files: dict[str, bytes], block: object) -> None:
     import json
 
-    from fewbits.runtime.bundle import MANIFEST
+    from fewbits.runtime.manifest import MANIFEST
 
     manifest = json.loads(files[MANIFEST])
     manifest["coding"]["block"] = block

@@ -10,7 +10,8 @@ import pytest
 
 from fewbits.codec import Model, load_model
 from fewbits.errors import ModelError
-from fewbits.runtime.bundle import MANIFEST, TABLES, manifest_id, model_id, pack_bundle, parse_bundle, parse_manifest
+from fewbits.runtime.bundle import TABLES, pack_bundle, parse_bundle
+from fewbits.runtime.manifest import MANIFEST, manifest_id, model_id, parse_manifest
 
 CODING = {"kind": "hyperprior", "halo": 3}
 

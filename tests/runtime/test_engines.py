@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from fewbits import codec
-from fewbits.codec import DEFAULT_MODEL, Model, load_model, read_bundle
+from fewbits.codec import Model, load_model, read_bundle
 from fewbits.errors import ModelError
+from fewbits.installed import DEFAULT_MODEL
 from fewbits.runtime import engines
 from fewbits.runtime.engines import (
     DEFAULT_ENGINE,

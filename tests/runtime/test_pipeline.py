@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewbits.codec import Model, installed_models, load_model
+from fewbits.codec import Model, load_model
 from fewbits.container import SECTION_COARSE, SECTION_LATENT, Cut, pack, parse
 from fewbits.errors import CorruptError, FewbitsError, FormatError, TruncatedError
+from fewbits.installed import installed_models
 from fewbits.runtime import factorized, hyperprior
 from fewbits.runtime.pipeline import STRIP_ROWS
 from fewbits.runtime.rows import Rows

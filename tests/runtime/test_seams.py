@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from fewbits.bench.seams import border_excess
-from fewbits.codec import Model, installed_models, load_model
+from fewbits.codec import Model, load_model
+from fewbits.installed import installed_models
 from fewbits.runtime import factorized, hyperprior
 
 TILE_PX = 128

@@ -22,7 +22,7 @@ from fewbits.errors import TrainingError  # noqa: E402
 from fewbits.families import FAMILIES  # noqa: E402
 from fewbits.families.few import Few, FewConfig  # noqa: E402
 from fewbits.families.settings import override  # noqa: E402
-from fewbits.runtime.bundle import MANIFEST  # noqa: E402
+from fewbits.runtime.manifest import MANIFEST  # noqa: E402
 from fewbits.training import checkpoint, command, export  # noqa: E402
 from fewbits.training.loop import TrainConfig  # noqa: E402
 

@@ -14,8 +14,9 @@ from fewbits.codec import Model  # noqa: E402
 from fewbits.errors import ModelError  # noqa: E402
 from fewbits.families.blocks import DepthwiseBlock, Pointwise  # noqa: E402
 from fewbits.fidelity import psnr  # noqa: E402
-from fewbits.runtime.bundle import MANIFEST, TABLES, manifest_id, pack_bundle, parse_bundle, parse_manifest  # noqa: E402
+from fewbits.runtime.bundle import TABLES, pack_bundle, parse_bundle  # noqa: E402
 from fewbits.runtime.engines import onnxruntime_engine  # noqa: E402
+from fewbits.runtime.manifest import MANIFEST, manifest_id, parse_manifest  # noqa: E402
 from fewbits.runtime.variants import with_weights  # noqa: E402
 from fewbits.training.calibration import Ranges, _Observer, observed  # noqa: E402
 from fewbits.training.export import amended, export_network, run_files  # noqa: E402

@@ -19,13 +19,10 @@ from typing import Any, Final
 import numpy as np
 
 from fewbits.errors import ModelError
+from fewbits.runtime.manifest import BUNDLE_VERSION, MANIFEST, PRECISIONS, VARIANTS, files_of, manifest_id, parse_manifest
 from fewbits.runtime.variants import with_weights
 
-MANIFEST: Final = "manifest.json"
 TABLES: Final = "tables.npz"
-VARIANTS: Final = "variants"  # the manifest's entry for them
-PRECISIONS: Final = ("fp32", "int8")  # of networks: that of the files that make the model's id, and the variants there may be
-BUNDLE_VERSION: Final = 1
 
 
 @dataclass(frozen=True)
@@ -50,12 +47,6 @@ class Bundle:
         return replace(self, networks={**self.networks, **swapped})
 
 
-def model_id(family: str, coding: Mapping[str, Any], hashes: Mapping[str, str]) -> bytes:
-    """First 8 bytes of the SHA-256 of everything that decides how a file decodes; the model card is left out."""
-    text = json.dumps({"family": family, "coding": coding, "files": hashes}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).digest()[:8]
-
-
 def pack_bundle(
     family: str,
     coding: Mapping[str, Any],
@@ -72,33 +63,6 @@ def pack_bundle(
 
 def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
-
-
-def files_of(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """All files that a manifest names, with their hashes."""
-    return {**manifest["files"], **manifest.get(VARIANTS, {})}
-
-
-def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
-    """The manifest as a dict. Raises ModelError; `where` names the bundle in messages."""
-    try:
-        manifest = json.loads(data)
-        if manifest["bundle"] != BUNDLE_VERSION:
-            raise ModelError(f"{where}: bundle version is {manifest['bundle']}, this release reads {BUNDLE_VERSION}")
-        fields = [("family", str), ("coding", dict), ("files", dict), ("card", dict)]
-        for name, kind in fields + [(VARIANTS, dict)] * (VARIANTS in manifest):
-            if not isinstance(manifest[name], kind):
-                raise ModelError(
-                    f"{where}: {name} in {MANIFEST} is a {type(manifest[name]).__name__}, it must be a {kind.__name__}"
-                )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelError(f"{where}: {MANIFEST} is damaged: {error!r}") from error
-    return dict(manifest)
-
-
-def manifest_id(manifest: Mapping[str, Any]) -> bytes:
-    """The model id that a manifest stands for."""
-    return model_id(manifest["family"], manifest["coding"], manifest["files"])
 
 
 def parse_bundle(files: Mapping[str, bytes], where: str) -> Bundle:

@@ -21,7 +21,7 @@ from fewbits.errors import CorruptError, ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
-from fewbits.runtime.levels import nearest_level
+from fewbits.runtime.manifest import nearest_level
 from fewbits.runtime.pipeline import (
     CutSection,
     NetworkLoader,

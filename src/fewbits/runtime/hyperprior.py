@@ -21,7 +21,8 @@ from fewbits.errors import ModelError
 from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
-from fewbits.runtime.levels import HYPER_STRIDE, Level, floats_at, integers_at, nearest_level
+from fewbits.runtime.levels import HYPER_STRIDE, Level, floats_at, integers_at
+from fewbits.runtime.manifest import nearest_level
 from fewbits.runtime.passes import Pass, coarse_content, coarse_shares, pass_ranges, strip_passes
 from fewbits.runtime.pipeline import (
     CutSection,
@@ -184,26 +185,29 @@ class HyperpriorCodec(Pipeline):
         z_rows, z_columns = self.hyper_grid(*y.grid)
         z = np.zeros((self.hyper_channels, z_rows, z_columns), np.int8)
         filled, ready, strips = self._fill(z, y, level), 0, strips_of(y.grid[0])
-        shares: Sequence[float] = ()
+        shares: list[float] = []
         for strip in strips:
             while ready < min(z_rows, -(-strip.stop // HYPER_STRIDE) + self._hyper_halo):
                 ready = next(filled)
             index = self._indices(z, strip, y.grid, level)
             if self._falling and len(strips) > 1 and strip is strips[0]:
-                shares = coarse_shares(index, self._mean_bits)
+                shares.extend(coarse_shares(index, self._mean_bits))
             values = y.take(strip)
             leading, means = quantized(
                 values[: self._pyramid], self._leading_gain(level, strip, y.grid), partial(self._rounded_in, index)
             )
-            mean = self._means(z, strip, level, leading, means)
             residual = level.scaled(values, level.gain, strip)
+            del values
+            y.forget(min(strip.stop, ready * HYPER_STRIDE - HYPER_ANALYSIS_HALO))
+            mean = self._means(z, strip, level, leading, means)
             residual -= mean
             symbols = self._rounded(residual, index)
             symbols[: self._pyramid] = leading  # the same but for the last bits of floats
-            del residual, values
+            del residual, leading, means
             y_hat = partial(_dequantized, symbols, mean, level, strip)
-            yield Strip(Symbols(z, symbols), partial(self._coded, symbols, index, shares), y_hat)
-            y.forget(min(strip.stop, ready * HYPER_STRIDE - HYPER_ANALYSIS_HALO))
+            done = [Strip(Symbols(z, symbols), partial(self._coded, symbols, index, shares), y_hat)]
+            del index, mean, symbols, y_hat  # the next strip is made without them: they are as large as the picture is wide
+            yield done.pop()
 
     @stage("rounding")
     def _rounded(self, residual: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -211,7 +215,9 @@ class HyperpriorCodec(Pipeline):
         if self._rounding is None:
             np.rint(residual, out=residual)
         else:
-            residual += np.copysign(self._rounding.take(index), residual)  # its fraction is cut off where it becomes an integer
+            rounding = self._rounding.take(index)
+            residual += np.copysign(rounding, residual, out=rounding)  # its fraction is cut off where it becomes an integer
+            del rounding
         limits = np.iinfo(np.int16)
         np.clip(residual, limits.min, limits.max, out=residual)
         residual *= index >= self._first_coded
@@ -225,6 +231,7 @@ class HyperpriorCodec(Pipeline):
     def _coded(self, symbols: np.ndarray, index: np.ndarray, shares: Sequence[float]) -> list[Section]:
         coded = np.flatnonzero(index >= self._first_coded)  # numbers gather twice as fast as a mask
         values, rows = symbols.ravel().take(coded), index.ravel().take(coded)
+        del coded  # up to 8 bytes a symbol
         if not self._falling:
             return [(SECTION_LATENT, encode_signed(values, rows, self._y_tables))]
         ranges = pass_ranges(rows, self._mean_bits, shares, self._coded_indices)
@@ -254,6 +261,7 @@ class HyperpriorCodec(Pipeline):
                 ]
                 limited = np.clip(np.rint(real[:, cut[0], cut[1]]), -self._hyper_limit, self._hyper_limit)
                 z[:, cut[2], cut[3]] = limited.astype(np.int8)
+            del stretch, part
             yield cut[2].stop
 
     # Both ways
@@ -350,11 +358,14 @@ class HyperpriorCodec(Pipeline):
             if whole or self._falling:
                 coded = np.flatnonzero(index >= self._first_coded)
                 latent.ravel()[coded] = self._decoded(passes, index.ravel().take(coded))
+                del coded
             del index
             leading = latent[: self._pyramid]
             y_hat = self._means(z, strip, level, leading, means_of(leading, self._leading_gain(level, strip, grid)))
             y_hat += latent
-            yield Symbols(z, latent) if whole else None, level.scaled(y_hat, level.inverse_gain, strip, out=y_hat)
+            done = [(Symbols(z, latent) if whole else None, level.scaled(y_hat, level.inverse_gain, strip, out=y_hat))]
+            del latent, leading, y_hat  # as in quantize_strips
+            yield done.pop()
 
     def _decoded(self, passes: Sequence[Pass], rows: np.ndarray) -> np.ndarray:
         if not self._falling:

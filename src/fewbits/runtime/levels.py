@@ -112,11 +112,6 @@ def _interpolated(values: np.ndarray, axis: int, positions: np.ndarray) -> np.nd
     return np.asarray(here + (np.take(values, other, axis) - here) * share)  # exactly `here` where both are equal
 
 
-def nearest_level(quality_steps: int, n_levels: int) -> int:
-    """The number of the level that a quality in hundredths stands for, in whole numbers: halves go up."""
-    return (2 * quality_steps * (n_levels - 1) + QUALITY_STEPS) // (2 * QUALITY_STEPS)
-
-
 def integers_at(table: np.ndarray, quality_steps: int) -> np.ndarray:
     """Rows of an integer table (levels, c), interpolated at quality_steps / 10000 of the way, rounded down: int64 (c,)."""
     position = quality_steps * (len(table) - 1)

@@ -125,13 +125,14 @@ class Pipeline(ABC):
 
     def encode(self, pixels: np.ndarray, level: Any, progress: Progress) -> tuple[int, list[Section]]:
         """Pixels as analyse takes them -> the symbols' checksum, and the sections. Holds neither the latent nor all symbols."""
-        checksum, strips, symbols = StripsChecksum(), [], None
+        checksum, strips, head = StripsChecksum(), [], np.empty(0, np.uint8)
         for strip in self.quantize_strips(self._latent(pixels, level, progress), level):
-            symbols = strip.symbols
-            checksum.add(symbols.latent)
-            strips.append(strip.sections())
-        assert symbols is not None
-        return checksum.value(symbols.head), [*self._head_sections(symbols.head, level), *pass_by_pass(strips)]
+            head, sections = strip.symbols.head, strip.sections
+            checksum.add(strip.symbols.latent)
+            del strip  # what coding it does not need
+            strips.append(sections())
+            del sections  # before the next strip is made
+        return checksum.value(head), [*self._head_sections(head, level), *pass_by_pass(strips)]
 
     def analyse(self, pixels: np.ndarray, level: Any, progress: Progress) -> np.ndarray:
         """uint8 or uint16 (height, width, 3) -> y float32 (..., rows, columns), whole: for who quantizes it several times."""
@@ -173,7 +174,9 @@ class Pipeline(ABC):
                 if symbols is not None:
                     checksum.add(symbols.latent)
                     head = symbols.head
-                yield y_hat
+                done = [y_hat]
+                del symbols, y_hat  # before the next strip is made
+                yield done.pop()
 
         y_hat = Rows((rows, columns), bands(), first * STRIP_ROWS)
         yield from self._pixels(y_hat, plan, window, level, progress, dtype)
@@ -201,7 +204,9 @@ class Pipeline(ABC):
                         band = np.empty((*y.shape[:-1], grid[1]), np.float32)
                     band[..., tile.inner_columns] = y
                     shown()
-                yield band
+                done = [band]
+                del band, y  # the caller lets go of it before the next one is made
+                yield done.pop()
 
         return Rows(grid, bands())
 
@@ -219,6 +224,7 @@ class Pipeline(ABC):
         for row in plan:
             outer, wanted = row[0].outer_rows, _common(window[0], scaled(row[0].inner_rows, self.stride))
             stretch = y_hat.take(outer)
+            y_hat.forget(row[0].inner_rows.stop - self._plan().halo)
             band = np.empty((wanted.stop - wanted.start, window[1].stop - window[1].start, 3), dtype)
             for tile in row:
                 planes = self._synthesised(np.ascontiguousarray(stretch[..., tile.outer_columns]), level, tile)
@@ -226,8 +232,9 @@ class Pipeline(ABC):
                 cut = _moved(wanted, outer.start * self.stride), _moved(across, tile.outer_columns.start * self.stride)
                 _interleave(levels_of(planes[:, cut[0], cut[1]], dtype), band[:, _moved(across, window[1].start)])
                 shown()
-            y_hat.forget(row[0].inner_rows.stop - self._plan().halo)
-            yield band
+            done = [band]
+            del stretch, band, planes
+            yield done.pop()
 
 
 def pass_by_pass(strips: Sequence[Sequence[Section]]) -> list[Section]:

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from fewbits.codec import read_bundle
 from fewbits.errors import ModelError, TrainingError
 from fewbits.families import FAMILIES
-from fewbits.runtime.bundle import MANIFEST, TABLES, Bundle, pack_bundle, parse_bundle
+from fewbits.runtime.bundle import TABLES, Bundle, pack_bundle, parse_bundle
+from fewbits.runtime.manifest import MANIFEST
 from fewbits.training import checkpoint
 from fewbits.training.calibration import observed
 from fewbits.training.pruning import pruned
