@@ -573,7 +573,8 @@ def test_sizes_beyond_both_ends(model: Model, photo: np.ndarray) -> None:
         model.encode(crop, target=Target(size=99))
     with pytest.raises(ImageError, match=f"target bpp: .* more than 25 bytes, the smallest possible has {smallest}$"):
         encode(crop, target=Target(bpp=0.01), model=model)
-    assert model.encode(crop, target=Target(size=smallest)) == model.encode(crop, 0)
+    found = model.encode(crop, target=Target(size=smallest))  # qualities a few hundredths up may take as many bytes
+    assert len(found) <= smallest and inspect(found).quality < 1
     assert model.encode(crop, target=Target(size="1MB")) == model.encode(crop, 100)
 
 
