@@ -86,7 +86,13 @@ def settings(values: list[str]) -> list[str]:
 def quick_export(tiny_run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny run's networks as they were exported before: the exporter takes seconds for each."""
     networks = export.load_bundle(tiny_run.bundle).networks
-    names = {"x": "analysis", "y": "hyper_analysis", "z_hat": "means", "z_hat bias_in bias_out": "scales", "y_hat": "synthesis"}
+    names = {
+        "x": "analysis",
+        "y": "hyper_analysis",
+        "z_hat pyramid": "means",
+        "z_hat bias_in bias_out": "scales",
+        "y_hat": "synthesis",
+    }
 
     def ready(_: object, inputs: dict[str, object]) -> bytes:
         given = [name for name in inputs if name not in ("scale", "shift")]
