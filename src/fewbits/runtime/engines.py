@@ -64,8 +64,6 @@ def onnxruntime_engine(threads: int | None = None, *, optimize: bool = True, pro
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
-    # A pattern is a block for each shape of input, and tiles have several: 70 to 100 MB that gain no time.
-    options.enable_mem_pattern = False
     # Each network has threads of its own: those of one must not spin while the next one runs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not optimize:
