@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from fewbits.bench.plots import Style, plot_speed, spread
+pytest.importorskip("scipy")
+pytest.importorskip("matplotlib")
+
+from fewbits.bench.plots import Style, plot_speed, spread  # noqa: E402
 
 LINES = {"encode": [(0.05, 5.0), (6.0, 8.0)], "decode": [(0.05, 4.9), (6.0, 7.9)]}
 STYLES = {name: Style(name, colour, False) for name, colour in (("encode", "#c2185b"), ("decode", "#00796b"))}
 
 
 def test_a_plot_of_speed_is_the_same_file_again(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     for name in ("a.svg", "b.svg"):
         plot_speed(tmp_path / name, LINES, STYLES, "title")
     first, second = ((tmp_path / name).read_text() for name in ("a.svg", "b.svg"))
