@@ -14,7 +14,9 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """script(name): benchmarks/NAME.py, imported under a name that hides no package."""
+    """script(name): benchmarks/NAME.py, imported under a name that hides no package. They measure with the extra `bench`."""
+    pytest.importorskip("scipy")
+    pytest.importorskip("matplotlib")
     monkeypatch.syspath_prepend(FOLDER)
 
     def load(name: str) -> ModuleType:
