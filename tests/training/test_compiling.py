@@ -34,7 +34,7 @@ def test_a_compiler_that_computes_something_else_is_not_used(monkeypatch: pytest
     assert not compiles(CPU, Ranks(), said.append) and "computes 67.0 where 66 is right" in said[0]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch, of itself
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")  # torch, of itself
 def test_a_compiled_step_is_the_step(tiny_run, monkeypatch: pytest.MonkeyPatch) -> None:
     """As torch traces it; generating code for it takes minutes on a CPU, and is torch's own affair."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))

@@ -94,6 +94,31 @@ def per_channel(values: Tensor) -> Tensor:
     return values[:, :, None, None]
 
 
+# not compiled: slices whose number and sizes depend on the picture's size
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def from_coarse_to_fine(values: Tensor, zones: Tensor) -> tuple[Tensor, Tensor]:
+    """What the pyramid predicts for `values` (b, pyramid, h, w), in steps of the quantizer, and what is decoded; likewise.
+
+    zones: the dead zone of each value, like it.
+    """
+    means, decoded = torch.zeros_like(values), torch.zeros_like(values)
+
+    def constant(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(values.device)
+
+    for window, mean in predictions(decoded, lambda part: F.pad(part, (1, 1, 1, 1)), constant):
+        here = (..., *window)
+        means[here] = mean
+        decoded[here] = mean + round_through_zone(values[here] - mean, zones[here])
+    return means, decoded
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def phases_of(index: Tensor) -> Tensor:
+    """The pyramid's phase of each position of a (..., h, w): int64 (h, w), on its device."""
+    return torch.from_numpy(phases(*index.shape[-2:]).copy()).to(index.device)
+
+
 class Analysis(nn.Module):
     """x - 1/2, unshuffled by 8: (b, 192, h/8, w/8) -> y (b, latent, h/16, w/16)."""
 
@@ -303,8 +328,7 @@ class Few(nn.Module):
     def _in_phases(self, index: Tensor) -> Tensor:
         """Scale indices (b, latent, h, w) with what the pyramid's phases add."""
         n = self.config.pyramid
-        phase = torch.from_numpy(phases(*index.shape[-2:]).copy()).to(index.device)
-        bias = integer_bias(self.pyramid_bias, ScaleNet.INDEX_BITS)[:, phase] * 2.0**-ScaleNet.INDEX_BITS
+        bias = integer_bias(self.pyramid_bias, ScaleNet.INDEX_BITS)[:, phases_of(index)] * 2.0**-ScaleNet.INDEX_BITS
         leading = index[:, :n] + bias
         leading = leading + (leading.clamp(min=FIRST_CODED) - leading).detach()  # all are coded: an error would spread
         return torch.cat([leading, index[:, n:]], dim=1)
@@ -314,16 +338,7 @@ class Few(nn.Module):
         n = self.config.pyramid
         if not n:
             return self.mean_net(z_hat).float() * unit
-        leading, zones = values[:, :n], self._zones(index[:, :n])
-        means, decoded = torch.zeros_like(leading), torch.zeros_like(leading)
-
-        def constant(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array).to(values.device)
-
-        for window, mean in predictions(decoded, lambda part: F.pad(part, (1, 1, 1, 1)), constant):
-            here = (..., *window)
-            means[here] = mean
-            decoded[here] = mean + round_through_zone(leading[here] - mean, zones[here])
+        means, decoded = from_coarse_to_fine(values[:, :n], self._zones(index[:, :n]))
         others = self.mean_net(z_hat, decoded / unit[:, :n]).float() * unit[:, n:]
         return torch.cat([means, others], dim=1)
 
