@@ -29,7 +29,7 @@ from statistics import mean, median
 from typing import IO, Any, Final, NamedTuple
 
 import numpy as np
-from demo import PHOTOGRAPHS, photographs
+from demo import chosen
 from PIL import Image
 
 from fewbits import FewbitsError, Target, inspect, load_model
@@ -41,7 +41,6 @@ BAR: Final = 8.0  # times its speed
 QUALITY: Final = 3
 PUBLISHED_BPP: Final = 0.307  # of that quality: the mean over Kodak
 CODER_STAGES: Final = ("coder", "gathering", "checksum")
-SUFFIXES: Final = frozenset({".jpeg", ".jpg", ".png"})
 WORKER: Final = Path(__file__).with_name("compressai_worker.py")
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- compressai: written by benchmarks/compressai.py -->", "<!-- end of compressai -->"
@@ -165,12 +164,7 @@ def report(ours: list[Sample], theirs: list[Sample]) -> str:
 
 
 def measured(options: argparse.Namespace, folder: Path) -> str:
-    if options.images:
-        paths = sorted(path for path in options.images.iterdir() if path.suffix.lower() in SUFFIXES)[: options.limit]
-    else:
-        paths = photographs((*PHOTOGRAPHS, "rocket.jpg"))[: options.limit]
-    if not paths:
-        raise SystemExit(f"{options.images}: no pictures ({', '.join(sorted(SUFFIXES))})")
+    paths = chosen(options.images)[: options.limit]
     pictures = {folder / f"{k}.npy": np.asarray(Image.open(path).convert("RGB")) for k, path in enumerate(paths)}
     for path, pixels in pictures.items():
         np.save(path, pixels)

@@ -22,6 +22,7 @@ from fewbits.fidelity import psnr
 P = ParamSpec("P")
 T = TypeVar("T")
 PHOTOGRAPHS = ("coffee.png", "chelsea.png", "astronaut.png")
+SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})  # of pictures in a folder
 
 
 def photographs(names: tuple[str, ...] = PHOTOGRAPHS) -> list[Path]:
@@ -31,6 +32,16 @@ def photographs(names: tuple[str, ...] = PHOTOGRAPHS) -> list[Path]:
     paths = [path for folder in folders for name in names if (path := folder / name).exists()]
     if not paths:
         raise SystemExit(f"no {' or '.join(names)} found: pip install --no-deps scikit-image")
+    return paths
+
+
+def chosen(folder: Path | None) -> list[Path]:
+    """The pictures of a folder that a user named, or photographs of scikit-image. Raises SystemExit where there are none."""
+    if folder is None:
+        return photographs((*PHOTOGRAPHS, "rocket.jpg"))
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise SystemExit(f"{folder}: no pictures ({', '.join(sorted(SUFFIXES))})")
     return paths
 
 

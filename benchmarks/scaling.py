@@ -24,7 +24,7 @@ from statistics import median
 from typing import Final
 
 import numpy as np
-from demo import PHOTOGRAPHS, photographs
+from demo import chosen
 from PIL import Image
 
 from fewbits import FewbitsError, load_model
@@ -48,7 +48,6 @@ STAGES: Final = {  # a row of the table: the stages of --profile in it
 REST: Final = "everything else"
 DIRECTIONS: Final = ("encode", "decode")
 COLOURS: Final = {"encode": ("#f48fb1", "#c2185b", "#880e4f"), "decode": ("#80cbc4", "#00796b", "#004d40")}  # by threads
-SUFFIXES: Final = frozenset({".jpeg", ".jpg", ".png"})
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGE, PLOT = "benchmarks.md", "scaling.svg"
 BEGIN, END = "<!-- scaling: written by benchmarks/scaling.py -->", "<!-- end of scaling -->"
@@ -192,12 +191,7 @@ def named(threads: int) -> str:
 
 
 def run(options: argparse.Namespace) -> str:
-    if options.images:
-        paths = sorted(path for path in options.images.iterdir() if path.suffix.lower() in SUFFIXES)
-    else:
-        paths = photographs((*PHOTOGRAPHS, "rocket.jpg"))
-    if not paths:
-        raise SystemExit(f"{options.images}: no pictures ({', '.join(sorted(SUFFIXES))})")
+    paths = chosen(options.images)
     photos = [np.asarray(Image.open(path).convert("RGB")) for path in paths[:N_DIFFERENT]]
     found, stages = speeds(photos, options)
     lines = {f"{direction}, {named(threads)}": points for (direction, threads), points in found.items()}

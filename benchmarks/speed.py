@@ -17,7 +17,7 @@ from statistics import mean, median
 from typing import Final, NamedTuple
 
 import numpy as np
-from demo import PHOTOGRAPHS, photographs, timed
+from demo import chosen, timed
 from PIL import Image
 
 from fewbits import FewbitsError, load_model
@@ -26,7 +26,6 @@ from fewbits.bench.memory import peak_bytes
 from fewbits.fidelity import psnr
 from fewbits.picturefile import read_picture, write_picture
 
-SUFFIXES: Final = frozenset({".jpeg", ".jpg", ".png"})
 ENCODE_BAR: Final = 1.5  # times AVIF's MP/s
 DECODE_BAR_MPS: Final = 5.0  # or:
 DECODE_BAR_SHARE: Final = 1 / 20  # of WebP's MP/s
@@ -139,12 +138,7 @@ def print_memory(pixels: np.ndarray, options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    if options.images:
-        paths = sorted(path for path in options.images.iterdir() if path.suffix.lower() in SUFFIXES)
-    else:
-        paths = photographs((*PHOTOGRAPHS, "rocket.jpg"))
-    if not paths:
-        raise SystemExit(f"{options.images}: no pictures ({', '.join(sorted(SUFFIXES))})")
+    paths = chosen(options.images)
     samples = []
     for path in paths[: options.limit]:
         with Image.open(path) as picture:
