@@ -41,7 +41,7 @@ def test_what_is_taken_of_some_bands_moves_no_score(photo: np.ndarray, monkeypat
         y = jpeg(x, quality)
         score = ssimulacra.score(x, y)
         with monkeypatch.context() as patch:
-            patch.setattr(ssimulacra, "_SLIGHT", 0)
+            patch.setattr(ssimulacra, "SLIGHT", 0)
             assert score == pytest.approx(ssimulacra.score(x, y), abs=0.002)
 
 

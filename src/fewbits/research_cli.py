@@ -138,7 +138,7 @@ def train(
     """Train a model, or go on training it.
 
     `fewbits train FAMILY --help` lists that family's settings with their defaults. Each is an option too, such as
-    --loss ms-ssim=1 (mse, l1, ssim, ms-ssim, chroma, vgg), --penalty sparse=1e-4 (sparse, contractive) or --lr 1e-3.
+    --loss ms-ssim=1 (mse, l1, ssim, ms-ssim, ssimulacra2, chroma, vgg), --penalty sparse=1e-4 (sparse, contractive) or --lr 1e-3.
     Processes that torchrun starts share each batch. Needs the extra `train`; docs/training.md tells more.
     """
     _extra("train").run_train(

@@ -16,13 +16,13 @@ SMALLEST: Final = 8  # the shorter side of a scale, in pixels
 SCALES: Final = 6
 BAND: Final = 48  # rows at a time: few enough for the caches; even
 _PAD: Final = WINDOW // 2
-_SLIGHT: Final = 0.01  # weights below it move no score by 0.01
+SLIGHT: Final = 0.01  # weights below it move no score by 0.01
 _SPARSE: Final = 8  # bands: of channels that weigh so little one of so many is taken
-_C2: Final = np.float32(0.0009)
+C2: Final = np.float32(0.0009)
 _CODES: Final = np.arange(256) / 255
 _LINEAR: Final = np.where(_CODES <= 0.04045, _CODES / 12.92, ((_CODES + 0.055) / 1.055) ** 2.4).astype(np.float32)  # of sRGB
-_BIAS: Final = 0.0037930732552754493
-_CONES: Final = np.array(  # linear R, G, B -> long, middle, short
+BIAS: Final = 0.0037930732552754493
+CONES: Final = np.array(  # linear R, G, B -> long, middle, short
     [
         [0.30, 0.622, 0.078],
         [0.23, 0.692, 0.078],
@@ -30,11 +30,12 @@ _CONES: Final = np.array(  # linear R, G, B -> long, middle, short
     ],
     np.float32,
 )
-_XYB: Final = np.array([[7, -7, 0], [0.5, 0.5, 0], [-0.5, -0.5, 1]], np.float32)  # cube roots of them -> X, Y, B less Y
-_OFFSETS: Final = np.array([0.42, 0.01 - np.cbrt(_BIAS), 0.55], np.float32)[:, None, None]  # so that all are positive
+XYB: Final = np.array([[7, -7, 0], [0.5, 0.5, 0], [-0.5, -0.5, 1]], np.float32)  # cube roots of them -> X, Y, B less Y
+OFFSETS: Final = np.array([0.42, 0.01 - np.cbrt(BIAS), 0.55], np.float32)[:, None, None]  # so that all are positive
+FACTOR: Final = 0.9562382616834844  # of the weights
 _CUBIC: Final = (2.326765642916932, -0.020884521182843837, 6.248496625763138e-05)
 # For each channel and scale: of the means, then of the 4-norms, of the error, of edges gained, of edges lost.
-_WEIGHTS: Final = np.array([
+WEIGHTS: Final = np.array([
     (  # X
         (0, 0.0007376606707406586, 0, 0, 0.0007793481682867309, 0),
         (0, 0.0004371155730107379, 0, 1.1041726426657346, 0.00066284834129271, 0.00015231632783718752),
@@ -67,11 +68,16 @@ def score(original: np.ndarray, decoded: np.ndarray) -> float:
     pictures = [pixels.transpose(2, 0, 1) for pixels in (original, decoded)]
     scales = _scales(min(original.shape[:2]))
     # So in the reference: where scales are missing, the weights of those left move up.
-    weights = _WEIGHTS.ravel()[: scales * _WEIGHTS[0, 0].size * len(_WEIGHTS)].reshape(len(_WEIGHTS), scales, -1)
+    weights = WEIGHTS.ravel()[: scales * WEIGHTS[0, 0].size * len(WEIGHTS)].reshape(len(WEIGHTS), scales, -1)
     total = 0.0
     for scale in range(scales):
-        norms, pictures = _norms(pictures[0], pictures[1], weights[:, scale].max(1) >= _SLIGHT)
-        total += 0.9562382616834844 * float((weights[:, scale] * norms).sum())
+        norms, pictures = _norms(pictures[0], pictures[1], weights[:, scale].max(1) >= SLIGHT)
+        total += FACTOR * float((weights[:, scale] * norms).sum())
+    return score_of(total)
+
+
+def score_of(total: float) -> float:
+    """The score of a weighted sum of errors."""
     distance = sum(factor * total**power for power, factor in enumerate(_CUBIC, 1))
     return float(100 - 10 * max(distance, 0.0) ** 0.6276336467831387)
 
@@ -123,12 +129,12 @@ def _linear(picture: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 def _padded_xyb(linear: np.ndarray, channels: np.ndarray, padded: np.ndarray) -> None:
     """Linear RGB float32 (3, rows, w) -> the channels asked for of X, Y, B into the middle of (n, rows, w + 2 * _PAD)."""
-    used = np.flatnonzero(_XYB[channels].any(0))
-    cones = _CONES[used] @ linear.reshape(3, -1)
-    cones += np.float32(_BIAS)
+    used = np.flatnonzero(XYB[channels].any(0))
+    cones = CONES[used] @ linear.reshape(3, -1)
+    cones += np.float32(BIAS)
     np.cbrt(cones, out=cones)
-    xyb = _XYB[channels[:, None], used] @ cones
-    np.add(xyb.reshape(-1, *linear.shape[1:]), _OFFSETS[channels], out=padded[:, :, _PAD:-_PAD])
+    xyb = XYB[channels[:, None], used] @ cones
+    np.add(xyb.reshape(-1, *linear.shape[1:]), OFFSETS[channels], out=padded[:, :, _PAD:-_PAD])
 
 
 def _halved(linear: np.ndarray) -> np.ndarray:
@@ -161,7 +167,7 @@ def _maps(x: np.ndarray, y: np.ndarray, channels: np.ndarray) -> tuple[np.ndarra
     mean_y += mean_x
     variances -= mean_x * mean_x
     variances -= mean_y * mean_y
-    variances += _C2
+    variances += C2
     structure -= shift
     structure /= variances
     error = np.add(structure, shift, out=variances)  # 1 - (1 - structure) * (1 - shift)

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from fewbits.codec import Model, load_model  # noqa: E402
 from fewbits.families import FAMILIES  # noqa: E402
-from fewbits.families.few import Few, FewConfig, at_level  # noqa: E402
+from fewbits.families.few import Few, FewConfig, at_level, edges_repeated  # noqa: E402
 from fewbits.families.losses import Distortion, Penalty  # noqa: E402
 
 Picture = Callable[..., np.ndarray]
@@ -296,3 +296,8 @@ def test_a_pixel_costs_no_more_multiplications_than_decided(full_size: Few, caps
         print(f"\nMAC a pixel: encode {encode:.0f}, decode {decode:.0f} ({parts})")
     assert all(count > 100 for count in each.values())
     assert encode <= ENCODING_LIMIT and decode <= MAC_LIMIT
+
+
+def test_repeated_edges_are_what_padding_makes_of_them() -> None:
+    x = torch.randn(2, 3, 5, 7)
+    assert torch.equal(edges_repeated(x), torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"))

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
 
+from fewbits import ssimulacra  # noqa: E402
 from fewbits.errors import ModelError, TrainingError  # noqa: E402
 from fewbits.families import losses  # noqa: E402
 from fewbits.families.losses import DISTORTIONS, Distortion, Penalty, contractive, contractive_exact, lab, sparse  # noqa: E402
@@ -38,6 +39,17 @@ def test_chroma_sees_colour_that_is_lost_and_nothing_else(photo: np.ndarray) -> 
     assert losses.chroma(x, grey).item() == pytest.approx(losses.saturation(x).mean().item(), rel=0.1)
     assert losses.chroma(x, x.flip(1)).item() < losses.chroma(x, grey).item()
     assert losses.saturation(grey).max().item() < 0.2
+
+
+@pytest.mark.parametrize("size", [(256, 256), (101, 77), (12, 9)])
+def test_ssimulacra2_is_what_its_score_is_made_of(size: tuple[int, int], photo: np.ndarray) -> None:
+    """Of a batch, of odd sides, and where scales are missing."""
+    x = photo[100 : 100 + size[0], 150 : 150 + size[1]]
+    rng = np.random.default_rng(0)
+    decoded = [np.clip(x + rng.normal(size=x.shape) * deviation, 0, 255).astype(np.uint8) for deviation in (2, 12, 40)]
+    found = DISTORTIONS["ssimulacra2"](tensor(x).repeat(3, 1, 1, 1), torch.cat([tensor(y) for y in decoded])).tolist()
+    for value, y in zip(found, decoded, strict=True):
+        assert ssimulacra.score_of(value) == pytest.approx(ssimulacra.score(x, y), abs=0.05)
 
 
 @pytest.mark.parametrize("name", WITHOUT_WEIGHTS)

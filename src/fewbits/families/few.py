@@ -94,6 +94,12 @@ def per_channel(values: Tensor) -> Tensor:
     return values[:, :, None, None]
 
 
+def edges_repeated(x: Tensor) -> Tensor:
+    """x (b, c, h, w) with its outermost values once more on each side; compiled, F.pad's gradient fails in channels_last."""
+    x = torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2)
+    return torch.cat([x[..., :1], x, x[..., -1:]], dim=3)
+
+
 # not compiled: slices whose number and sizes depend on the picture's size
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def from_coarse_to_fine(values: Tensor, zones: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,7 +192,7 @@ class MeanNet(nn.Module):
         width = config.hyper_width
         self.around: nn.Conv2d | None = None
         if config.pyramid:
-            self.around = nn.Conv2d(config.pyramid, width, 3, padding=1, padding_mode="replicate", bias=False)
+            self.around = nn.Conv2d(config.pyramid, width, 3, bias=False)
             nn.init.zeros_(self.around.weight)
         self.stem = nn.Conv2d(config.hyper, width, 3, padding=1)
         self.up = DepthToSpace(2)
@@ -197,8 +203,8 @@ class MeanNet(nn.Module):
     def forward(self, z_hat: Tensor, pyramid: Tensor | None = None) -> Tensor:
         h = self.block_32(self.up(self.to_32(F.relu(self.stem(z_hat)))))
         h = self.up(self.to_16(h))
-        if self.around is not None:
-            h = h + self.around(pyramid)
+        if self.around is not None and pyramid is not None:
+            h = h + self.around(edges_repeated(pyramid))
         return self.head(F.relu(self.block_16(h)))
 
 

@@ -2,8 +2,8 @@
 """Distortions and penalties that any family can be trained with, by name and weight: "ms-ssim=1,chroma=0.01".
 
 Pictures are (b, 3, h, w) sRGB in 0..1; a distortion is (b,), one number for each picture, and 0 for equal ones. Units: `mse`
-in squared steps of 0-255, `l1` in steps of 0-255, `ssim` and `ms-ssim` 1 - similarity, `chroma` in CIELAB units, `vgg` in
-those of the features.
+in squared steps of 0-255, `l1` in steps of 0-255, `ssim` and `ms-ssim` 1 - similarity, `ssimulacra2` what its score is made
+of (ssimulacra2.py), `chroma` in CIELAB units, `vgg` in those of the features.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewbits.errors import ModelError, TrainingError
+from fewbits.families import ssimulacra2
 from fewbits.families.batch_part import own_draw
 from fewbits.pretrained import find_weights, hub_checkpoints
 
@@ -172,7 +173,7 @@ def contractive_exact(latent: Tensor, x: Tensor) -> Tensor:
 
 
 DISTORTIONS: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
-    "mse": mse, "l1": l1, "ssim": ssim, "ms-ssim": ms_ssim, "chroma": chroma, "vgg": vgg,
+    "mse": mse, "l1": l1, "ssim": ssim, "ms-ssim": ms_ssim, "ssimulacra2": ssimulacra2.distance, "chroma": chroma, "vgg": vgg,
 }  # fmt: skip
 PENALTIES: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
     "sparse": sparse, "contractive": contractive, "contractive-exact": contractive_exact,

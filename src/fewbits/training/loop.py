@@ -52,7 +52,7 @@ class TrainConfig:
     shortcut_lr: float = setting(0.2, "times lr, for linear shortcuts, which start at a good place")
     warmup_steps: int = setting(300, "steps in which the learning rate rises from 0")
     ema: float = setting(0.999, "decay of the average of weights, which is what is exported")
-    loss: str = setting("mse", "distortions, NAME=WEIGHT,...: of mse, l1, ssim, ms-ssim, chroma, vgg")
+    loss: str = setting("mse", "distortions, NAME=WEIGHT,...: of mse, l1, ssim, ms-ssim, ssimulacra2, chroma, vgg")
     vgg: str = setting("imagenet", "weights of VGG-19 for the loss vgg: imagenet (a file, see docs/training.md), or random")
     penalty: str = setting("", "on the latent, NAME=WEIGHT,...: of sparse, contractive, contractive-exact")
     clip: float = setting(1.0, "largest norm of the gradient")
