@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Measure, and write docs/benchmarks.md, the plots it shows, and the block of numbers in README.md.
 
-Every number in them comes from `fewbits bench`, benchmarks/speed.py and benchmarks/scaling.py, which this runs. Needs the extras
-`bench` and `jxl`, a folder of lossless photographs (Kodak), and the file of published curves.
+Every number in them comes from `fewbits bench`, and benchmarks/speed.py, memory.py and scaling.py, which this runs. Needs the
+extras `bench` and `jxl`, a folder of lossless photographs (Kodak), and the file of published curves.
 """
 
 import argparse
@@ -84,6 +84,8 @@ def main() -> None:
     record = (ROOT / WORK / "kodak" / "record.txt").read_text().strip()
     speed_command = ["python", "benchmarks/speed.py", options.pictures]
     speed = run(speed_command)
+    memory_command = ["python", "benchmarks/memory.py", "24", "--batch", "0"]
+    memory = run(memory_command)
     again, reproduced = reproduction(options.pictures, options.published)
     for name in METRICS:
         shutil.copy(ROOT / WORK / "kodak" / f"rd-{name}.svg", ROOT / "docs" / f"rd-{name}.svg")
@@ -126,6 +128,12 @@ fewbits' PSNR, printed:
 
 ```
 {speed}
+```
+
+Peaks of whole processes, `{shlex.join(memory_command)}`:
+
+```
+{memory}
 ```
 
 ## Speed against size and threads

@@ -15,14 +15,13 @@ from statistics import median
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from demo import photographs
+from demo import chosen
 from PIL import Image
 
 from fewbits import FewbitsError, Target, inspect, load_model
 from fewbits.attempts import MEASURES
 from fewbits.codec import Model
 
-SUFFIXES: Final = frozenset({".jpeg", ".jpg", ".png"})
 TARGETS: Final = (
     "bpp=0.3", "bpp=0.5", "bpp=1.0", "psnr=32", "psnr=36", "ssim=0.9", "ssim=0.95", "ssimulacra2=50", "ssimulacra2=70",
 )  # fmt: skip
@@ -66,15 +65,10 @@ def measured(model: Model, pixels: np.ndarray, target: Target, repeat: int) -> R
 
 
 def pictures(options: argparse.Namespace) -> list[np.ndarray]:
-    paths = photographs()
-    if options.images:
-        paths = sorted(path for path in options.images.iterdir() if path.suffix.lower() in SUFFIXES)
     found = []
-    for path in paths[: options.limit]:
+    for path in chosen(options.images)[: options.limit]:
         with Image.open(path) as picture:
             found.append(np.asarray(picture.convert("RGB")))
-    if not found:
-        raise SystemExit(f"{options.images}: no pictures ({', '.join(sorted(SUFFIXES))})")
     if options.large:
         width, height = map(int, options.large.split("x"))
         missing = [(0, max(0, want - have)) for want, have in zip((height, width), found[0].shape[:2], strict=True)]
