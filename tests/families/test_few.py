@@ -301,3 +301,13 @@ def test_a_pixel_costs_no_more_multiplications_than_decided(full_size: Few, caps
 def test_repeated_edges_are_what_padding_makes_of_them() -> None:
     x = torch.randn(2, 3, 5, 7)
     assert torch.equal(edges_repeated(x), torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"))
+
+
+def test_a_model_that_diverged_has_a_loss_of_nan(picture: Picture) -> None:
+    """Which is what stops training in one line; an index that is no number must not end it before."""
+    for name in ("analysis.stem.weight", "scale_net.stem.weight"):
+        model = Few(TINY)
+        with torch.no_grad():
+            model.get_parameter(name).fill_(math.nan)
+        loss, _ = model.loss(tensor(picture(64, 64)), Distortion("mse"), Penalty(""))
+        assert math.isnan(loss.item())

@@ -350,7 +350,7 @@ class Few(nn.Module):
 
     def _zones(self, index: Tensor) -> Tensor:
         """The dead zone of each value, by its real scale index."""
-        return self.zones[index.detach().round().clamp(0, N_SCALES - 1).long()]
+        return self.zones[index.detach().nan_to_num().round().clamp(0, N_SCALES - 1).long()]
 
     def scale_biases(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """Integer-valued biases of the scale net's first and last layer at real levels (b, c, 1, 1)."""

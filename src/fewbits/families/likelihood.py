@@ -86,7 +86,7 @@ def table_bits(values: Tensor, logits: Tensor) -> Tensor:
     lengths = -torch.log_softmax(logits, dim=-1) / math.log(2)  # (b, c, bins)
     limit = (lengths.shape[-1] - 1) // 2
     position = (values + limit).flatten(2)  # (b, c, h * w)
-    left = position.detach().floor().clamp(0, 2 * limit - 1)
+    left = position.detach().nan_to_num().floor().clamp(0, 2 * limit - 1)  # a NaN has to come out, as one
     fraction = position - left
     low = torch.gather(lengths, 2, left.long())
     high = torch.gather(lengths, 2, left.long() + 1)
