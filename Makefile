@@ -1,6 +1,8 @@
 PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
+# A file's tests share fixtures, such as a model that is trained for them; few workers, each loads torch.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test lint format clean
 
@@ -12,7 +14,7 @@ demo:
 	$(DEMO)/bin/python benchmarks/demo.py
 
 test: $(TEST)/.installed lint
-	$(TEST)/bin/python -m pytest
+	$(TEST)/bin/python -m pytest $(WORKERS)
 
 lint: $(TEST)/.installed
 	$(TEST)/bin/ruff check .
