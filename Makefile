@@ -14,7 +14,7 @@ demo:
 	$(DEMO)/bin/python benchmarks/demo.py
 
 test: $(TEST)/.installed lint
-	$(TEST)/bin/python -m pytest $(WORKERS)
+	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest $(WORKERS)
 
 lint: $(TEST)/.installed
 	$(TEST)/bin/ruff check .
