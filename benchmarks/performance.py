@@ -3,7 +3,7 @@
 
 budget    multiplications and bytes of each network, the machine's peaks, the floor they give, and the time that is reached
 ways      seconds of encoding and decoding by precision and engine: medians of the process's time, taking turns in one process
-cost      Bjontegaard rates of decoding in int8 in place of fp32, by PSNR and MS-SSIM
+cost      Bjontegaard rates, by PSNR and MS-SSIM, of int8 in decoding and of other engines both ways, against fp32
 stages    where the time goes inside encode and decode, as --profile tells
 against   seconds of this code beside another checkout's, --source PATH/src, with the models --other and --model, in one process
 
@@ -197,27 +197,34 @@ def ways(options: argparse.Namespace) -> None:
 
 
 def cost(options: argparse.Namespace) -> None:
+    """What each way costs in rate against float32 both ways: int8 in decoding, and other engines in both."""
     from fewbits.bench.bjontegaard import Curve, rate_change
 
-    models = {name: load_model(options.model, threads=1, precision=name) for name in PRECISIONS}
-    scores: dict[str, list[list[tuple[float, float, float]]]] = {name: [[] for _ in QUALITIES] for name in models}
+    plain = load_model(options.model, threads=1)
+    ways = {"fp32": (plain, plain), "int8 in decoding": (plain, load_model(options.model, threads=1, precision="int8"))}
+    for engine in ENGINES:
+        if engine != DEFAULT_ENGINE and not engine_state(engine).startswith("not"):
+            ways[f"{engine} both ways"] = (load_model(options.model, threads=1, engine=engine),) * 2
+    scores: dict[str, list[list[tuple[float, float, float]]]] = {name: [[] for _ in QUALITIES] for name in ways}
     for path in pictures(options)[:: options.every]:
         with Image.open(path) as opened:
             pixels = np.asarray(opened.convert("RGB"))
         for k, quality in enumerate(QUALITIES):
-            data = models["fp32"].encode(pixels, quality)
-            bpp = 8 * len(data) / (pixels.shape[0] * pixels.shape[1])
-            for name, model in models.items():
-                decoded = np.asarray(model.decode(data))
+            for name, (encoder, decoder) in ways.items():
+                data = encoder.encode(pixels, quality)
+                decoded = np.asarray(decoder.decode(data))
+                bpp = 8 * len(data) / (pixels.shape[0] * pixels.shape[1])
                 scores[name][k].append((bpp, psnr(pixels, decoded), decibels(ms_ssim(pixels, decoded))))
     curves = {name: np.array([np.mean(each, axis=0) for each in own]) for name, own in scores.items()}
-    plain, other = curves["fp32"], curves["int8"]
-    for column, metric in ((1, "PSNR"), (2, "MS-SSIM")):
-        anchor, test = (Curve(each[:, 0].tolist(), each[:, column].tolist()) for each in (plain, other))
-        change = rate_change(anchor, test).mean
-        print(f"{metric:8} {change:+.2f} % of the rate, Bjontegaard, int8 against fp32 in decoding")
-    losses = ", ".join(f"Q{quality}: {loss:+.3f}" for quality, loss in zip(QUALITIES, other[:, 1] - plain[:, 1], strict=True))
-    print(f"PSNR in dB, mean over {len(scores['fp32'][0])} pictures, {losses}")
+    reference = curves.pop("fp32")
+    print(f"means over {len(scores['fp32'][0])} pictures; Bjontegaard rates against fp32, and differences of PSNR in dB")
+    for name, curve in curves.items():
+        changes = []
+        for column in (1, 2):
+            anchor, test = (Curve(each[:, 0].tolist(), each[:, column].tolist()) for each in (reference, curve))
+            changes.append(rate_change(anchor, test).mean)
+        losses = ", ".join(f"Q{quality} {loss:+.3f}" for quality, loss in zip(QUALITIES, (curve - reference)[:, 1], strict=True))
+        print(f"{name:24} PSNR {changes[0]:+.2f} %, MS-SSIM {changes[1]:+.2f} %; {losses}")
 
 
 def stages(options: argparse.Namespace) -> None:
