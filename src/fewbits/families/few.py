@@ -317,7 +317,10 @@ class Few(nn.Module):
         z = self.hyper_analysis(y / deviation, *self.modulation(self.hyper_modulation, level)).float()
         nearest = level.round().long()
         z_hat = round_through(z).clamp(-limit, limit)
-        z_bits = table_bits(uniform_noise(z).clamp(-limit, limit) if self.training else z_hat, self.z_logits[nearest])
+        z_bits = table_bits(z_hat.detach(), self.z_logits[nearest])
+        if self.training:  # tables learn from the symbols that they will code, z from noise
+            noisy = table_bits(uniform_noise(z).clamp(-limit, limit), self.z_logits[nearest].detach())
+            z_bits = z_bits + noisy - noisy.detach()
         with torch.autocast(x.device.type, enabled=False):
             index = self._in_phases(self.scale_net(z_hat, *self.scale_biases(level)))
         scaled_mean = self._means(y * gain, z_hat, index, deviation * gain)
