@@ -324,3 +324,14 @@ def test_hyper_tables_learn_from_the_symbols_that_they_code(picture: Picture) ->
         bits[training] = out.z_bits.item(), model.z_logits.grad.clone()
     assert bits[True][0] == pytest.approx(bits[False][0], rel=1e-5)
     assert torch.allclose(bits[True][1], bits[False][1], atol=1e-5) and bits[True][1].abs().sum() > 0
+
+
+def test_calibration_counts_the_hyper_symbols_of_each_level(picture: Picture) -> None:
+    model, x = scrambled(TINY).eval(), tensor(picture(512, 640))
+    levels = [torch.tensor([float(level)]) for level in range(len(TINY.lambdas))]
+    before = [model(x, level).z_bits.item() for level in levels]
+    model.calibrate([x])
+    after = [model(x, level).z_bits.item() for level in levels]
+    assert all(now < then for now, then in zip(after, before, strict=True))
+    model.calibrate([x] * 50)  # what had been learned hardly counts any more
+    assert model(x, levels[0]).z_bits.item() <= after[0]

@@ -45,6 +45,7 @@ from fewbits.families.quantize import (
 )
 from fewbits.families.settings import setting
 
+LEARNED_SYMBOLS = 20  # that a table is worth when symbols are counted
 FIRST_CODED = 1  # scale index; of smaller scale are only zeros
 # What a scale index is more or less in each phase of the pyramid, from coarse to fine, before training: as photographs have it.
 FIRST_PYRAMID_BIAS = (0.0, 3.0, -2.0, 1.0, -1.0, -3.0, -6.0, -9.0, -12.0)
@@ -449,6 +450,23 @@ class Few(nn.Module):
             "pyramid": self.config.pyramid,
             "index_bits": ScaleNet.INDEX_BITS,
         }
+
+    @torch.no_grad()
+    def calibrate(self, pictures: Iterable[Tensor]) -> None:
+        """Count the hyper symbols of `pictures` (b, 3, h, w), sides multiples of 64, at every level: their tables from then on.
+
+        What training had learned counts as LEARNED_SYMBOLS of each channel.
+        """
+        counts = LEARNED_SYMBOLS * torch.softmax(self.z_logits.double(), dim=-1)
+        limit = self.config.hyper_limit
+        for x in pictures:
+            y = self.analysis(self.to_8(x - 0.5)).float() / per_channel(self.deviation[None])
+            for level, count in enumerate(counts):
+                told = self.modulation(self.hyper_modulation, torch.full((len(y),), float(level)))
+                symbols = self.hyper_analysis(y, *told).round().clamp(-limit, limit) + limit
+                seen = symbols.long().transpose(0, 1).flatten(1)  # (hyper, n)
+                count.scatter_add_(1, seen, torch.ones_like(seen, dtype=count.dtype))
+        self.z_logits.copy_(counts.log())
 
     def encoder_card(self) -> dict[str, Any]:
         """What encoders choose and decoders need not know: in the model card, since it must not change the model's id."""

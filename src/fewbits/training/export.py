@@ -28,6 +28,8 @@ from fewbits.runtime.bundle import TABLES, Bundle, pack_bundle, parse_bundle
 from fewbits.runtime.manifest import MANIFEST
 from fewbits.training import checkpoint
 from fewbits.training.calibration import observed
+from fewbits.training.data import to_tensor
+from fewbits.training.loop import extended
 from fewbits.training.pruning import pruned
 from fewbits.training.quantization import quantized
 
@@ -70,9 +72,9 @@ def _build(family: str, architecture: Any, where: str) -> Any:
 def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequence[np.ndarray] = ()) -> dict[str, bytes]:
     """All files of a bundle for a trained model that offers networks(), tables() and coding().
 
-    pictures: uint8 (height, width, 3); where there are some, analysis and synthesis lose the hidden units that none of them makes
-    fire, and networks of which the model offers int8_layers() get an int8 variant. Raises TrainingError where their
-    weights are inputs.
+    pictures: uint8 (height, width, 3); where there are some, a model that offers calibrate() is given them, analysis and
+    synthesis lose the hidden units that none of them makes fire, and networks of which the model offers int8_layers() get an
+    int8 variant. Raises TrainingError where their weights are inputs.
     """
     if pictures and model.frozen_networks.intersection(PRUNED):
         raise TrainingError(f"the family {family} takes no pictures for calibration: the weights of its networks are inputs")
@@ -80,6 +82,8 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.half().float())
+        if pictures and hasattr(model, "calibrate"):
+            model.calibrate(extended(to_tensor(picture[None], torch.device("cpu"))) for picture in pictures)
         files = {f"{name}.onnx": export_network(network, inputs) for name, (network, inputs) in model.networks().items()}
         tables = model.tables()
     card = card | (model.encoder_card() if hasattr(model, "encoder_card") else {})
