@@ -35,7 +35,7 @@ OFFSETS: Final = np.array([0.42, 0.01 - np.cbrt(BIAS), 0.55], np.float32)[:, Non
 FACTOR: Final = 0.9562382616834844  # of the weights
 _CUBIC: Final = (2.326765642916932, -0.020884521182843837, 6.248496625763138e-05)
 # For each channel and scale: of the means, then of the 4-norms, of the error, of edges gained, of edges lost.
-WEIGHTS: Final = np.array([
+_WEIGHTS: Final = np.array([
     (  # X
         (0, 0.0007376606707406586, 0, 0, 0.0007793481682867309, 0),
         (0, 0.0004371155730107379, 0, 1.1041726426657346, 0.00066284834129271, 0.00015231632783718752),
@@ -66,11 +66,9 @@ WEIGHTS: Final = np.array([
 def score(original: np.ndarray, decoded: np.ndarray) -> float:
     """Of two uint8 RGB pictures (h, w, 3) of one size, at least SMALLEST a side; 100 for equal ones."""
     pictures = [pixels.transpose(2, 0, 1) for pixels in (original, decoded)]
-    scales = _scales(min(original.shape[:2]))
-    # So in the reference: where scales are missing, the weights of those left move up.
-    weights = WEIGHTS.ravel()[: scales * WEIGHTS[0, 0].size * len(WEIGHTS)].reshape(len(WEIGHTS), scales, -1)
+    weights = weights_for(min(original.shape[:2]))
     total = 0.0
-    for scale in range(scales):
+    for scale in range(weights.shape[1]):
         norms, pictures = _norms(pictures[0], pictures[1], weights[:, scale].max(1) >= SLIGHT)
         total += FACTOR * float((weights[:, scale] * norms).sum())
     return score_of(total)
@@ -82,12 +80,13 @@ def score_of(total: float) -> float:
     return float(100 - 10 * max(distance, 0.0) ** 0.6276336467831387)
 
 
-def _scales(side: int) -> int:
-    """How many of them a picture has whose shorter side is given."""
+def weights_for(side: int) -> np.ndarray:
+    """Those of a picture whose shorter side is given, (3 channels, its scales, 6)."""
     scales = 0
     while scales < SCALES and side >= SMALLEST:
         scales, side = scales + 1, -(-side // 2)
-    return scales
+    # So in the reference: where scales are missing, the weights of those left move up.
+    return _WEIGHTS.ravel()[: scales * _WEIGHTS[0, 0].size * len(_WEIGHTS)].reshape(len(_WEIGHTS), scales, -1)
 
 
 def _norms(x: np.ndarray, y: np.ndarray, weighty: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -108,12 +108,18 @@ def gaussian_means(planes: np.ndarray, step: int = 1) -> np.ndarray:
 @lru_cache(maxsize=64)  # as many as the scales of two pictures need
 def _taps(n: int, length: int, step: int, dtype: "np.dtype[Any]") -> np.ndarray:
     """The matrix (n, length) that takes so many values to the n means, every step-th."""
-    offsets = np.arange(WINDOW) - WINDOW // 2
-    taps = np.exp(-(offsets**2) / (2 * DEVIATION**2))
     matrix = np.zeros((n, length))
     for row in range(n):
-        matrix[row, row * step : row * step + WINDOW] = taps / taps.sum()
+        matrix[row, row * step : row * step + WINDOW] = gaussian()
     return matrix.astype(dtype)
+
+
+@lru_cache(maxsize=1)
+def gaussian() -> np.ndarray:
+    """The window: float64 (WINDOW,), of sum 1."""
+    offsets = np.arange(WINDOW) - WINDOW // 2
+    taps = np.exp(-(offsets**2) / (2 * DEVIATION**2))
+    return np.asarray(taps / taps.sum())
 
 
 def _halved(planes: np.ndarray) -> np.ndarray:

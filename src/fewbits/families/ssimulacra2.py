@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fewbits.ssimulacra import BIAS, C2, CONES, FACTOR, OFFSETS, SCALES, SLIGHT, SMALLEST, WEIGHTS, XYB
-from fewbits.structure import DEVIATION, WINDOW
+from fewbits.ssimulacra import BIAS, C2, CONES, FACTOR, OFFSETS, SLIGHT, XYB, weights_for
+from fewbits.structure import WINDOW, gaussian
 
 _SMALL: Final = 1e-9  # under a cube root, whose slope would be infinite at 0
 _TINY: Final = 1e-34  # likewise, where equal pictures are to have 0
@@ -22,9 +22,9 @@ _TINY: Final = 1e-34  # likewise, where equal pictures are to have 0
 
 def distance(x: Tensor, x_hat: Tensor) -> Tensor:
     """(b,): 0 for equal pictures, 1.31 at a score of 80, 2.53 at 70, 5.89 at 50, 13.34 at 20. Sides from SMALLEST on."""
-    side = min(x.shape[-2:])
-    scales = next((k for k in range(SCALES) if side <= (SMALLEST - 1) * 2**k), SCALES)
-    weights = WEIGHTS.ravel()[: scales * WEIGHTS[0, 0].size * len(WEIGHTS)].reshape(len(WEIGHTS), scales, 2, -1)
+    weights = weights_for(min(x.shape[-2:]))
+    weights = weights.reshape(*weights.shape[:2], 2, 3)  # of means and 4-norms
+    scales = weights.shape[1]
     total = x.new_zeros(len(x))
     pair = [_linear(picture.contiguous()) for picture in (x, x_hat)]
     for scale in range(scales):
@@ -76,15 +76,10 @@ def _gaussian_means(planes: Tensor) -> Tensor:
 @lru_cache(maxsize=32)
 def _taps(side: int, mirrored: bool) -> np.ndarray:
     """The matrix (side, side) of the Gaussian means of a row."""
-    offsets = np.arange(WINDOW) - WINDOW // 2
-    taps = np.exp(-(offsets**2) / (2 * DEVIATION**2))
-    taps /= taps.sum()
     matrix = np.zeros((side, side))
     for row in range(side):
-        for offset, tap in zip(offsets, taps, strict=True):
-            column = row + offset
-            if mirrored:
-                column = -1 - column if column < 0 else min(column, 2 * side - 1 - column)
-            if 0 <= column < side:
-                matrix[row, column] += tap
+        for column, tap in enumerate(gaussian(), row - WINDOW // 2):
+            seen = max(-1 - column, min(column, 2 * side - 1 - column)) if mirrored else column
+            if 0 <= seen < side:
+                matrix[row, seen] += tap
     return matrix.astype(np.float32)
