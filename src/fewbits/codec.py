@@ -32,8 +32,9 @@ from fewbits.installed import (
     tuned_model,
 )
 from fewbits.picture import DEPTHS, Picture, dtype_of, filled
+from fewbits.processor import has_int8
 from fewbits.runtime.bundle import Bundle, parse_bundle
-from fewbits.runtime.engines import DEFAULT_ENGINE, Engine, engine_of, has_int8, onnxruntime_engine
+from fewbits.runtime.engines import DEFAULT_ENGINE, Engine, engine_of, onnxruntime_engine
 from fewbits.runtime.factorized import FactorizedCodec
 from fewbits.runtime.hyperprior import HyperpriorCodec, IndexedSymbols
 from fewbits.runtime.manifest import MANIFEST, PRECISIONS, VARIANTS, files_of, manifest_id, parse_manifest

@@ -21,8 +21,9 @@ torch = pytest.importorskip("torch")
 from fewbits.errors import TrainingError  # noqa: E402
 from fewbits.families.few import Few, FewConfig  # noqa: E402
 from fewbits.families.slimcae import SlimCae, SlimCaeConfig  # noqa: E402
-from fewbits.training import checkpoint  # noqa: E402
+from fewbits.training import checkpoint, loop  # noqa: E402
 from fewbits.training.loop import Budget, Run, TrainConfig, grown, make_optimizers, pick_device, train  # noqa: E402
+from fewbits.training.muon import Muon  # noqa: E402
 
 Picture = Callable[..., np.ndarray]
 MODEL = FewConfig(latent=12, hyper=4, width_8=8, depth_8=1, width_16=8, depth_16=1, hyper_width=8, lambdas=(0.0018, 0.0175, 0.17))
@@ -334,8 +335,26 @@ def test_wrong_options_are_training_errors(data: Path, tmp_path: Path) -> None:
             pick_device(name)
     with pytest.raises(TrainingError, match="family is 'many', known are few"):
         Run("many", MODEL, CONFIG, torch.device("cpu"))
+    with pytest.raises(TrainingError, match="precision is 'float16', it must be auto, bfloat16 or float32"):
+        Run("few", MODEL, replace(CONFIG, precision="float16"), torch.device("cpu"))
     with pytest.raises(TrainingError, match="does not exist"):
         go(tmp_path / "missing", tmp_path / "run", 1)
+
+
+@pytest.mark.parametrize(
+    ("precision", "capable", "expected"),
+    [("auto", True, "bfloat16"), ("auto", False, "float32"), ("float32", True, "float32"), ("bfloat16", False, "bfloat16")],
+)
+def test_products_are_in_bfloat16_where_that_is_fast_or_asked_for(
+    precision: str, capable: bool, expected: str, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "has_bfloat16", lambda: capable)
+    run = Run("few", MODEL, replace(CONFIG, precision=precision), torch.device("cpu"))
+    seen: list[torch.dtype] = []
+    run.model.analysis.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    run.train_step(np.stack([picture(64, 64)] * 2), 1.0)
+    assert seen == [getattr(torch, expected)]
+    assert [optimizer.dtype for optimizer in run.optimizers if isinstance(optimizer, Muon)] == seen
 
 
 # Budgets
@@ -361,7 +380,7 @@ def test_a_budget_has_an_end(options: dict[str, float]) -> None:
 @pytest.mark.parametrize(("name", "types"), [("muon", ["AdamW", "Muon"]), ("adamw", ["AdamW"]), ("sgd", ["SGD"])])
 def test_every_parameter_has_one_optimizer(name: str, types: list[str]) -> None:
     model = Few(MODEL)
-    optimizers = make_optimizers(model, replace(CONFIG, optimizer=name))
+    optimizers = make_optimizers(model, replace(CONFIG, optimizer=name), torch.float32)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     held = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(held) == sorted(id(parameter) for parameter in model.parameters())

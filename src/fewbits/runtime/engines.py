@@ -6,18 +6,16 @@ no Winograd transform (docs/bundle.md, "Exactness").
 """
 
 import importlib.util
-import platform
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
 
 from fewbits.errors import ModelError
+from fewbits.processor import has_int8
 
 DEFAULT_ENGINE: Final = "onnxruntime"
 EXTRA: Final = "openvino"  # that installs what is not there by default
-INT8_FLAGS: Final = ("avx512_vnni", "avx_vnni", "asimddp")  # of processors, as Linux names them: instructions for 8-bit products
 
 
 class Network(Protocol):
@@ -145,19 +143,6 @@ def engine_state(name: str) -> str:
 
     capable = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "ready" if capable else "not of use: this processor has no bfloat16 instructions"
-
-
-def has_int8() -> bool:
-    """Whether the processor multiplies 8-bit numbers by instructions of their own. Elsewhere int8 gains little, and on older
-    x86 processors sums overflow. Only Linux and Apple's processors are known to."""
-    if platform.machine() == "arm64":  # macOS: all have them
-        return True
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    flags = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "").split()
-    return any(flag in flags for flag in INT8_FLAGS)
 
 
 def _providers() -> list[str]:

@@ -28,10 +28,12 @@ from fewbits.families import FAMILIES
 from fewbits.families.batch_part import holding_part
 from fewbits.families.losses import Distortion, Penalty, ssim
 from fewbits.families.settings import setting
+from fewbits.processor import has_bfloat16
 from fewbits.training import checkpoint
 from fewbits.training.compiling import compiles
 from fewbits.training.data import PicturePool, batches, decode_rgb, digest, find_pictures, to_tensor
 from fewbits.training.log import Log, SilentLog
+from fewbits.training.muon import Muon
 from fewbits.training.ranks import Ranks
 
 SCHEDULE_PICTURES = 8  # whose rates and distortions steer lambda scheduling
@@ -56,7 +58,7 @@ class TrainConfig:
     vgg: str = setting("imagenet", "weights of VGG-19 for the loss vgg: imagenet (a file, see docs/training.md), or random")
     penalty: str = setting("", "on the latent, NAME=WEIGHT,...: of sparse, contractive, contractive-exact")
     clip: float = setting(1.0, "largest norm of the gradient")
-    precision: str = setting("bfloat16", "of products in training: bfloat16, where torch's autocast takes it, or float32")
+    precision: str = setting("auto", "of products in training: bfloat16, float32, or auto, the faster of the two")
     seed: int = setting(0, "of weights, crops and noise")
     cache_mb: int = setting(4096, "memory for decoded pictures")
     validate_minutes: float = setting(15.0, "between two validations")
@@ -90,8 +92,18 @@ class Budget:
         return min(1.0, max(parts))
 
 
-def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """SGD or AdamW for all, or Muon (Jordan 2024) for the parts that store their weight as a matrix and AdamW for the rest.
+def training_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What products are computed in, of `precision` as settings have it. Raises TrainingError on one that there is not."""
+    if precision == "auto":
+        halved = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else has_bfloat16()
+        return torch.bfloat16 if halved else torch.float32
+    if precision not in ("bfloat16", "float32"):
+        raise TrainingError(f"precision is {precision!r}, it must be auto, bfloat16 or float32")
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def make_optimizers(model: nn.Module, config: TrainConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
+    """SGD or AdamW for all, or Muon, with products in `dtype`, for parts that store their weight as a matrix, AdamW for the rest.
 
     Linear shortcuts always take AdamW, at a fraction of the rate: Muon moves all directions alike, and theirs are sorted.
     """
@@ -115,7 +127,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), weight_decay=0.0)]
     if matrices:
         group = {"params": matrices, "base_lr": config.matrix_lr}
-        optimizers.append(torch.optim.Muon([group], lr=config.matrix_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon([group], config.matrix_lr, dtype))
     elif config.optimizer not in ("adamw", "muon"):
         raise TrainingError(f"optimizer is {config.optimizer!r}, it must be muon, adamw or sgd")
     return optimizers
@@ -143,13 +155,12 @@ class Run:
     ) -> None:
         if family not in FAMILIES:
             raise TrainingError(f"family is {family!r}, known are {', '.join(FAMILIES)}")
-        if config.precision not in ("bfloat16", "float32"):
-            raise TrainingError(f"precision is {config.precision!r}, it must be bfloat16 or float32")
+        self.dtype = training_dtype(config.precision, device)
         torch.manual_seed(config.seed)
         self.family, self.config, self.device, self.ranks = family, config, device, ranks or Ranks()
         self.distortion, self.penalty = Distortion(config.loss, config.vgg), Penalty(config.penalty)
         self.model = FAMILIES[family][1](model_config).to(device, memory_format=torch.channels_last)
-        self.optimizers = make_optimizers(self.model, config)
+        self.optimizers = make_optimizers(self.model, config, self.dtype)
         self.loss: nn.Module = Loss(self.model, self.distortion, self.penalty)
         self.phase: Callable[[str], AbstractContextManager[Any]] = lambda name: nullcontext()  # what measures a step enters here
         self.reset_average()
@@ -188,7 +199,7 @@ class Run:
         with self.phase("pixels"):
             x = to_tensor(pixels, self.device).requires_grad_(self.penalty.needs_gradient)
         with holding_part(ranks.index, ranks.count):
-            halved = self.config.precision == "bfloat16"
+            halved = self.dtype == torch.bfloat16
             with self.phase("forward"), torch.autocast(self.device.type, torch.bfloat16, enabled=halved):
                 loss, parts = self.loss(x)
             with self.phase("backward"):
