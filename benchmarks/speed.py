@@ -19,6 +19,7 @@ from PIL import Image
 
 from fewbits import FewbitsError, load_model
 from fewbits.bench.codecs import AVIF, JPEG, WEBP, nearest_psnr
+from fewbits.bench.record import cpu_name
 from fewbits.fidelity import psnr
 
 ENCODE_BAR: Final = 3.0  # times AVIF's MP/s
@@ -104,6 +105,7 @@ def run(options: argparse.Namespace) -> None:
         samples.append(sample(pixels, options))
         own = samples[-1]["fewbits"]
         print(f"{path.name}: {own.psnr:.2f} dB, {own.encode_mps:.2f} and {own.decode_mps:.2f} MP/s", file=sys.stderr)
+    print(cpu_name())
     print(
         f"{len(samples)} photographs, {options.threads} threads, fewbits at quality {options.quality:g}, {options.repeat} repeats"
     )

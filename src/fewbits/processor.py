@@ -8,6 +8,7 @@ from typing import Final
 # Flags of processors, as Linux names them, any of which will do.
 INT8_FLAGS: Final = ("avx512_vnni", "avx_vnni", "asimddp")  # products of 8-bit numbers
 BFLOAT16_FLAGS: Final = ("avx512_bf16", "amx_bf16", "bf16")  # and of bfloat16
+WIDEST: Final = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}  # vectors of floats, by flag: the first that is there
 
 
 def has_int8() -> bool:
@@ -21,10 +22,23 @@ def has_bfloat16() -> bool:
     return _has_any(BFLOAT16_FLAGS)
 
 
+def described() -> str:
+    """Its name and what makes it fast, such as "AMD EPYC with AVX-512, int8 and bfloat16"."""
+    name = next((line.partition(":")[2].strip() for line in _lines() if line.startswith("model name")), "")
+    has = [next((text for flag, text in WIDEST.items() if _has_any((flag,))), "")]
+    has += ["int8"] * has_int8() + ["bfloat16"] * has_bfloat16()
+    *rest, last = [part for part in has if part] or [""]
+    listed = f"{', '.join(rest)} and {last}" if rest else last
+    return (name or platform.processor() or platform.machine()) + (f" with {listed}" if listed else "")
+
+
 def _has_any(wanted: tuple[str, ...]) -> bool:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    flags = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "").split()
+    flags = next((line for line in _lines() if line.startswith(("flags", "Features"))), "").split()
     return any(flag in flags for flag in wanted)
+
+
+def _lines() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []

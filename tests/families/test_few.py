@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from fewbits.codec import Model, load_model  # noqa: E402
+from fewbits.errors import TrainingError  # noqa: E402
 from fewbits.families import FAMILIES  # noqa: E402
 from fewbits.families.few import Few, FewConfig, at_level, edges_repeated  # noqa: E402
 from fewbits.families.losses import Distortion, Penalty  # noqa: E402
@@ -168,13 +169,15 @@ def reach(network, inputs: dict, name: str, step: int, out_step: int, place: int
 
 
 @pytest.mark.parametrize("depth_8", [1, 2, 3, 4])
-@pytest.mark.parametrize("depth_16", [0, 1, 2])
-def test_the_halo_is_as_wide_as_the_networks_reach(depth_8: int, depth_16: int) -> None:
-    model = scrambled(replace(TINY, depth_8=depth_8, depth_16=depth_16)).eval()
+@pytest.mark.parametrize(("depth_16", "extra"), [(0, 0), (1, 0), (2, 0), (0, 3), (1, 3)])
+def test_the_halo_is_as_wide_as_the_networks_reach(depth_8: int, depth_16: int, extra: int) -> None:
+    model = scrambled(replace(TINY, depth_8=depth_8, depth_16=depth_16, analysis_extra_8=extra)).eval()
     modulation = {"scale": torch.ones(1, 8, 1, 1), "shift": torch.ones(1, 8, 1, 1)}
-    halo = model.coding()["halo"]
-    assert reach(model.analysis, {"x": torch.randn(1, 192, 50, 50)}, "x", 2, 1, 12) == halo
-    assert reach(model.synthesis, {"y_hat": torch.randn(1, 12, 25, 25), **modulation}, "y_hat", 1, 16, 12) == halo
+    reached = (
+        reach(model.analysis, {"x": torch.randn(1, 192, 50, 50)}, "x", 2, 1, 12),
+        reach(model.synthesis, {"y_hat": torch.randn(1, 12, 25, 25), **modulation}, "y_hat", 1, 16, 12),
+    )
+    assert max(reached) == model.coding()["halo"]
 
 
 def test_the_hyper_halo_is_as_wide_as_the_networks_reach() -> None:
@@ -335,3 +338,11 @@ def test_calibration_counts_the_hyper_symbols_of_each_level(picture: Picture) ->
     assert all(now < then for now, then in zip(after, before, strict=True))
     model.calibrate([x] * 50)  # what had been learned hardly counts any more
     assert model(x, levels[0]).z_bits.item() <= after[0]
+
+
+def test_lean_blocks_have_no_wide_layer_and_other_numbers_are_refused() -> None:
+    model = Few(replace(TINY, analysis_lean_8=(0, 2)))
+    assert [hasattr(block, "expand") for block in model.analysis.blocks_8] == [False, True, False]
+    assert all(hasattr(block, "expand") for block in model.synthesis.blocks_8)
+    with pytest.raises(TrainingError, match=r"analysis_lean_8 is \(1, 3\), analysis has the blocks 0 to 2"):
+        Few(replace(TINY, analysis_lean_8=(1, 3)))

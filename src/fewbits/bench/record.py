@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Final
+
+from fewbits.processor import described
 
 PACKAGES: Final = ("fewbits", "numpy", "scipy", "Pillow", "onnxruntime", "constriction", "imagecodecs", "torch")
 COLOUR_PATH: Final = (
@@ -21,14 +22,8 @@ COLOUR_PATH: Final = (
 
 @lru_cache(maxsize=1)
 def cpu_name() -> str:
-    """The processor's name and the number of cores that this process may use."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        name = next(
-            (line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), name
-        )
-    return f"{name}, {usable_cores()} cores"
+    """The processor, with its instructions that matter here, and the number of cores that this process may use."""
+    return f"{described()}, {usable_cores()} cores"
 
 
 def usable_cores() -> int:

@@ -84,22 +84,25 @@ class DepthwiseBlock(nn.Module):
     """Spatial mixing (1x1, ReLU, depthwise 3x3, 1x1), then channel mixing (1x1 up, ReLU, 1x1 down), both residual.
 
     After the blocks of DCVC-RT (Jia et al., CVPR 2025, section 3.2), with ReLU so that int8 runtimes fuse it.
-    It starts as the identity: the last layer of either branch is zero. 6 C^2 + 9 C multiplications a position.
+    It starts as the identity: the last layer of either branch is zero. 6 C^2 + 9 C multiplications a position, or, where it is
+    lean, without the second branch, 2 C^2 + 9 C.
     """
 
     starts_as_identity = True  # so a trained model may grow by it, see training.loop.grown
 
-    def __init__(self, n_channels: int) -> None:
+    def __init__(self, n_channels: int, *, lean: bool = False) -> None:
         super().__init__()
         self.mix_in = Pointwise(n_channels, n_channels)
         self.spatial = Depthwise(n_channels)
         self.mix_out = Pointwise(n_channels, n_channels, zero=True)
-        self.expand = Pointwise(n_channels, 2 * n_channels)
-        self.reduce = Pointwise(2 * n_channels, n_channels, zero=True)
+        self.lean = lean
+        if not lean:
+            self.expand = Pointwise(n_channels, 2 * n_channels)
+            self.reduce = Pointwise(2 * n_channels, n_channels, zero=True)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.mix_out(self.spatial(F.relu(self.mix_in(x))))
-        return x + self.reduce(F.relu(self.expand(x)))
+        return x if self.lean else x + self.reduce(F.relu(self.expand(x)))
 
 
 class BatchNorm(nn.BatchNorm2d):

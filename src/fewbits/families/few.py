@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from fewbits.coding.pyramid import phases, predictions
 from fewbits.coding.tables import quantize_frequencies
+from fewbits.errors import TrainingError
 from fewbits.families.batch_part import own_draw
 from fewbits.families.blocks import DepthToSpace, Depthwise, DepthwiseBlock, Pointwise, SpaceToDepth
 from fewbits.families.likelihood import (
@@ -61,8 +62,9 @@ class FewConfig:
     width_8: int = setting(128, "channels of the blocks at 1/8")
     depth_8: int = setting(3, "blocks at 1/8, in analysis and synthesis each")
     analysis_extra_8: int = setting(0, "further blocks at 1/8 in analysis alone, which may be slower than synthesis")
+    analysis_lean_8: tuple[int, ...] = setting((), "those of analysis's blocks at 1/8, from 0 on, that have no wide layer")
     width_16: int = setting(256, "channels of the blocks at 1/16")
-    depth_16: int = setting(1, "blocks at 1/16, in analysis and synthesis each")
+    depth_16: int = setting(1, "blocks at 1/16, in synthesis alone")
     hyper_width: int = setting(128, "channels of the hyper networks")
     pyramid: int = setting(3, "leading channels of the latent, of blocks' brightness and colours, predicted from coarse to fine")
     hyper_limit: int = setting(8, "largest magnitude of a hyper symbol")
@@ -131,16 +133,17 @@ class Analysis(nn.Module):
 
     def __init__(self, config: FewConfig) -> None:
         super().__init__()
+        depth = config.depth_8 + config.analysis_extra_8
+        if not all(0 <= number < depth for number in config.analysis_lean_8):
+            raise TrainingError(f"analysis_lean_8 is {config.analysis_lean_8}, analysis has the blocks 0 to {depth - 1}")
         self.shortcut = Pointwise(192, config.latent, patch=2)
         self.stem = Pointwise(192, config.width_8)
-        self.blocks_8 = nn.Sequential(*[DepthwiseBlock(config.width_8) for _ in range(config.depth_8 + config.analysis_extra_8)])
-        self.down = Pointwise(config.width_8, config.width_16, patch=2)
-        self.blocks_16 = nn.Sequential(*[DepthwiseBlock(config.width_16) for _ in range(config.depth_16)])
-        self.head = Pointwise(config.width_16, config.latent, bias=False, zero=True)
+        blocks = [DepthwiseBlock(config.width_8, lean=k in config.analysis_lean_8) for k in range(depth)]
+        self.blocks_8 = nn.Sequential(*blocks)
+        self.head = Pointwise(config.width_8, config.latent, patch=2, bias=False, zero=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        deep = self.down(self.blocks_8(self.stem(x)))  # (b, width_16, h/16, w/16)
-        return self.shortcut(x) + self.head(self.blocks_16(deep))
+        return self.shortcut(x) + self.head(self.blocks_8(self.stem(x)))
 
 
 class Synthesis(nn.Module):
@@ -439,10 +442,11 @@ class Few(nn.Module):
 
     def coding(self) -> dict[str, Any]:
         """Numbers of the coding pipeline. Halos in latent and hyper positions: how far a network's receptive field reaches."""
+        config = self.config
         return {
             "kind": "hyperprior",
             "hyper_limit": self.config.hyper_limit,
-            "halo": -(-(self.config.depth_8 + self.config.analysis_extra_8) // 2) + self.config.depth_16,
+            "halo": max(-(-(config.depth_8 + config.analysis_extra_8) // 2), -(-config.depth_8 // 2) + config.depth_16),
             "hyper_halo": 2,
             "first_coded_index": FIRST_CODED,
             "order": "falling",

@@ -2,7 +2,7 @@
 """Settings of families and of training: frozen dataclasses whose fields say what they are (`fewbits train FAMILY --help`)."""
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from fewbits.errors import TrainingError
 
@@ -29,17 +29,17 @@ def _shown(value: Any) -> str:
 
 
 def override(config: Any, settings: list[str]) -> Any:
-    """A copy of a frozen config with `name=value` settings applied, each converted to the type of the field's default."""
+    """A copy of a frozen config with `name=value` settings applied, each converted to the field's type."""
     changes: dict[str, Any] = {}
-    fields = {field.name: field for field in dataclasses.fields(config)}
+    fields = get_type_hints(type(config))
     for entry in settings:
         name, equals, text = entry.partition("=")
         if not equals or name not in fields:
             raise TrainingError(f"--set {entry}: it must be NAME=VALUE with NAME one of {', '.join(fields)}")
-        old = getattr(config, name)
+        kind, *each = fields[name], *get_args(fields[name])[:1]  # tuple[int, ...]: its values are of the first argument
         try:
-            kind = type(old[0]) if isinstance(old, tuple) else type(old)
-            changes[name] = tuple(kind(part) for part in text.split(",")) if isinstance(old, tuple) else kind(text)
+            parts = text.split(",") if text or getattr(config, name) else []  # none only where there may be none
+            changes[name] = tuple(map(each[0], parts)) if each else kind(text)
         except ValueError:
-            raise TrainingError(f"--set {entry}: {text!r} is not a {type(old).__name__}") from None
+            raise TrainingError(f"--set {entry}: {text!r} is not a {(each or [kind])[0].__name__}") from None
     return dataclasses.replace(config, **changes)
