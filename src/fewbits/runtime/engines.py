@@ -64,6 +64,8 @@ def onnxruntime_engine(threads: int | None = None, *, optimize: bool = True, pro
     options.log_severity_level = 3
     # Each network has threads of its own: those of one must not spin while the next one runs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not has_int8():  # older x86 processors sum two products in 16 bits: 8-bit weights become unsigned, which is exact
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 

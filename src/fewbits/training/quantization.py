@@ -118,7 +118,7 @@ class _Builder:
         bias = self._weights[node.input[2]] if len(node.input) > 2 else np.zeros(len(unit), np.float32)
         unit = np.maximum(unit, np.abs(bias) / per_input / LARGEST_BIAS)  # matters where all that is read is 0
         unit = np.maximum(unit, SMALLEST).astype(np.float32)
-        no_offset = self._constant(f"zero/weights/{len(unit)}", np.zeros(len(unit), np.int8))
+        no_offset = self._constant(f"{output}/w/zero", np.zeros(len(unit), np.int8))  # its own: ONNX Runtime may replace it
         self._node("QuantizeLinear", [used, self._constant(f"{output}/unit", unit), no_offset], f"{output}/w/8", axis=0)
         step = self._constant(f"{output}/step", np.asarray(unit * per_input / scales_out, np.float32))
         inputs = [source, self._node("DequantizeLinear", [f"{output}/w/8", step, no_offset], f"{output}/w/plain", axis=0)]
