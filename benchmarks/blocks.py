@@ -6,7 +6,7 @@ time: the settings of `few` can leave it out (docs/adr/0022-a-lean-analysis.md).
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,17 +23,6 @@ from fewbits.training.data import decode_rgb, find_pictures, to_tensor
 LEVELS: Final = (1.0, 3.0, 5.0, 7.0)
 SIDE: Final = 256  # pixels, of the crop of each picture
 PARTS: Final = {"mixing": "mix_out", "wide layer": "reduce"}  # the layer whose output a branch adds
-
-
-class Nothing(nn.Module):
-    """In place of a branch's last layer: 0."""
-
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        self.n_out = len(layer.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.new_zeros((len(x), self.n_out, *x.shape[2:]))
 
 
 @torch.no_grad()
@@ -54,18 +43,16 @@ def without_each(model: Any) -> Iterator[str]:
         for place in ("blocks_8", "blocks_16"):
             for number, block in enumerate(getattr(getattr(model, network), place, ())):
                 branches = {part: layer for part, layer in PARTS.items() if hasattr(block, layer)}
-                for parts in ({part: layer} for part, layer in branches.items()):
-                    yield from _without(block, parts, f"{network}.{place}.{number}, {next(iter(parts))}")
-                yield from _without(block, branches, f"{network}.{place}.{number}, all of it")
+                for part, layer in branches.items():
+                    yield from _without(block, [layer], f"{network}.{place}.{number}, {part}")
+                yield from _without(block, branches.values(), f"{network}.{place}.{number}, all of it")
 
 
-def _without(block: nn.Module, parts: dict[str, str], name: str) -> Iterator[str]:
-    kept = {layer: getattr(block, layer) for layer in parts.values()}
-    for layer, module in kept.items():
-        setattr(block, layer, Nothing(module))
+def _without(block: nn.Module, layers: Iterable[str], name: str) -> Iterator[str]:
+    hooks = [getattr(block, layer).register_forward_hook(lambda module, args, out: torch.zeros_like(out)) for layer in layers]
     yield name
-    for layer, module in kept.items():
-        setattr(block, layer, module)
+    for hook in hooks:
+        hook.remove()
 
 
 def run(options: argparse.Namespace) -> None:

@@ -2,9 +2,11 @@
 """What this machine's processor has instructions for. Only Linux and Apple's processors are known to."""
 
 import platform
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
+CPUINFO: Final = Path("/proc/cpuinfo")  # Linux's description, a paragraph for each core
 # Flags of processors, as Linux names them, any of which will do.
 INT8_FLAGS: Final = ("avx512_vnni", "avx_vnni", "asimddp")  # products of 8-bit numbers
 BFLOAT16_FLAGS: Final = ("avx512_bf16", "amx_bf16", "bf16")  # and of bfloat16
@@ -18,7 +20,7 @@ def has_int8() -> bool:
 
 
 def has_bfloat16() -> bool:
-    """Whether it multiplies bfloat16 by instructions of its own. Elsewhere torch takes tens of times as long as for float32."""
+    """Whether it multiplies bfloat16 by instructions of its own. Elsewhere torch takes many times as long as for float32."""
     return _has_any(BFLOAT16_FLAGS)
 
 
@@ -38,7 +40,9 @@ def _has_any(wanted: tuple[str, ...]) -> bool:
 
 
 def _lines() -> list[str]:
+    """Of the first core: with hundreds of them the whole takes long, and loading a model asks for this."""
     try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
+        with CPUINFO.open() as file:
+            return list(takewhile(str.strip, file))
     except OSError:
         return []
