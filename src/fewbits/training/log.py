@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+LOG = "log.csv"
 COLUMNS = ("phase", "step", "seconds", "quantity", "value")
 
 
@@ -27,7 +28,7 @@ class Log:
     """Appends to a run's log, on disk after each write()."""
 
     def __init__(self, out: Path) -> None:
-        path = out / "log.csv"
+        path = out / LOG
         fresh = not path.exists()
         self._file = path.open("a", newline="")
         self._rows = csv.writer(self._file)
