@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pty
+import shutil
 import signal
 import struct
 import subprocess
@@ -135,13 +136,13 @@ def test_the_bar_is_for_terminals(folder: Path, tmp_path: Path) -> None:
     assert b"\r" not in fewbits("encode", folder, tmp_path / "out", "-f", "-j", 1).stderr
 
 
-@pytest.fixture
-def many(tmp_path: Path, picture: Picture) -> Path:
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory, picture: Picture) -> Path:
     """Enough work to interrupt."""
-    root = tmp_path / "many"
-    root.mkdir()
-    for number in range(40):
-        Image.fromarray(picture(800, 800, number)).save(root / f"{number:02}.png")
+    root = tmp_path_factory.mktemp("many")
+    Image.fromarray(picture(800, 800)).save(root / "00.png")
+    for number in range(1, 40):
+        shutil.copy(root / "00.png", root / f"{number:02}.png")
     return root
 
 

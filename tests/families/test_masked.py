@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from fewbits.families.content_weighted import Cae3Config, ContentWeightedConfig,
 from fewbits.families.losses import Distortion, Penalty  # noqa: E402
 from fewbits.families.masked import HALO, MaskedAutoencoder, leading_bits, masked, soft, straight  # noqa: E402
 from fewbits.runtime import masked as runtime  # noqa: E402
+from fewbits.runtime.bundle import pack_bundle  # noqa: E402
 from fewbits.runtime.engines import onnxruntime_engine  # noqa: E402
+from fewbits.runtime.manifest import MANIFEST, parse_manifest  # noqa: E402
 from fewbits.training.export import bundle_files, write_folder  # noqa: E402
 from fewbits.view import box_averaged  # noqa: E402
 
@@ -34,7 +37,8 @@ CONFIGS = {
 }
 
 
-def made_files(family: str, **changes: object) -> dict[str, bytes]:
+@lru_cache(maxsize=32)  # an export takes seconds
+def made_files(family: str, **changes: Any) -> dict[str, bytes]:
     """A bundle with random weights that are large enough to tell places from each other."""
     torch.manual_seed(0)
     model = MaskedAutoencoder(replace(CONFIGS[family], **changes))
@@ -210,6 +214,7 @@ def test_parts_and_cut_files(family: str, picture: Picture, monkeypatch: pytest.
 
 def test_a_narrow_halo_is_noticed(picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fewbits.families.masked.HALO", 1)
+    monkeypatch.setitem(globals(), "made_files", made_files.__wrapped__)
     with pytest.raises(AssertionError):
         test_tiles_are_the_same_as_the_whole("content-weighted", picture, monkeypatch)
 
@@ -218,14 +223,10 @@ def test_a_narrow_halo_is_noticed(picture: Picture, monkeypatch: pytest.MonkeyPa
     "change", [{"stride": 0}, {"colours": 2}, {"coder": "zip"}, {"levels": [[60, 1], [0, 2]]}, {"levels": 3}]
 )
 def test_damaged_bundles_give_a_model_error(change: dict[str, object]) -> None:
-    torch.manual_seed(0)
-
-    class Changed(MaskedAutoencoder):
-        def coding(self) -> dict[str, object]:
-            return super().coding() | change
-
+    files = dict(made_files("resnet-ae"))
+    manifest = parse_manifest(files.pop(MANIFEST), "made here")
     with pytest.raises(ModelError, match="missing or wrong in the bundle"):
-        Model(bundle_files("resnet-ae", Changed(CONFIGS["resnet-ae"]), {}), "made here")
+        Model(pack_bundle("resnet-ae", manifest["coding"] | change, manifest["card"], files), "made here")
 
 
 @pytest.mark.parametrize("colours", [1, 3])
