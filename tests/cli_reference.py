@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: MIT
 """The second half of docs/cli.md, from what `fewbits COMMAND --help` says. `python tests/cli_reference.py` writes it there."""
 
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
-
-import typer
 
 from fewbits import cli
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "cli.md"
 MARKS: Final = ("<!-- options: written by tests/cli_reference.py -->\n", "<!-- end of options -->\n")
-COMMANDS: Final[dict[str, Any]] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+COMMANDS: Final[dict[str, Any]] = cli.app.commands
 
 
 def options_of(command: Any) -> set[str]:
@@ -28,12 +27,12 @@ def _section(name: str, command: Any) -> Iterator[str]:
     arguments = _of_kind("argument", command)
     yield from (f"## fewbits {name}", "")
     yield from (f"`{' '.join(['fewbits', name, '[OPTIONS]', *(argument.metavar for argument in arguments)])}`", "")
-    yield from (*command.help.split("\n"), "")
+    yield from (*inspect.cleandoc(command.help).split("\n"), "")
     if arguments:
-        yield from (*(f"- `{argument.metavar}`: {argument.help}" for argument in arguments), "")
+        yield from (*(f"- `{argument.metavar}`: {argument.meaning}" for argument in arguments), "")
     panels: dict[str, list[Any]] = {}
     for option in _of_kind("option", command):
-        panels.setdefault(option.rich_help_panel or "Options", []).append(option)
+        panels.setdefault(option.panel, []).append(option)
     for number, (heading, options) in enumerate(panels.items()):
         yield from (["| | |", "|---|---|"] if not number else [])
         yield f"| **{heading}** | |"
@@ -45,7 +44,11 @@ def _section(name: str, command: Any) -> Iterator[str]:
 def _row(option: Any) -> str:
     spelling = ", ".join([*option.opts, *option.secondary_opts]) + (f" {option.metavar}" if option.metavar else "")
     text = option.help + (" Required." if option.required else "")
-    if option.show_default and isinstance(option.default, str | int | float) and not isinstance(option.default, bool):
+    if (
+        option.show_default is not False
+        and isinstance(option.default, str | int | float)
+        and not isinstance(option.default, bool)
+    ):
         text += f" Default: {option.default}."
     return " | ".join(["", f"`{spelling}`".replace("|", r"\|"), text.replace("|", r"\|"), ""]).strip()
 

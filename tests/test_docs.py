@@ -19,6 +19,7 @@ from PIL import Image
 
 import fewbits
 from fewbits import container
+from fewbits.cli_help import Argument
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -172,7 +173,9 @@ def test_every_command_has_help_and_is_in_the_documents(name: str) -> None:
     command = COMMANDS[name]
     assert command.help
     for parameter in command.params:
-        assert getattr(parameter, "help", None), f"{name}: {parameter.name} has no help"
+        assert getattr(parameter, "meaning" if isinstance(parameter, Argument) else "help"), (
+            f"{name}: {parameter.name} has no help"
+        )
     assert any(f"`{name}`" in page.read_text() or f"fewbits {name}" in page.read_text() for page in PAGES)
 
 

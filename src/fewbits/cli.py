@@ -5,13 +5,12 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import typer
-import typer.core
+import click.core
 
 from fewbits import __version__, files, research_cli
-from fewbits.cli_help import CONTENT, EPILOG, FILES, LIMITS, MACHINE, PICTURE, RATE, Command
+from fewbits.cli_help import CONTENT, EPILOG, FILES, LIMITS, MACHINE, PATH, PICTURE, RATE, Command, Group, argument, option
 from fewbits.container import DEPTH_IDS, MAX_HEADER_BYTES, MAX_PIXELS, MAX_SIDE, Limits, parse_header
 from fewbits.errors import FewbitsError, ImageError, about
 from fewbits.installed import (
@@ -31,199 +30,158 @@ from fewbits.target import Target
 if TYPE_CHECKING:  # what loads numpy and Pillow is imported by the commands that code: `fewbits info` needs none of it
     from fewbits.codec import Region
 
-app = typer.Typer(
-    help="Makes pictures small, and pictures again, with learned autoencoders.",
-    epilog="fewbits COMMAND --help tells more of one. Examples of everything: docs/cli.md, beside the source.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+force_option = option(
+    "-f", "--force", is_flag=True, panel=FILES, help="Overwrite OUT where it exists, and do again what is up to date."
 )
-Force = Annotated[
-    bool,
-    typer.Option("-f", "--force", rich_help_panel=FILES, help="Overwrite OUT where it exists, and do again what is up to date."),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        "--threads",
-        metavar="N",
-        min=1,
-        rich_help_panel=MACHINE,
-        help="Threads of each process. Default: as many as there are cores, shared among the processes.",
-    ),
-]
-Jobs = Annotated[
-    str | None,
-    typer.Option(
-        "-j",
-        "--jobs",
-        metavar="N|all",
-        rich_help_panel=FILES,
-        help="Processes, for many files. Default: all, which is one a core.",
-    ),
-]
-FromList = Annotated[
-    str | None,
-    typer.Option(
-        "--from-list",
-        metavar="FILE",
-        rich_help_panel=FILES,
-        help="Take further paths from FILE, or from stdin where it is -: one a line, or each ended by NUL. OUT must be given.",
-    ),
-]
-AsJson = Annotated[
-    bool, typer.Option("--json", rich_help_panel=FILES, help="Print a JSON line for each file, and one with a summary.")
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="MODEL",
-        rich_help_panel=MACHINE,
-        help="A model's name (fewbits models lists them), or a bundle's folder.",
-    ),
-]
-PrecisionOption = Annotated[
-    str,
-    typer.Option(
-        "--precision",
-        metavar="|".join(PRECISION_CHOICES),
-        rich_help_panel=MACHINE,
-        help="Of the networks. int8, where the model has it, decodes faster; pixels differ a little. "
-        "auto: int8 where the processor is fast at it.",
-    ),
-]
-EngineOption = Annotated[
-    str | None,
-    typer.Option(
-        "--engine",
-        metavar="ENGINE",
-        rich_help_panel=MACHINE,
-        help="What runs the networks: see fewbits models --engines. Default: $FEWBITS_ENGINE, else onnxruntime.",
-    ),
-]
-Profile = Annotated[
-    bool, typer.Option("--profile", rich_help_panel=MACHINE, help="Of one picture, tell on stderr where the time went.")
-]
+threads_option = option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    panel=MACHINE,
+    help="Threads of each process. Default: as many as there are cores, shared among the processes.",
+)
+jobs_option = option(
+    "-j", "--jobs", metavar="N|all", panel=FILES, help="Processes, for many files. Default: all, which is one a core."
+)
+list_option = option(
+    "--from-list",
+    metavar="FILE",
+    panel=FILES,
+    help="Take further paths from FILE, or from stdin where it is -: one a line, or each ended by NUL. OUT must be given.",
+)
+json_option = option(
+    "--json", "as_json", is_flag=True, panel=FILES, help="Print a JSON line for each file, and one with a summary."
+)
+model_option = option(
+    "--model", metavar="MODEL", panel=MACHINE, help="A model's name (fewbits models lists them), or a bundle's folder."
+)
+precision_option = option(
+    "--precision",
+    default=DEFAULT_PRECISION,
+    metavar="|".join(PRECISION_CHOICES),
+    panel=MACHINE,
+    help="Of the networks. int8, where the model has it, decodes faster; pixels differ a little. auto: int8 where the "
+    "processor is fast at it.",
+)
+engine_option = option(
+    "--engine",
+    metavar="ENGINE",
+    panel=MACHINE,
+    help="What runs the networks: see fewbits models --engines. Default: $FEWBITS_ENGINE, else onnxruntime.",
+)
+profile_option = option("--profile", is_flag=True, panel=MACHINE, help="Of one picture, tell on stderr where the time went.")
 
 
-@app.callback(invoke_without_command=True)
-def _main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version, and exit.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where something fails. Goes before COMMAND.")] = False,
-) -> None:
+def _say_version(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
+    if asked:
+        click.echo(f"fewbits {__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=Group,
+    epilog="fewbits COMMAND --help tells more of one. Examples of everything: docs/cli.md, beside the source.",
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+)
+@option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_say_version, help="Print the version, and exit.")
+@option("--debug", is_flag=True, help="Show a traceback where something fails. Goes before COMMAND.")
+def app(debug: bool) -> None:
+    """Makes pictures small, and pictures again, with learned autoencoders."""
     _state["debug"] = debug
-    if version:
-        typer.echo(f"fewbits {__version__}")
-        raise typer.Exit
 
 
 _state = {"debug": False}
 
 
 @app.command(cls=Command, epilog=EPILOG)
+@argument(
+    "paths",
+    nargs=-1,
+    required=True,
+    metavar="IN... [OUT]",
+    help="One picture in any format that Pillow reads, or - for stdin; then OUT is the .few file, or - for stdout, and IN "
+    "with .few where it is not given. Or folders, quoted patterns and pictures; then OUT is a folder for .few files.",
+)
+@option(
+    "-q",
+    "--quality",
+    type=float,
+    metavar="N",
+    panel=RATE,
+    help=f"0 to 100, continuous; higher is better and larger. Default: {DEFAULT_QUALITY:g}.",
+)
+@option(
+    "--target-size",
+    metavar="BYTES",
+    panel=RATE,
+    help="In place of a quality: the best file of at most so many bytes, such as 200kB or 1.5MiB.",
+)
+@option("--target-bpp", type=float, metavar="BITS", panel=RATE, help="The same, in bits per pixel.")
+@option(
+    "--target-psnr",
+    type=float,
+    metavar="DB",
+    panel=RATE,
+    help="In place of a quality: the smallest file that reaches this PSNR (RGB), such as 38.",
+)
+@option("--target-ssim", type=float, metavar="N", panel=RATE, help="The same for SSIM (not MS-SSIM), such as 0.98.")
+@option("--target-ssimulacra2", type=float, metavar="N", panel=RATE, help="The same for SSIMULACRA2, such as 70.")
+@option(
+    "--tune",
+    metavar="|".join(TUNINGS),
+    panel=RATE,
+    help="What the bytes are spent on: structure as people see it (visual, the default), or squared error (psnr).",
+)
+@option(
+    "--roi",
+    type=PATH,
+    metavar="MASK",
+    panel=CONTENT,
+    help="A picture of IN's size: white parts get the quality, black ones less, greys something between. For one IN.",
+)
+@option(
+    "--roi-drop",
+    type=float,
+    metavar="N",
+    panel=CONTENT,
+    help=f"By how much the quality of black parts is lower, 0 to 100. Default: {DEFAULT_ROI_DROP:g}.",
+)
+@option(
+    "--strip",
+    is_flag=True,
+    panel=CONTENT,
+    help="Leave out EXIF, XMP and the colour profile; the colours are converted to sRGB first.",
+)
+@option("--lossless", is_flag=True, panel=CONTENT, help="There is no such mode: fails, and says what to use.")
+@model_option
+@threads_option
+@engine_option
+@profile_option
+@force_option
+@jobs_option
+@list_option
+@json_option
 def encode(
-    paths: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IN... [OUT]",
-            help="One picture in any format that Pillow reads, or - for stdin; then OUT is the .few file, or - for stdout, and "
-            "IN with .few where it is not given. Or folders, quoted patterns and pictures; then OUT is a folder for .few files.",
-        ),
-    ],
-    quality: Annotated[
-        float | None,
-        typer.Option(
-            "-q",
-            "--quality",
-            metavar="N",
-            rich_help_panel=RATE,
-            help=f"0 to 100, continuous; higher is better and larger. Default: {DEFAULT_QUALITY:g}.",
-        ),
-    ] = None,
-    target_size: Annotated[
-        str | None,
-        typer.Option(
-            "--target-size",
-            metavar="BYTES",
-            rich_help_panel=RATE,
-            help="In place of a quality: the best file of at most so many bytes, such as 200kB or 1.5MiB.",
-        ),
-    ] = None,
-    target_bpp: Annotated[
-        float | None, typer.Option("--target-bpp", metavar="BITS", rich_help_panel=RATE, help="The same, in bits per pixel.")
-    ] = None,
-    target_psnr: Annotated[
-        float | None,
-        typer.Option(
-            "--target-psnr",
-            metavar="DB",
-            rich_help_panel=RATE,
-            help="In place of a quality: the smallest file that reaches this PSNR (RGB), such as 38.",
-        ),
-    ] = None,
-    target_ssim: Annotated[
-        float | None,
-        typer.Option("--target-ssim", metavar="N", rich_help_panel=RATE, help="The same for SSIM (not MS-SSIM), such as 0.98."),
-    ] = None,
-    target_ssimulacra2: Annotated[
-        float | None,
-        typer.Option(
-            "--target-ssimulacra2",
-            metavar="N",
-            rich_help_panel=RATE,
-            help="The same for SSIMULACRA2, such as 70.",
-        ),
-    ] = None,
-    tune: Annotated[
-        str | None,
-        typer.Option(
-            "--tune",
-            metavar="|".join(TUNINGS),
-            rich_help_panel=RATE,
-            help="What the bytes are spent on: structure as people see it (visual, the default), or squared error (psnr).",
-        ),
-    ] = None,
-    roi: Annotated[
-        Path | None,
-        typer.Option(
-            "--roi",
-            metavar="MASK",
-            rich_help_panel=CONTENT,
-            help="A picture of IN's size: white parts get the quality, black ones less, greys something between. For one IN.",
-        ),
-    ] = None,
-    roi_drop: Annotated[
-        float | None,
-        typer.Option(
-            "--roi-drop",
-            metavar="N",
-            rich_help_panel=CONTENT,
-            help=f"By how much the quality of black parts is lower, 0 to 100. Default: {DEFAULT_ROI_DROP:g}.",
-        ),
-    ] = None,
-    strip: Annotated[
-        bool,
-        typer.Option(
-            "--strip",
-            rich_help_panel=CONTENT,
-            help="Leave out EXIF, XMP and the colour profile; the colours are converted to sRGB first.",
-        ),
-    ] = False,
-    lossless: Annotated[
-        bool,
-        typer.Option("--lossless", rich_help_panel=CONTENT, help="There is no such mode: fails, and says what to use."),
-    ] = False,
-    model: ModelOption = None,
-    threads: Threads = None,
-    engine: EngineOption = None,
-    profile: Profile = False,
-    force: Force = False,
-    jobs: Jobs = None,
-    from_list: FromList = None,
-    as_json: AsJson = False,
+    paths: tuple[str, ...],
+    quality: float | None,
+    target_size: str | None,
+    target_bpp: float | None,
+    target_psnr: float | None,
+    target_ssim: float | None,
+    target_ssimulacra2: float | None,
+    tune: str | None,
+    roi: Path | None,
+    roi_drop: float | None,
+    strip: bool,
+    lossless: bool,
+    model: str | None,
+    threads: int | None,
+    engine: str | None,
+    profile: bool,
+    force: bool,
+    jobs: str | None,
+    from_list: str | None,
+    as_json: bool,
 ) -> None:
     """Make .few files of pictures: of one, or of whole folders.
 
@@ -237,116 +195,112 @@ def encode(
     from fewbits.picturefile import read_image
 
     if lossless:
-        raise typer.BadParameter("a .few file is never exact: use PNG, lossless WebP or JPEG XL", param_hint="'--lossless'")
+        raise click.BadParameter("a .few file is never exact: use PNG, lossless WebP or JPEG XL", param_hint="'--lossless'")
     aims = {
         "size": target_size, "bpp": target_bpp, "psnr": target_psnr, "ssim": target_ssim, "ssimulacra2": target_ssimulacra2,
     }  # fmt: skip
     goal = _target(quality, {name: value for name, value in aims.items() if value is not None})
     if quality is not None and not 0 <= quality <= 100:
-        raise typer.BadParameter(f"{quality} is not in the range 0 to 100", param_hint="'-q' / '--quality'")
+        raise click.BadParameter(f"{quality} is not in the range 0 to 100", param_hint="'-q' / '--quality'")
     if tune is not None and model is not None:
-        raise typer.BadParameter("it chooses among the flagship's models: leave --model out", param_hint="'--tune'")
+        raise click.BadParameter("it chooses among the flagship's models: leave --model out", param_hint="'--tune'")
     if tune is not None and tune not in TUNINGS:
-        raise typer.BadParameter(f"{tune!r} is not one of {', '.join(TUNINGS)}", param_hint="'--tune'")
+        raise click.BadParameter(f"{tune!r} is not one of {', '.join(TUNINGS)}", param_hint="'--tune'")
     if roi_drop is not None and roi is None:
-        raise typer.BadParameter("it says what black parts of a mask get: give --roi, too", param_hint="'--roi-drop'")
+        raise click.BadParameter("it says what black parts of a mask get: give --roi, too", param_hint="'--roi-drop'")
     if roi_drop is not None and not 0 <= roi_drop <= 100:
-        raise typer.BadParameter(f"{roi_drop} is not in the range 0 to 100", param_hint="'--roi-drop'")
+        raise click.BadParameter(f"{roi_drop} is not in the range 0 to 100", param_hint="'--roi-drop'")
     mask = read_image(files.read(str(roi)), str(roi)) if roi else None
     convert = Encoding(quality, model or tuned_model(tune), threads, mask, strip, goal, roi_drop, engine)
     convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json, profile=profile)
 
 
 def _pixels(text: str | int) -> int:
-    """ "268MP" or "268435456" -> a number of pixels. Raises BadParameter. (typer passes defaults through it, too.)"""
+    """ "268MP" or "268435456" -> a number of pixels. Raises BadParameter. (click passes defaults through it, too.)"""
     number = str(text).upper()
     try:
         pixels = round(float(number.removesuffix("MP")) * (1_000_000 if number.endswith("MP") else 1))
     except (ValueError, OverflowError):
         pixels = 0
     if pixels < 1:
-        raise typer.BadParameter(f"{text!r} is no number of pixels such as 40MP or 40000000")
+        raise click.BadParameter(f"{text!r} is no number of pixels such as 40MP or 40000000")
     return pixels
 
 
 @app.command(cls=Command, epilog=EPILOG)
+@argument(
+    "paths",
+    nargs=-1,
+    required=True,
+    metavar="IN... [OUT]",
+    help="One .few file, or - for stdin; then OUT is the picture, in the format of its extension, or - for stdout, and IN "
+    "with .png where it is not given. Or folders, quoted patterns and files; then OUT is a folder for pictures.",
+)
+@option(
+    "--to",
+    default="png",
+    metavar="EXT",
+    panel=PICTURE,
+    help="The pictures' format where OUT does not say it, such as jpg; any that Pillow writes.",
+)
+@option("--depth", type=int, default=8, metavar="8|16", panel=PICTURE, help="Bits a sample of the picture.")
+@option(
+    "--region",
+    metavar="X,Y,W,H",
+    panel=PICTURE,
+    help="Only this part: left, top, width and height in pixels of the whole picture.",
+)
+@option("--scale", metavar="1/N", panel=PICTURE, help="Smaller: 1/2, 1/4 or 1/8 of the size, of --region's where that is given.")
+@option(
+    "--allow-truncated",
+    is_flag=True,
+    panel=PICTURE,
+    help="Of a file that was cut off, decode what is there: a coarser picture, or flat where nothing is.",
+)
+@option(
+    "--size-limit",
+    type=_pixels,
+    default=MAX_PIXELS,
+    show_default=False,
+    metavar="N[MP]",
+    panel=LIMITS,
+    help="Refuse a picture of more pixels, such as 40MP. Default: all that the format has, 2^28 or 268MP.",
+)
+@option(
+    "--dimension-limit",
+    type=click.IntRange(min=1),
+    default=MAX_SIDE,
+    metavar="PIXELS",
+    panel=LIMITS,
+    help="Refuse a picture that is wider or higher.",
+)
+@model_option
+@threads_option
+@precision_option
+@engine_option
+@profile_option
+@force_option
+@jobs_option
+@list_option
+@json_option
 def decode(
-    paths: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IN... [OUT]",
-            help="One .few file, or - for stdin; then OUT is the picture, in the format of its extension, or - for stdout, and "
-            "IN with .png where it is not given. Or folders, quoted patterns and files; then OUT is a folder for pictures.",
-        ),
-    ],
-    to: Annotated[
-        str,
-        typer.Option(
-            "--to",
-            metavar="EXT",
-            rich_help_panel=PICTURE,
-            help="The pictures' format where OUT does not say it, such as jpg; any that Pillow writes.",
-        ),
-    ] = "png",
-    depth: Annotated[
-        int, typer.Option("--depth", metavar="8|16", rich_help_panel=PICTURE, help="Bits a sample of the picture.")
-    ] = 8,
-    region: Annotated[
-        str | None,
-        typer.Option(
-            "--region",
-            metavar="X,Y,W,H",
-            rich_help_panel=PICTURE,
-            help="Only this part: left, top, width and height in pixels of the whole picture.",
-        ),
-    ] = None,
-    scale: Annotated[
-        str | None,
-        typer.Option(
-            "--scale",
-            metavar="1/N",
-            rich_help_panel=PICTURE,
-            help="Smaller: 1/2, 1/4 or 1/8 of the size, of --region's where that is given.",
-        ),
-    ] = None,
-    allow_truncated: Annotated[
-        bool,
-        typer.Option(
-            "--allow-truncated",
-            rich_help_panel=PICTURE,
-            help="Of a file that was cut off, decode what is there: a coarser picture, or flat where nothing is.",
-        ),
-    ] = False,
-    size_limit: Annotated[
-        int,
-        typer.Option(
-            "--size-limit",
-            metavar="N[MP]",
-            parser=_pixels,
-            show_default=False,
-            rich_help_panel=LIMITS,
-            help="Refuse a picture of more pixels, such as 40MP. Default: all that the format has, 2^28 or 268MP.",
-        ),
-    ] = MAX_PIXELS,
-    dimension_limit: Annotated[
-        int,
-        typer.Option(
-            "--dimension-limit",
-            metavar="PIXELS",
-            min=1,
-            rich_help_panel=LIMITS,
-            help="Refuse a picture that is wider or higher.",
-        ),
-    ] = MAX_SIDE,
-    model: ModelOption = None,
-    threads: Threads = None,
-    precision: PrecisionOption = DEFAULT_PRECISION,
-    engine: EngineOption = None,
-    profile: Profile = False,
-    force: Force = False,
-    jobs: Jobs = None,
-    from_list: FromList = None,
-    as_json: AsJson = False,
+    paths: tuple[str, ...],
+    to: str,
+    depth: int,
+    region: str | None,
+    scale: str | None,
+    allow_truncated: bool,
+    size_limit: int,
+    dimension_limit: int,
+    model: str | None,
+    threads: int | None,
+    precision: str,
+    engine: str | None,
+    profile: bool,
+    force: bool,
+    jobs: str | None,
+    from_list: str | None,
+    as_json: bool,
 ) -> None:
     """Make pictures of .few files: of one, or of whole folders.
 
@@ -358,10 +312,10 @@ def decode(
     from fewbits.picturefile import can_write
 
     if depth not in DEPTH_IDS:
-        raise typer.BadParameter(f"{depth} is not 8 or 16", param_hint="'--depth'")
+        raise click.BadParameter(f"{depth} is not 8 or 16", param_hint="'--depth'")
     extension = f".{to.removeprefix('.')}"
     if not can_write(extension):
-        raise typer.BadParameter(f"Pillow writes no pictures with the extension {extension}", param_hint="'--to'")
+        raise click.BadParameter(f"Pillow writes no pictures with the extension {extension}", param_hint="'--to'")
     limits = Limits(size_limit, dimension_limit)
     convert = Decoding(
         extension,
@@ -380,7 +334,7 @@ def decode(
 
 def _precision(text: str) -> str:
     if text not in PRECISION_CHOICES:
-        raise typer.BadParameter(f"{text!r} is not one of {', '.join(PRECISION_CHOICES)}", param_hint="'--precision'")
+        raise click.BadParameter(f"{text!r} is not one of {', '.join(PRECISION_CHOICES)}", param_hint="'--precision'")
     return text
 
 
@@ -391,7 +345,7 @@ def _numbers(region: str | None) -> "Region | None":
     try:
         x, y, width, height = map(int, region.split(","))
     except ValueError:
-        raise typer.BadParameter(f"{region!r} is not X,Y,W,H, four whole numbers", param_hint="'--region'") from None
+        raise click.BadParameter(f"{region!r} is not X,Y,W,H, four whole numbers", param_hint="'--region'") from None
     return x, y, width, height
 
 
@@ -400,15 +354,14 @@ def _divisor(scale: str | None) -> int:
 
     names = {f"1/{n}": n for n in SCALES}
     if scale is not None and scale not in names:
-        raise typer.BadParameter(f"{scale!r} is not one of {', '.join(names)}", param_hint="'--scale'")
+        raise click.BadParameter(f"{scale!r} is not one of {', '.join(names)}", param_hint="'--scale'")
     return names[scale] if scale else 1
 
 
 @app.command(cls=Command, epilog=EPILOG)
-def info(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A .few file, or - for stdin.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
+@argument("file", metavar="FILE", help="A .few file, or - for stdin.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def info(file: str, as_json: bool) -> None:
     """Print what a .few file says of itself.
 
     Size, colour, depth, quality, model, and what the bytes are spent on. Reads the header only, loads no network.
@@ -434,23 +387,20 @@ def info(
     )
     del values["quality_steps"]
     if as_json:
-        typer.echo(json.dumps(values))
+        click.echo(json.dumps(values))
         return
     samples = f"{header.colour}{' with alpha' if 'alpha' in header.parts else ''}, {header.depth} bits"
     less = " in a region of interest, less elsewhere" if header.has_places else ""
-    typer.echo(f"{header.width} x {header.height} pixels, {samples}, quality {header.quality:g}{less}")
+    click.echo(f"{header.width} x {header.height} pixels, {samples}, quality {header.quality:g}{less}")
     sizes = ", ".join(f"{name} {size}" for name, size in ({"header": header.header_bytes} | header.parts).items())
-    typer.echo(f"{values['bytes']} bytes ({sizes}), {values['bpp']} bits per pixel")
+    click.echo(f"{values['bytes']} bytes ({sizes}), {values['bpp']} bits per pixel")
     at_width = f", width {width}" if width else ""
-    typer.echo(f"model {values['model']} ({values['model_id']}), family {header.family}{at_width}")
+    click.echo(f"model {values['model']} ({values['model_id']}), family {header.family}{at_width}")
 
 
 @app.command(cls=Command, epilog=EPILOG)
-def models(
-    engines: Annotated[
-        bool, typer.Option("--engines", help="List what can run them on this machine, and what is chosen, in their place.")
-    ] = False,
-) -> None:
+@option("--engines", is_flag=True, help="List what can run them on this machine, and what is chosen, in their place.")
+def models(engines: bool) -> None:
     """List the installed models.
 
     For each a line: its name, its id, its family, how many steps it was trained, its folder. They are the shipped ones, and
@@ -462,7 +412,7 @@ def models(
     for path, manifest in installed_models().items():
         card = manifest["card"]
         name, steps = Path(path).name, card.get("steps", "?")
-        typer.echo(f"{name:12} {manifest_id(manifest).hex()}  family {manifest['family']}, {steps} steps, {path}")
+        click.echo(f"{name:12} {manifest_id(manifest).hex()}  family {manifest['family']}, {steps} steps, {path}")
 
 
 def _list_engines() -> None:
@@ -471,27 +421,26 @@ def _list_engines() -> None:
 
     chosen = chosen_engine()
     for name in ENGINES:
-        typer.echo(f"{'*' if name == chosen else ' '} {name:14} {engine_state(name)}")
+        click.echo(f"{'*' if name == chosen else ' '} {name:14} {engine_state(name)}")
     if chosen not in ENGINES:
         raise FewbitsError(f"$FEWBITS_ENGINE is {chosen!r}, it must be one of {', '.join(ENGINES)}")
     for path, manifest in installed_models().items():
-        typer.echo(f"{Path(path).name}: --precision {AUTO} is {auto_precision(manifest, chosen)}")
+        click.echo(f"{Path(path).name}: --precision {AUTO} is {auto_precision(manifest, chosen)}")
 
 
 def _target(quality: float | None, given: dict[str, Any]) -> Target | None:
     """The one target that is given. Wrong usage where it is not one, or beside a quality."""
     names = ["--quality"] * (quality is not None) + [f"--target-{name}" for name in given]
     if len(names) > 1:
-        raise typer.BadParameter(f"give one of them, not {' and '.join(names)}", param_hint=f"'{names[-1]}'")
+        raise click.BadParameter(f"give one of them, not {' and '.join(names)}", param_hint=f"'{names[-1]}'")
     try:
         return Target(**given) if given else None
     except ImageError as error:
-        raise typer.BadParameter(str(error), param_hint=f"'{names[0]}'") from error
+        raise click.BadParameter(str(error), param_hint=f"'{names[0]}'") from error
 
 
-app.command(cls=research_cli.TrainCommand, epilog=EPILOG)(research_cli.train)
-for command in (research_cli.export, research_cli.bench, research_cli.compare):
-    app.command(cls=Command, epilog=EPILOG)(command)
+for research_command in (research_cli.train, research_cli.export, research_cli.bench, research_cli.compare):
+    app.add_command(research_command)
 
 
 def main() -> None:

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""How `--help` looks: options by purpose, under these headings."""
+"""What the commands are made of: options and arguments, and how `--help` shows them, by purpose, under these headings."""
 
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
-import typer.core
+import click
 
 EPILOG: Final = "Examples, and what is promised: docs/cli.md, beside the source."
+PATH: Final = click.Path(path_type=Path)
 
 # The headings of --help.
+OPTIONS: Final = "Options"
 RATE: Final = "Size and quality"
 CONTENT: Final = "Content"
 PICTURE: Final = "The picture"
@@ -23,21 +27,44 @@ COMPARING: Final = "Comparing"
 REPORT: Final = "The report"
 
 
-class Command(typer.core.TyperCommand):
-    """A command whose --help lists its options by purpose. typer does so only with rich, which our help is to do without."""
+class Option(click.Option):
+    """panel: the heading under which it stands."""
 
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        arguments = [parameter for parameter in self.params if parameter.param_type_name == "argument"]
-        return [str(self.options_metavar), *(str(argument.metavar) for argument in arguments)]
+    def __init__(self, *names: Any, panel: str = OPTIONS, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.panel = panel
 
-    def format_options(self, ctx: Any, formatter: Any) -> None:
+
+class Argument(click.Argument):
+    """help: what it is, which older releases of click take for options only."""
+
+    def __init__(self, *names: Any, help: str, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.meaning = help
+
+
+class Command(click.Command):
+    """A command whose --help tells of its arguments, and lists its options by purpose."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         panels: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if parameter.param_type_name == "argument":
-                panels.setdefault("Arguments", []).append((str(parameter.metavar), str(getattr(parameter, "help", ""))))
-            elif record:
-                panels.setdefault(getattr(parameter, "rich_help_panel", None) or "Options", []).append(record)
+            if isinstance(parameter, Argument):
+                panels.setdefault("Arguments", []).append((str(parameter.metavar), parameter.meaning))
+            elif record := parameter.get_help_record(ctx):
+                panels.setdefault(getattr(parameter, "panel", OPTIONS), []).append(record)
         for heading, rows in panels.items():
             with formatter.section(heading):
                 formatter.write_dl(rows)
+
+
+class Group(click.Group):
+    """Commands in the order in which they were made."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+option = partial(click.option, cls=Option)
+argument = partial(click.argument, cls=Argument)
+command = partial(click.command, cls=Command, epilog=EPILOG)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Literal
 
-import typer
+import click
 
 from fewbits import batch, files, planning, stages
 from fewbits.conversion import Conversion, Converted
@@ -45,17 +45,17 @@ def convert_paths(
         sys.stderr.write(f"{watch.table()}\n")
         return
     if profile:
-        raise typer.BadParameter("it is for one picture, not for several", param_hint="'--profile'")
+        raise click.BadParameter("it is for one picture, not for several", param_hint="'--profile'")
     *named, out = paths
     listed = planning.paths_of_list(files.read(listed_in)) if listed_in is not None else []
     if not named and listed_in is None:
         raise FewbitsError(f"{out}: is a folder or a pattern: name the folder to write to after it, such as OUT/")
     if files.STREAM in (*named, *listed, out):
-        raise typer.BadParameter("- is one picture: it cannot be among several", param_hint="'IN'")
+        raise click.BadParameter("- is one picture: it cannot be among several", param_hint="'IN'")
     if _looks_like_file(out) and not (len(named) == 1 and not listed and planning.is_folder(named[0])):
-        raise typer.BadParameter(f"{out!r} must be a folder that is there, or end in / to be made", param_hint="'OUT'")
+        raise click.BadParameter(f"{out!r} must be a folder that is there, or end in / to be made", param_hint="'OUT'")
     if convert.for_one:
-        raise typer.BadParameter("it is for one picture, not for several", param_hint=f"'{convert.for_one}'")
+        raise click.BadParameter("it is for one picture, not for several", param_hint=f"'{convert.for_one}'")
     tasks = planning.plan(named, out, convert.extension, convert.extensions, listed=listed)
     n_jobs = min(jobs or default_jobs(), len(tasks)) or 1
     if convert.threads is None:
@@ -64,13 +64,13 @@ def convert_paths(
 
 
 def jobs_of(text: str | None) -> int | None:
-    """The value of -j: a number from 1 on, or "all", for as many as there are cores. Raises typer.BadParameter."""
+    """The value of -j: a number from 1 on, or "all", for as many as there are cores. Raises click.BadParameter."""
     if text is None:
         return None
     if text == ALL:
         return batch.cores()
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise typer.BadParameter(f"{text!r} is neither a number from 1 on nor {ALL}", param_hint="'-j' / '--jobs'")
+        raise click.BadParameter(f"{text!r} is neither a number from 1 on nor {ALL}", param_hint="'-j' / '--jobs'")
     return int(text)
 
 
@@ -100,7 +100,7 @@ def _looks_like_file(out: str) -> bool:
 def _one(source: str, target: str | None, convert: Conversion, force: bool, as_json: bool) -> None:
     out = files.output_name(source, target, convert.extension, force)
     if as_json and out == files.STREAM:
-        raise typer.BadParameter("standard output holds the file already: name OUT", param_hint="'--json'")
+        raise click.BadParameter("standard output holds the file already: name OUT", param_hint="'--json'")
     begun, n_bytes, failure = time.monotonic(), 0, None
     made = Converted(b"", 0)
     try:
@@ -221,7 +221,7 @@ def _print_json(value: batch.Result | _Totals, n_tasks: int = 0) -> None:
                 "seconds": round(value.seconds, 4),
             }
         }  # fmt: skip
-    typer.echo(json.dumps(row))
+    click.echo(json.dumps(row))
 
 
 def _one_line(text: str) -> str:

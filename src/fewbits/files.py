@@ -10,7 +10,6 @@ import errno
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -170,6 +169,8 @@ def sweep(folder: str) -> None:
 
 def _new_part(folder: Path) -> tuple[int, str]:
     """An open, locked part of a file. A sweep may come between the two: then it is made again."""
+    import tempfile  # loads a dozen modules, which only those who write need
+
     while True:
         handle, part = tempfile.mkstemp(dir=folder, prefix=_PART[0], suffix=_PART[1])
         if fcntl:

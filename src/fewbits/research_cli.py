@@ -4,11 +4,11 @@
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import typer
+import click
 
-from fewbits.cli_help import CODECS, COMPARING, DATA, MEASURING, REPORT, RUN, TRAINING, Command
+from fewbits.cli_help import CODECS, COMPARING, DATA, MEASURING, PATH, REPORT, RUN, TRAINING, Command, argument, command, option
 from fewbits.errors import FewbitsError
 
 
@@ -57,83 +57,74 @@ def _first_argument(ctx: Any, args: list[str], parameters: list[Any]) -> str:
     return ""
 
 
+@command(cls=TrainCommand)
+@argument("family", metavar="FAMILY", help="The family of models: few (the flagship), or another of docs/families.md.")
+@option(
+    "--data",
+    type=PATH,
+    multiple=True,
+    required=True,
+    metavar="PATH",
+    panel=DATA,
+    help="A folder of pictures, or a tar of them; may be given again.",
+)
+@option("--out", type=PATH, required=True, metavar="FOLDER", panel=RUN, help="The run's folder; a run that is there goes on.")
+@option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    panel=DATA,
+    help="Leave out training pictures whose file name matches, such as 'imagenet__*'; may be given again.",
+)
+@option(
+    "--validation",
+    type=PATH,
+    multiple=True,
+    metavar="PATH",
+    panel=DATA,
+    help="Pictures for the validation curve; may be given again.",
+)
+@option("--minutes", type=float, metavar="N", panel=RUN, help="Train for so long, in this call.")
+@option("--steps", type=int, metavar="N", panel=RUN, help="Or for so many steps.")
+@option(
+    "--anneal",
+    type=float,
+    metavar="MINUTES",
+    panel=RUN,
+    help="Take a copy of the run's trunk to learning rate zero in so many minutes, ready to export.",
+)
+@option("--init", type=PATH, metavar="BUNDLE", panel=RUN, help="Begin a new run from a bundle's weights.")
+@option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    panel=TRAINING,
+    help="Change a setting of the training or of the family; may be given again. --NAME VALUE is the same.",
+)
+@option("--device", default="auto", metavar="auto|cpu|cuda", panel=TRAINING, help="Where the networks are trained.")
+@option("--compile", "compiled", is_flag=True, panel=TRAINING, help="Compile the model by torch.compile, where that works.")
+@option(
+    "--profile-steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    panel=RUN,
+    help="Only measure so many steps, and say where their time goes; nothing is written.",
+)
 def train(
-    family: Annotated[
-        str, typer.Argument(metavar="FAMILY", help="The family of models: few (the flagship), or another of docs/families.md.")
-    ],
-    data: Annotated[
-        list[Path],
-        typer.Option(
-            "--data", metavar="PATH", rich_help_panel=DATA, help="A folder of pictures, or a tar of them; may be given again."
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option("--out", metavar="FOLDER", rich_help_panel=RUN, help="The run's folder; a run that is there goes on."),
-    ],
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--exclude",
-            metavar="PATTERN",
-            rich_help_panel=DATA,
-            help="Leave out training pictures whose file name matches, such as 'imagenet__*'; may be given again.",
-        ),
-    ] = None,
-    validation: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--validation",
-            metavar="PATH",
-            rich_help_panel=DATA,
-            help="Pictures for the validation curve; may be given again.",
-        ),
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option("--minutes", metavar="N", rich_help_panel=RUN, help="Train for so long, in this call."),
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="N", rich_help_panel=RUN, help="Or for so many steps.")] = None,
-    anneal: Annotated[
-        float | None,
-        typer.Option(
-            "--anneal",
-            metavar="MINUTES",
-            rich_help_panel=RUN,
-            help="Take a copy of the run's trunk to learning rate zero in so many minutes, ready to export.",
-        ),
-    ] = None,
-    init: Annotated[
-        Path | None,
-        typer.Option("--init", metavar="BUNDLE", rich_help_panel=RUN, help="Begin a new run from a bundle's weights."),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            rich_help_panel=TRAINING,
-            help="Change a setting of the training or of the family; may be given again. --NAME VALUE is the same.",
-        ),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option("--device", metavar="auto|cpu|cuda", rich_help_panel=TRAINING, help="Where the networks are trained."),
-    ] = "auto",
-    compiled: Annotated[
-        bool,
-        typer.Option("--compile", rich_help_panel=TRAINING, help="Compile the model by torch.compile, where that works."),
-    ] = False,
-    profile_steps: Annotated[
-        int | None,
-        typer.Option(
-            "--profile-steps",
-            metavar="N",
-            min=1,
-            rich_help_panel=RUN,
-            help="Only measure so many steps, and say where their time goes; nothing is written.",
-        ),
-    ] = None,
+    family: str,
+    data: tuple[Path, ...],
+    out: Path,
+    exclude: tuple[str, ...],
+    validation: tuple[Path, ...],
+    minutes: float | None,
+    steps: int | None,
+    anneal: float | None,
+    init: Path | None,
+    settings: tuple[str, ...],
+    device: str,
+    compiled: bool,
+    profile_steps: int | None,
 ) -> None:
     """Train a model, or go on training it.
 
@@ -142,201 +133,169 @@ def train(
     Processes that torchrun starts share each batch. Needs the extra `train`; docs/training.md tells more.
     """
     _extra("train").run_train(
-        family, data, out, minutes=minutes, steps=steps, anneal=anneal, init=init,
-        exclude=exclude or [], validation=validation or [], settings=settings or [], device=device,
+        family, list(data), out, minutes=minutes, steps=steps, anneal=anneal, init=init,
+        exclude=list(exclude), validation=list(validation), settings=list(settings), device=device,
         compiled=compiled, profile_steps=profile_steps,
     )  # fmt: skip
 
 
+@command()
+@argument("run", type=PATH, metavar="RUN", help="A training run's folder.")
+@argument("bundle", type=PATH, metavar="BUNDLE", help="The folder to write; a bundle that is there is replaced.")
+@option("--card", type=PATH, metavar="FILE", help="A JSON file with more entries for the model card.")
+@option(
+    "--measure",
+    type=PATH,
+    multiple=True,
+    metavar="PATH",
+    help="Pictures to measure the model card's curve on; may be given again.",
+)
+@option(
+    "--calibrate",
+    type=PATH,
+    multiple=True,
+    metavar="PATH",
+    help="Make the model faster, by what training pictures show of it: hidden units that none of 200 makes fire are left "
+    "out, and a flagship's synthesis gets an int8 variant. May be given again.",
+)
+@option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave out pictures of --calibrate whose file name matches; may be given again.",
+)
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A training run's folder.")],
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder to write; a bundle that is there is replaced.")],
-    card: Annotated[
-        Path | None, typer.Option("--card", metavar="FILE", help="A JSON file with more entries for the model card.")
-    ] = None,
-    measure: Annotated[
-        list[Path] | None,
-        typer.Option("--measure", metavar="PATH", help="Pictures to measure the model card's curve on; may be given again."),
-    ] = None,
-    calibrate: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--calibrate",
-            metavar="PATH",
-            help="Make the model faster, by what training pictures show of it: hidden units that none of 200 makes fire are left "
-            "out, and a flagship's synthesis gets an int8 variant. May be given again.",
-        ),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--exclude", metavar="PATTERN", help="Leave out pictures of --calibrate whose file name matches; may be given again."
-        ),
-    ] = None,
+    run: Path, bundle: Path, card: Path | None, measure: tuple[Path, ...], calibrate: tuple[Path, ...], exclude: tuple[str, ...]
 ) -> None:
     """Make a bundle of a training run: a model that needs no torch.
 
     `fewbits encode` and `decode` take it by --model. Needs the extra `train`.
     """
-    _extra("train").run_export(run, bundle, card, measure or [], calibrate or [], exclude or [])
+    _extra("train").run_export(run, bundle, card, list(measure), list(calibrate), list(exclude))
 
 
+@command()
+@argument(
+    "pictures",
+    nargs=-1,
+    required=True,
+    type=PATH,
+    metavar="PATH...",
+    help="Folders of pictures, searched recursively, or pictures.",
+)
+@option(
+    "--out",
+    type=PATH,
+    required=True,
+    metavar="FOLDER",
+    panel=REPORT,
+    help="The report's folder; a measurement that is there goes on.",
+)
+@option(
+    "--codecs",
+    multiple=True,
+    metavar="NAME,...",
+    panel=CODECS,
+    help="few or any model's name, a bundle's folder (./mine), jpeg, jpeg-default, jpeg-444, jpeg2000, webp, webp-default, "
+    "avif (4:2:0, speed 6), avif-444, avif-s2 (speed 2), avif-444-s2, jxl. Default: few,jpeg,jpeg2000,webp,avif.",
+)
+@option(
+    "--command",
+    "commands",
+    multiple=True,
+    metavar="'NAME: ENC ;; DEC'",
+    panel=CODECS,
+    help="Any codec by two commands: 'name: enc {in} {out} -q {q} ;; dec {in} {out}'. Pictures are PNG files; {in.ppm} asks "
+    "for another format. May be given again.",
+)
+@option(
+    "--qualities",
+    multiple=True,
+    metavar="CODEC=N,N,...",
+    panel=CODECS,
+    help="A codec's settings in place of the seven usual ones; may be given again.",
+)
+@option("--time-limit", type=float, default=3600.0, metavar="SECONDS", panel=CODECS, help="End a --command that takes longer.")
+@option(
+    "--metrics",
+    multiple=True,
+    metavar="NAME,...",
+    panel=MEASURING,
+    help="mse, psnr, psnr_y, ssim, ms_ssim, ssimulacra2, lpips (needs torch and weights). Default: "
+    "psnr,psnr_y,ms_ssim,ssimulacra2.",
+)
+@option("--limit", type=click.IntRange(min=1), metavar="N", panel=MEASURING, help="Take only the first N pictures.")
+@option("--timing/--no-timing", default=True, panel=MEASURING, help="Measure seconds and peak memory too, one row at a time.")
+@option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    panel=MEASURING,
+    help="Processes for bytes and metrics. Default: one a core.",
+)
+@option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    panel=MEASURING,
+    help="Threads of each codec while it is timed. Default: as many as there are cores.",
+)
+@option(
+    "--anchor", metavar="CODEC", panel=COMPARING, help="The codec that tables compare with. Default: jpeg, where it is measured."
+)
+@option(
+    "--speed-reference", metavar="CODEC", panel=COMPARING, help="The codec whose speed is 1. Default: avif, where it is measured."
+)
+@option(
+    "--range", "bpp_range", metavar="LOW:HIGH", panel=COMPARING, help="Compare at these bits per pixel only, such as 0.12:1.6."
+)
+@option(
+    "--at",
+    multiple=True,
+    metavar="METRIC=QUALITY",
+    panel=COMPARING,
+    help="A quality for the table of smallest files; may be given again.",
+)
+@option("--published", type=PATH, metavar="FILE", panel=COMPARING, help="A JSON file of published curves to show beside.")
+@option("--published-curve", multiple=True, metavar="NAME", panel=COMPARING, help="Only this one of them; may be given again.")
+@option("--gallery", is_flag=True, panel=REPORT, help="Also write sheets of the original and each setting side by side.")
+@option(
+    "--viewer",
+    default="0.5",
+    metavar="BPP,...",
+    panel=REPORT,
+    help="Bits per pixel at which the report's viewer shows pictures; '' for none.",
+)
+@option(
+    "--viewer-mb",
+    type=float,
+    default=60.0,
+    metavar="MB",
+    panel=REPORT,
+    help="The report shows pictures until they are so many megabytes.",
+)
 def bench(
-    pictures: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="Folders of pictures, searched recursively, or pictures.")
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", metavar="FOLDER", rich_help_panel=REPORT, help="The report's folder; a measurement that is there goes on."
-        ),
-    ],
-    codecs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--codecs",
-            metavar="NAME,...",
-            rich_help_panel=CODECS,
-            help="few or any model's name, a bundle's folder (./mine), jpeg, jpeg-default, jpeg-444, jpeg2000, webp, "
-            "webp-default, avif (4:2:0, speed 6), avif-444, avif-s2 (speed 2), avif-444-s2, jxl. "
-            "Default: few,jpeg,jpeg2000,webp,avif.",
-        ),
-    ] = None,
-    command: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--command",
-            metavar="'NAME: ENC ;; DEC'",
-            rich_help_panel=CODECS,
-            help="Any codec by two commands: 'name: enc {in} {out} -q {q} ;; dec {in} {out}'. Pictures are PNG files; {in.ppm} "
-            "asks for another format. May be given again.",
-        ),
-    ] = None,
-    qualities: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--qualities",
-            metavar="CODEC=N,N,...",
-            rich_help_panel=CODECS,
-            help="A codec's settings in place of the seven usual ones; may be given again.",
-        ),
-    ] = None,
-    time_limit: Annotated[
-        float,
-        typer.Option("--time-limit", metavar="SECONDS", rich_help_panel=CODECS, help="End a --command that takes longer."),
-    ] = 3600.0,
-    metrics: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metrics",
-            metavar="NAME,...",
-            rich_help_panel=MEASURING,
-            help="mse, psnr, psnr_y, ssim, ms_ssim, ssimulacra2, lpips (needs torch and weights). "
-            "Default: psnr,psnr_y,ms_ssim,ssimulacra2.",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", metavar="N", min=1, rich_help_panel=MEASURING, help="Take only the first N pictures."),
-    ] = None,
-    timing: Annotated[
-        bool, typer.Option(rich_help_panel=MEASURING, help="Measure seconds and peak memory too, one row at a time.")
-    ] = True,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "-j",
-            "--jobs",
-            metavar="N",
-            min=1,
-            rich_help_panel=MEASURING,
-            help="Processes for bytes and metrics. Default: one a core.",
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "--threads",
-            metavar="N",
-            min=1,
-            rich_help_panel=MEASURING,
-            help="Threads of each codec while it is timed. Default: as many as there are cores.",
-        ),
-    ] = None,
-    anchor: Annotated[
-        str | None,
-        typer.Option(
-            "--anchor",
-            metavar="CODEC",
-            rich_help_panel=COMPARING,
-            help="The codec that tables compare with. Default: jpeg, where it is measured.",
-        ),
-    ] = None,
-    speed_reference: Annotated[
-        str | None,
-        typer.Option(
-            "--speed-reference",
-            metavar="CODEC",
-            rich_help_panel=COMPARING,
-            help="The codec whose speed is 1. Default: avif, where it is measured.",
-        ),
-    ] = None,
-    bpp_range: Annotated[
-        str | None,
-        typer.Option(
-            "--range",
-            metavar="LOW:HIGH",
-            rich_help_panel=COMPARING,
-            help="Compare at these bits per pixel only, such as 0.12:1.6.",
-        ),
-    ] = None,
-    at: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--at",
-            metavar="METRIC=QUALITY",
-            rich_help_panel=COMPARING,
-            help="A quality for the table of smallest files; may be given again.",
-        ),
-    ] = None,
-    published: Annotated[
-        Path | None,
-        typer.Option(
-            "--published", metavar="FILE", rich_help_panel=COMPARING, help="A JSON file of published curves to show beside."
-        ),
-    ] = None,
-    published_curve: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--published-curve", metavar="NAME", rich_help_panel=COMPARING, help="Only this one of them; may be given again."
-        ),
-    ] = None,
-    gallery: Annotated[
-        bool,
-        typer.Option(
-            "--gallery",
-            rich_help_panel=REPORT,
-            help="Also write sheets of the original and each setting side by side.",
-        ),
-    ] = False,
-    viewer: Annotated[
-        str,
-        typer.Option(
-            "--viewer",
-            metavar="BPP,...",
-            rich_help_panel=REPORT,
-            help="Bits per pixel at which the report's viewer shows pictures; '' for none.",
-        ),
-    ] = "0.5",
-    viewer_mb: Annotated[
-        float,
-        typer.Option(
-            "--viewer-mb",
-            metavar="MB",
-            rich_help_panel=REPORT,
-            help="The report shows pictures until they are so many megabytes.",
-        ),
-    ] = 60.0,
+    pictures: tuple[Path, ...],
+    out: Path,
+    codecs: tuple[str, ...],
+    commands: tuple[str, ...],
+    qualities: tuple[str, ...],
+    time_limit: float,
+    metrics: tuple[str, ...],
+    limit: int | None,
+    timing: bool,
+    jobs: int | None,
+    threads: int | None,
+    anchor: str | None,
+    speed_reference: str | None,
+    bpp_range: str | None,
+    at: tuple[str, ...],
+    published: Path | None,
+    published_curve: tuple[str, ...],
+    gallery: bool,
+    viewer: str,
+    viewer_mb: float,
 ) -> None:
     """Measure any codecs on any pictures, and write a report.
 
@@ -346,32 +305,30 @@ def bench(
     side = _extra("bench")
     n_failed = side.run_bench(
         side.Options(
-            pictures, out, codecs or [], command or [], qualities or [], metrics or [], published, published_curve or [],
+            list(pictures), out, list(codecs), list(commands), list(qualities), list(metrics), published, list(published_curve),
             anchor, speed_reference,
-            bpp_range, at or [], jobs, threads, limit, timing, gallery, [viewer], viewer_mb, time_limit,
+            bpp_range, list(at), jobs, threads, limit, timing, gallery, [viewer], viewer_mb, time_limit,
         )
     )  # fmt: skip
     if n_failed:
         raise FewbitsError(f"{n_failed} row{'s' if n_failed > 1 else ''} failed: the column `error` of {out}/table.csv says why")
 
 
-def compare(
-    first: Annotated[Path, typer.Argument(metavar="A", help="The original; any picture, or a .few file.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="The other, of the same size.")],
-    metrics: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metrics",
-            metavar="NAME,...",
-            help="Only these: mse, psnr, psnr_y, ssim, ms_ssim, ssimulacra2, lpips (needs torch and weights).",
-        ),
-    ] = None,
-) -> None:
+@command()
+@argument("first", type=PATH, metavar="A", help="The original; any picture, or a .few file.")
+@argument("second", type=PATH, metavar="B", help="The other, of the same size.")
+@option(
+    "--metrics",
+    multiple=True,
+    metavar="NAME,...",
+    help="Only these: mse, psnr, psnr_y, ssim, ms_ssim, ssimulacra2, lpips (needs torch and weights).",
+)
+def compare(first: Path, second: Path, metrics: tuple[str, ...]) -> None:
     """Print how near a picture is to another, by every metric.
 
     Needs the extra `bench`.
     """
-    _extra("bench").run_compare(first, second, metrics or [])
+    _extra("bench").run_compare(first, second, list(metrics))
 
 
 def _extra(name: Literal["train", "bench"]) -> Any:

@@ -2,6 +2,7 @@
 """`fewbits train` and `fewbits export`, from their options to files."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -156,17 +157,17 @@ def test_options_without_a_value_stand_anywhere(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["klt", "--depth", 18], "No such option: --depth"),  # another family's
-        (["resnet101", "--nosuch", 1], "No such option: --nosuch"),
-        (["resnet101", "--keep_epochs", 1], "No such option: --keep_epochs"),
+        (["klt", "--depth", 18], "No such option.*--depth"),  # another family's
+        (["resnet101", "--nosuch", 1], "No such option.*--nosuch"),
+        (["resnet101", "--keep_epochs", 1], "No such option.*--keep_epochs"),
         (["resnet101", "--depth"], "Option '--depth' requires an argument"),
-        (["--depth", 18], "No such option: --depth"),
+        (["--depth", 18], "No such option.*--depth"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )
 def test_unknown_options_are_wrong_usage(fewbits: Callable[..., tuple[int, str, str]], options: list[object], said: str) -> None:
     code, _, err = fewbits("train", "--data", "pictures", "--out", "run", "--steps", 1, *options)
-    assert code == 2 and said in err
+    assert code == 2 and re.search(said, err)
 
 
 def test_the_help_is_that_of_the_family_that_is_named(fewbits: Callable[..., tuple[int, str, str]]) -> None:
