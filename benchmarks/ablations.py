@@ -169,8 +169,12 @@ def train(name: str, options: argparse.Namespace) -> None:
         left = steps - (checkpoint.load(trunk)["step"] if trunk.exists() else 0)
         if left > 0:
             loop.train("few", options.data, out, loop.Budget(steps=left), **common)
-        if variant.anneal and not (out / checkpoint.ANNEALED).exists():
+        stopped = checkpoint.load(trunk)["step"] < steps
+        if variant.anneal and not stopped and not (out / checkpoint.ANNEALED).exists():
             loop.train("few", options.data, out, loop.Budget(steps=options.anneal_steps), anneal=True, **common)
+            stopped = not (out / checkpoint.ANNEALED).exists()
+    if stopped:  # by a signal, which ends a run in order
+        raise SystemExit(f"{name} was stopped; the same command goes on")
 
 
 def last_points(out: Path) -> tuple[int, float, list[tuple[float, float]]] | None:
