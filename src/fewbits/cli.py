@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import click.core
+import click
 
 from fewbits import __version__, files, research_cli
-from fewbits.cli_help import CONTENT, EPILOG, FILES, LIMITS, MACHINE, PATH, PICTURE, RATE, Command, Group, argument, option
+from fewbits.cli_help import CONTENT, FILES, LIMITS, MACHINE, PATH, PICTURE, RATE, Group, argument, option
 from fewbits.container import DEPTH_IDS, MAX_HEADER_BYTES, MAX_PIXELS, MAX_SIDE, Limits, parse_header
 from fewbits.errors import FewbitsError, ImageError, about
 from fewbits.installed import (
@@ -93,7 +93,7 @@ def app(debug: bool) -> None:
 _state = {"debug": False}
 
 
-@app.command(cls=Command, epilog=EPILOG)
+@app.command()
 @argument(
     "paths",
     nargs=-1,
@@ -227,7 +227,7 @@ def _pixels(text: str | int) -> int:
     return pixels
 
 
-@app.command(cls=Command, epilog=EPILOG)
+@app.command()
 @argument(
     "paths",
     nargs=-1,
@@ -358,7 +358,7 @@ def _divisor(scale: str | None) -> int:
     return names[scale] if scale else 1
 
 
-@app.command(cls=Command, epilog=EPILOG)
+@app.command()
 @argument("file", metavar="FILE", help="A .few file, or - for stdin.")
 @option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def info(file: str, as_json: bool) -> None:
@@ -398,7 +398,7 @@ def info(file: str, as_json: bool) -> None:
     click.echo(f"model {values['model']} ({values['model_id']}), family {header.family}{at_width}")
 
 
-@app.command(cls=Command, epilog=EPILOG)
+@app.command()
 @option("--engines", is_flag=True, help="List what can run them on this machine, and what is chosen, in their place.")
 def models(engines: bool) -> None:
     """List the installed models.

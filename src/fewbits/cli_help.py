@@ -46,6 +46,9 @@ class Argument(click.Argument):
 class Command(click.Command):
     """A command whose --help tells of its arguments, and lists its options by purpose."""
 
+    def __init__(self, *names: Any, **settings: Any) -> None:
+        super().__init__(*names, **({"epilog": EPILOG} | settings))
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         panels: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
@@ -61,10 +64,12 @@ class Command(click.Command):
 class Group(click.Group):
     """Commands in the order in which they were made."""
 
+    command_class = Command
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
 
 option = partial(click.option, cls=Option)
 argument = partial(click.argument, cls=Argument)
-command = partial(click.command, cls=Command, epilog=EPILOG)
+command = partial(click.command, cls=Command)
