@@ -232,9 +232,8 @@ def test_every_parameter_is_trained_and_the_loss_falls(photos: torch.Tensor) -> 
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
-def test_a_crop_of_another_grid_is_refused() -> None:
-    with pytest.raises(TrainingError, match="crop is 96, it must be a multiple of 64 pixels"):
-        Resnet101(SMALL).loss(torch.zeros(1, 3, 96, 96), Distortion("mse"), Penalty(""))
+def test_crops_are_of_the_grid() -> None:
+    assert Resnet101(SMALL).crop_multiple == 64 and Resnet101(replace(SMALL, pool=1)).crop_multiple == 32
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,23 @@ def test_broken_pictures_are_skipped_with_a_warning(folder: Path) -> None:
         assert decode_rgb(Item(folder / "removed.png")) is None
 
 
+def test_pixels_are_those_that_the_codec_codes(tmp_path: Path, picture: Picture) -> None:
+    """Grey of 16 bits is no white, and what is fully transparent has no colours of its own."""
+    ramp = np.linspace(0, 65535, 256, dtype=np.uint16)[None].repeat(8, 0)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    assert np.array_equal(
+        decode_rgb(Item(tmp_path / "deep.png")), np.arange(256, dtype=np.uint8)[None, :, None].repeat(8, 0).repeat(3, 2)
+    )
+    photo = picture(16, 16)
+    hidden = np.dstack([photo, np.full((16, 16), 255, np.uint8)])
+    hidden[4:8, 4:8] = (255, 0, 255, 0)
+    Image.fromarray(hidden).save(tmp_path / "hidden.png")
+    decoded = decode_rgb(Item(tmp_path / "hidden.png"))
+    assert decoded is not None and not (decoded[4:8, 4:8] == (255, 0, 255)).all(2).any()
+    clear = hidden[..., 3] == 255
+    assert np.array_equal(decoded[clear], photo[clear])
+
+
 def test_pictures_are_turned_upright_and_made_rgb(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -147,6 +164,28 @@ def test_a_pool_that_does_not_fit_is_renewed_until_all_were_seen(tmp_path: Path)
         seen |= set(pool.crops(400, 4, rng)[:, 0, 0, 0].tolist())
     assert seen == set(range(80))
     assert PicturePool(items, 1 << 20, seed=0).complete
+
+
+def test_a_run_that_goes_on_renews_where_it_stopped(tmp_path: Path) -> None:
+    """Calls of two steps each see the pictures that one call of all steps would see."""
+    for number in range(100):
+        (tmp_path / f"{number:03}.png").write_bytes(png(np.full((8, 8, 3), number, np.uint8)))
+    items = find_pictures([tmp_path])
+    seen: list[set[int]] = []
+    for steps in ([30], [10, 10, 10]):
+        values: set[int] = set()
+        done = 0
+        for count in steps:
+            pool, rng = PicturePool(items, 1, seed=0), np.random.default_rng(done)
+            assert len(pool) == 32 and pool.n_known == 100
+            pool.skip(done)
+            for _ in range(count):
+                values |= set(pool.crops(800, 4, rng)[:, 0, 0, 0].tolist())
+                pool.renew(rng)
+            values |= set(pool.crops(800, 4, rng)[:, 0, 0, 0].tolist())
+            done += count
+        seen.append(values)
+    assert len(seen[0]) == 62 and seen[0] == seen[1]
 
 
 def test_batches_are_those_of_their_seed(tmp_path: Path) -> None:

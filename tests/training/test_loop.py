@@ -209,6 +209,48 @@ def test_what_cannot_begin_does_not_bind_the_next_try(data: Path, tmp_path: Path
     go(data, tmp_path / "run", 1)
 
 
+def test_what_fails_before_its_first_weights_does_not_bind_either(data: Path, tmp_path: Path) -> None:
+    """The loss refuses the crops only at the first step, when the settings are there."""
+    with pytest.raises(TrainingError, match="the loss ms-ssim needs at least 161 pixels a side"):
+        go(data, tmp_path / "run", 1, config=replace(CONFIG, loss="ms-ssim=1"))
+    assert (tmp_path / "run" / "config.json").exists()
+    go(data, tmp_path / "run", 1)
+    assert checkpoint.load_config(tmp_path / "run")["train"]["loss"] == "mse"
+
+
+@pytest.mark.parametrize(
+    ("family", "crop", "multiple"),
+    [("few", 96, 64), ("slimcae", 72, 16), ("cae-pca", 100, 8), ("resnet-ae", 100, 8), ("resnet101", 96, 64)],
+)
+def test_a_crop_that_the_networks_cannot_take_is_refused(
+    data: Path, tmp_path: Path, family: str, crop: int, multiple: int
+) -> None:
+    with pytest.raises(TrainingError, match=f"crop is {crop}, it must be a multiple of {multiple} pixels"):
+        train(family, [data], tmp_path / "run", Budget(steps=1), config=replace(CONFIG, crop=crop), device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("name", "value", "least"), [("batch", 0, 1), ("crop", 0, 1), ("warmup_steps", -1, 0)])
+def test_settings_that_nothing_can_be_trained_with_are_refused(name: str, value: int, least: int) -> None:
+    with pytest.raises(TrainingError, match=f"{name} is {value}, it must be at least {least}"):
+        replace(CONFIG, **{name: value})
+
+
+def test_a_rate_without_warmup_is_whole_at_once(data: Path, tmp_path: Path) -> None:
+    go(data, tmp_path / "run", 1, config=replace(CONFIG, warmup_steps=0))
+    for optimizer in checkpoint.load(tmp_path / "run" / "trunk.pt")["optimizers"]:
+        assert all(group["lr"] == group["base_lr"] for group in optimizer["param_groups"])
+
+
+def test_validation_pictures_without_a_ssim_are_left_out(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "held").mkdir()
+    for side in (10, 11):
+        Image.new("RGB", (40, side)).save(tmp_path / "held" / f"{side}.png")
+    with pytest.warns(UserWarning, match="skipped a validation picture of 40x10: SSIM needs 11 pixels a side"):
+        said = go(data, tmp_path / "run", 1, validation=[tmp_path / "held"])
+    assert said[0].startswith("2 pictures, 1 for validation")
+
+
 # Lambda scheduling
 
 

@@ -23,6 +23,7 @@ class Family(Protocol):
 
     config: Any  # frozen dataclass, saved with the weights
     settings: tuple[float, ...]  # points of its rate knob at which training is validated
+    crop_multiple: int  # pixels: what a crop's side must be a multiple of
     frozen_networks: frozenset[str]  # networks exported as copies, whose weights load_tables takes back
 
     def initialize(self, pictures: Iterable[Tensor], distortion: Distortion) -> None:

@@ -239,6 +239,7 @@ class CaePca(nn.Module):
 
     # The coding side (runtime/factorized.py reads what these give)
 
+    crop_multiple = STRIDE
     frozen_networks: frozenset[str] = frozenset()
 
     def networks(self) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:

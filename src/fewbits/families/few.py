@@ -389,6 +389,7 @@ class Few(nn.Module):
 
     # The coding side (runtime/hyperprior.py reads what these three give)
 
+    crop_multiple = 64  # pixels: a position of the hyper latent
     frozen_networks = frozenset({"scales"})  # exported as a copy with final integers
 
     def networks(self) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:

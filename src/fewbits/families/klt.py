@@ -129,6 +129,7 @@ class Klt(nn.Module):
 
     # The coding side (runtime/factorized.py reads what these give)
 
+    crop_multiple = 1
     frozen_networks: frozenset[str] = frozenset()
 
     def networks(self) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:

@@ -158,6 +158,7 @@ class MaskedAutoencoder(nn.Module):
 
     # The coding side (runtime/masked.py reads what these give)
 
+    crop_multiple = STRIDE
     frozen_networks: frozenset[str] = frozenset()
 
     def networks(self) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:

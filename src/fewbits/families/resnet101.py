@@ -274,9 +274,6 @@ class Resnet101(nn.Module):
 
     def loss(self, x: Tensor, distortion: Distortion, penalty: Penalty) -> tuple[Tensor, dict[str, Tensor]]:
         """The distortion behind noise on y."""
-        stride = RESNET_STRIDE * self.config.pool
-        if x.shape[2] % stride or x.shape[3] % stride:
-            raise TrainingError(f"crop is {x.shape[3]}, it must be a multiple of {stride} pixels")
         y = self.features(x)
         x_hat = self.synthesis(self.noisy(y))
         each = distortion(x, x_hat)
@@ -285,6 +282,10 @@ class Resnet101(nn.Module):
         return each.mean(), {"mse": mse(x, x_hat).mean().detach()}
 
     # The coding side (runtime/factorized.py reads what these give)
+
+    @property
+    def crop_multiple(self) -> int:
+        return RESNET_STRIDE * self.config.pool
 
     frozen_networks: frozenset[str] = frozenset()
 

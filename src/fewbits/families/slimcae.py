@@ -281,6 +281,7 @@ class SlimCae(nn.Module):
 
     # The coding side (runtime/factorized.py reads what these give)
 
+    crop_multiple = 16
     frozen_networks = frozenset({"analysis", "synthesis"})  # their weights are inputs, which load_tables takes back
 
     def networks(self) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:

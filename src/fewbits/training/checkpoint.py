@@ -36,10 +36,15 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+def has_begun(run: Path) -> bool:
+    """Whether the folder has settings that bind: those with weights beside them, which a run that failed early has not."""
+    return (run / CONFIG).exists() and any((run / name).exists() for name in (TRUNK, ANNEALING, ANNEALED))
+
+
 def save_config(run: Path, config: dict[str, Any]) -> None:
     """Write the run's settings; refuse to change those of a run that exists (all but where its data lies)."""
     path = run / CONFIG
-    if path.exists():
+    if has_begun(run):
         old, new = load_config(run), json.loads(json.dumps(config))
         for part in ("model", "train"):  # settings that are newer than the run have their defaults
             old[part] = {**new[part], **old[part]}

@@ -99,7 +99,7 @@ def _chosen(family: str, out: Path, init: Path | None, settings: list[str]) -> t
     model = export.load_model(bundle) if bundle else None
     model_config = model.config if model else config_class()
     config = TrainConfig(**getattr(config_class, "training", {}))
-    if (out / checkpoint.CONFIG).exists():  # a run goes on with its own settings
+    if checkpoint.has_begun(out):  # a run goes on with its own settings
         saved = checkpoint.load_config(out)
         if saved["family"] != family:
             raise TrainingError(f"{out} is a run of family {saved['family']}, not {family}")

@@ -5,7 +5,6 @@ Pictures are decoded once and kept; where they do not fit `cache_bytes`, the poo
 """
 
 import hashlib
-import io
 import os
 import queue
 import tarfile
@@ -21,10 +20,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from fewbits.errors import TrainingError
+from fewbits.errors import ImageError, TrainingError
+from fewbits.picture import at_depth, filled
+from fewbits.picturefile import read_picture
 
 SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 DECODED_AHEAD = 8  # pictures, where they do not all fit the cache: a decoder takes longer than a GPU for a step
@@ -80,12 +80,11 @@ def digest(items: Sequence[Item]) -> str:
 
 
 def decode_rgb(item: Item) -> np.ndarray | None:
-    """uint8 (h, w, 3), upright; None (and a warning) where the file cannot be read."""
+    """uint8 (h, w, 3), upright, the pixels that the codec would code; None (and a warning) where the file cannot be read."""
     try:
-        with Image.open(io.BytesIO(item.read())) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        warnings.warn(f"skipped {item.path}: {error}", stacklevel=2)
+        return at_depth(filled(read_picture(item.read(), str(item.path))), 8)
+    except (OSError, ImageError) as error:
+        warnings.warn(f"skipped {error}", stacklevel=2)
         return None
 
 
@@ -115,6 +114,15 @@ class PicturePool:
 
     def __len__(self) -> int:
         return len(self._pictures)
+
+    @property
+    def n_known(self) -> int:
+        """How many pictures there are to train on, as far as is known: those that wait for the cache may be damaged."""
+        return len(self._pictures) if self.complete else len(self._order)
+
+    def skip(self, n_pictures: int) -> None:
+        """Before the first renewal: so many have been made by earlier calls of the run, so the next ones are others."""
+        self._next += n_pictures
 
     def _weigh(self) -> None:
         weights = np.sqrt([picture.shape[0] * picture.shape[1] for picture in self._pictures])

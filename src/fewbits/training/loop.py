@@ -11,6 +11,7 @@ import math
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from fewbits.families.batch_part import holding_part
 from fewbits.families.losses import Distortion, Penalty, ssim
 from fewbits.families.settings import setting
 from fewbits.processor import has_bfloat16
+from fewbits.structure import WINDOW
 from fewbits.training import checkpoint
 from fewbits.training.compiling import compiles
 from fewbits.training.data import PicturePool, batches, decode_rgb, digest, find_pictures, to_tensor
@@ -65,6 +67,12 @@ class TrainConfig:
     save_minutes: float = setting(3.0, "between two checkpoints")
     keep_epochs: int = setting(0, "a copy of the trunk is kept every so many epochs, of as many crops as pictures; 0: none")
     schedule_steps: int = setting(0, "slimcae: steps between two steps of lambda scheduling; 0: none")
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch", 1), ("crop", 1), ("warmup_steps", 0)):
+            value = getattr(self, name)
+            if not value >= least:
+                raise TrainingError(f"{name} is {value}, it must be at least {least}")
 
 
 @dataclass(frozen=True)
@@ -160,6 +168,8 @@ class Run:
         self.family, self.config, self.device, self.ranks = family, config, device, ranks or Ranks()
         self.distortion, self.penalty = Distortion(config.loss, config.vgg), Penalty(config.penalty)
         self.model = FAMILIES[family][1](model_config).to(device, memory_format=torch.channels_last)
+        if config.crop % self.model.crop_multiple:
+            raise TrainingError(f"crop is {config.crop}, it must be a multiple of {self.model.crop_multiple} pixels")
         self.optimizers = make_optimizers(self.model, config, self.dtype)
         self.loss: nn.Module = Loss(self.model, self.distortion, self.penalty)
         self.phase: Callable[[str], AbstractContextManager[Any]] = lambda name: nullcontext()  # what measures a step enters here
@@ -211,7 +221,7 @@ class Run:
         if not (np.isfinite(value) and np.isfinite(length)):  # before the weights change
             what = f"the loss is {value}, its gradient's norm {length}"
             raise ranks.same_error(TrainingError(f"{what} at step {self.step}; the last good checkpoint is kept"))
-        warm = min(1.0, (self.step + 1) / self.config.warmup_steps)
+        warm = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
         with self.phase("optimizer"):
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
@@ -328,7 +338,7 @@ def load_data(
     with ranks.together():
         items, checks = find_pictures(data, exclude), find_pictures(validation) if validation else []
         pool = PicturePool(items, config.cache_mb << 20, config.seed)
-        held_out = [p for p in map(decode_rgb, checks) if p is not None]
+        held_out = [p for p in map(decode_rgb, checks) if p is not None and _is_measurable(p)]
     own = {"data": (digest(items), len(pool)), "validation": (digest(checks), len(held_out))}  # how many can be read counts, too
     first = ranks.told(lambda: own)
     with ranks.together():
@@ -336,6 +346,15 @@ def load_data(
             if pictures != first[name]:
                 raise TrainingError(f"{name}: rank {ranks.index} of {ranks.count} finds other pictures than rank 0")
     return pool, held_out
+
+
+def _is_measurable(picture: np.ndarray) -> bool:
+    """Whether a picture for validation has a SSIM; a warning where it has none."""
+    measurable = min(picture.shape[:2]) >= WINDOW
+    if not measurable:
+        size = f"{picture.shape[1]}x{picture.shape[0]}"
+        warnings.warn(f"skipped a validation picture of {size}: SSIM needs {WINDOW} pixels a side", stacklevel=2)
+    return measurable
 
 
 def train(
@@ -416,7 +435,8 @@ def train(
         save()
         report(f"{target} holds what was fitted: the family {family} has nothing to train")
         return
-    kept_steps = 0 if anneal else config.keep_epochs * max(1, round(len(pool) / config.batch))
+    kept_steps = 0 if anneal else config.keep_epochs * max(1, round(pool.n_known / config.batch))
+    pool.skip(run.step)
     source = batches(pool, config.batch, config.crop, config.seed + run.step, ranks.part(config.batch))
 
     def clock() -> float:
