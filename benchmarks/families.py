@@ -90,15 +90,6 @@ def at_own_levels(codec: BundleCodec) -> BundleCodec:
     return replace(codec, settings=tuple(100 * k / steps for k in range(steps + 1)))
 
 
-def rising(curve: CurveData) -> CurveData:
-    """Without the points that repeat the one before: two settings of a coarse knob may give the same files."""
-    kept = curve.points[:1]
-    for point in curve.points[1:]:
-        if point[1:] != kept[-1][1:]:
-            kept += (point,)
-    return replace(curve, points=kept)
-
-
 def kmacs(name: str) -> tuple[float, float]:
     """Thousands of multiply-accumulates a pixel to encode and to decode, counted in the networks; at the widest width."""
     import torch
@@ -222,7 +213,11 @@ def main_block(
     head = ["Bjontegaard rate against JPEG", *scores, "bundle, MB", "kMAC/pixel, encoding", "decoding", "encoding, MP/s",
             "decoding, MP/s"]  # fmt: skip
     n_pictures = len({row["image"] for row in rows})
-    reasons = [f"- {test}, {METRICS[metric].label}: {entry.reason}" for (test, metric), entry in rates.items() if entry.reason]
+    reasons = [
+        f"- {test}, {METRICS[metric].label}: {entry.reason}"
+        for (test, metric), entry in rates.items()
+        if entry.rate_percent is None
+    ]
     command = shlex.join(["python", "benchmarks/families.py", *sys.argv[1:]])
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     alone = load <= 1.2 * max(options.threads, options.jobs)  # this run itself makes some
@@ -274,7 +269,7 @@ def run(options: argparse.Namespace) -> None:
     rows = measured(codecs, options)
     names = [codec.name for codec in codecs]
     curves = mean_curves(rows, names, SCORED)
-    rates = {(entry.test, entry.metric): entry for entry in comparisons([*map(rising, curves)], [JPEG.name], BPP_RANGE)}
+    rates = {(entry.test, entry.metric): entry for entry in comparisons(curves, [JPEG.name], BPP_RANGE)}
     costs = {codec.name: kmacs(codec.model) for codec in ours}
     blocks = {MAIN: main_block(rows, codecs, timed(codecs, curves, options), costs, rates, options)}
 

@@ -2,6 +2,8 @@
 """Codecs write real files, travel to other processes, and the searches find what trying every quality finds."""
 
 import pickle
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,3 +107,32 @@ def test_continuous_settings_come_within_a_few_percent_of_a_size(name: str, phot
     assert found is not None
     assert 5700 < len(found[1]) <= 6000
     assert nearest_size(find_codec(name), part, 50) is None
+
+
+@dataclass(frozen=True)
+class Steps:
+    """JPEG by a setting that falls with the size of its files, as a quantizer's step does, where only some settings are known."""
+
+    settings: tuple[float, ...] = (10, 20, 30, 40)
+    whole_settings: bool = True
+    bounded: bool = False
+    span: tuple[float, float] = (10, 40)
+
+    def encode(self, image: np.ndarray, setting: float, threads: int = 1) -> bytes:
+        assert 10 <= setting <= 40
+        return JPEG.encode(image, 100 - 2 * setting)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_size_is_found_where_settings_fall_with_it(whole: bool, photo: np.ndarray) -> None:
+    pytest.importorskip("scipy")
+    part = photo[:96, :96]
+    codec: Any = Steps(whole_settings=whole)
+    limit = len(codec.encode(part, 23))
+    found = nearest_size(codec, part, limit)
+    assert found is not None
+    fits = [step for step in range(10, 41) if len(codec.encode(part, step)) <= limit]
+    assert found[0] == min(fits) if whole else 0.95 * limit < len(found[1]) <= limit
+    assert nearest_size(codec, part, 10) is None
+    largest = nearest_size(codec, part, 10**6)
+    assert largest is not None and largest[0] == 10

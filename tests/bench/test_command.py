@@ -4,6 +4,7 @@
 import csv
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,29 @@ def test_a_second_call_measures_nothing_and_a_further_metric_only_that(
     assert run(*more)[0] == 0
     assert set(asked) == {("mse",)}
     assert [row["psnr"] for row in table(out)] == [row["psnr"] for row in first]
+
+
+def test_a_report_among_the_pictures_is_not_measured(run: Run, tmp_path: Path, photo: np.ndarray) -> None:
+    Image.fromarray(photo[:64, :64]).save(tmp_path / "a.png")
+    (tmp_path / "rd-own").mkdir()
+    Image.fromarray(photo[64:128, :64]).save(tmp_path / "rd-own" / "b.png")
+    for out in (tmp_path / "report", tmp_path):
+        for _ in range(2):
+            words = (
+                "--codecs",
+                "jpeg,webp",
+                "--metrics",
+                "psnr",
+                "--no-timing",
+                "--gallery",
+                "--qualities",
+                "jpeg=20,40,60,80",
+                "--qualities",
+                "webp=20,40,60,80",
+            )
+            assert run("bench", tmp_path, "--out", out, *words)[0] == 0
+            assert {row["image"] for row in table(out)} == {"a.png", "rd-own/b.png"}
+        shutil.rmtree(tmp_path / "report", ignore_errors=True)
 
 
 def test_an_interrupted_run_goes_on(run: Run, folder: Path, tmp_path: Path) -> None:

@@ -71,6 +71,38 @@ def test_what_has_no_quality_in_common_is_refused_with_the_reason() -> None:
     assert found.reason == "the curves have no quality in common: they span 26.00 to 38.00 and 46.00 to 58.00"
 
 
+def test_curves_without_a_rate_in_common_have_a_rate_difference_all_the_same() -> None:
+    small = made_rows({"small": {"a": 0.01, "b": 0.01, "c": 0.01}})
+    found = comparisons(mean_curves(ROWS + small, ["base", "small"], ["psnr"]), ["base"])[0]
+    assert found.rate_percent == pytest.approx(-99) and (found.low, found.high) == (26, 38)
+    assert found.quality_gain is None and found.reason.startswith("the curves have no rate in common")
+
+
+def test_settings_may_fall_with_the_size_of_files() -> None:
+    """As a quantizer's step does."""
+    steps = [row | {"codec": "steps", "setting": 60 - row["setting"]} for row in ROWS if row["codec"] == "half"]
+    curves = mean_curves(ROWS + steps, ["base", "steps"], ["psnr"])
+    assert [point[0] for point in curves[1].points] == [50, 40, 30, 20, 10]
+    assert comparisons(curves, ["base"])[0].rate_percent == pytest.approx(-50)
+
+
+def test_a_setting_that_repeats_a_file_is_no_point_of_a_curve() -> None:
+    """A coarse knob gives the same files at several settings."""
+    again = [row | {"setting": 60} for row in ROWS if row["codec"] == "half" and row["setting"] == 50]
+    rows = ROWS + again
+    assert comparisons(mean_curves(rows, CODECS, ["psnr"]), ["base"])[0].rate_percent == pytest.approx(-50)
+    assert smallest_files(rows, CODECS, {"psnr": [32.0]}) == smallest_files(ROWS, CODECS, {"psnr": [32.0]})
+    assert wins(rows, CODECS, ["psnr"]) == wins(ROWS, CODECS, ["psnr"])
+
+
+def test_a_codec_without_curves_keeps_no_other_from_smallest_files() -> None:
+    few = [row | {"codec": "two points"} for row in ROWS if row["codec"] == "half" and row["setting"] < 30]
+    found = {entry.codec: entry for entry in smallest_files(ROWS + few, [*CODECS, "two points"], {"psnr": [32.0]})}
+    alone = {entry.codec: entry for entry in smallest_files(ROWS, CODECS, {"psnr": [32.0]})}
+    assert {codec: found[codec] for codec in CODECS} == alone
+    assert found["two points"].mean_bpp is None and found["two points"].reason.startswith("a curve needs at least")
+
+
 def test_a_failed_row_takes_its_picture_out_of_every_mean() -> None:
     broken = {"error": "it broke", "bytes": None, "psnr": None}
     failed = [row | broken if row["image"] == "c" and row["codec"] == "base" else row for row in ROWS]

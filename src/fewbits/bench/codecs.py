@@ -40,7 +40,8 @@ class Codec(Protocol):
 
     @property
     def settings(self) -> tuple[float, ...]:
-        """Rising: each next one gives larger files. Of no meaning from one codec to another."""
+        """Rising. Of no meaning from one codec to another; of a command each next one may give smaller files, as a quantizer's
+        step does, of all others larger ones."""
 
     @property
     def span(self) -> tuple[float, float]:
@@ -232,32 +233,39 @@ def nearest_psnr(codec: Codec, image: np.ndarray, target_db: float, threads: int
 
 
 def nearest_size(codec: Codec, image: np.ndarray, limit_bytes: int, threads: int = 1) -> tuple[float, bytes] | None:
-    """The highest setting whose file is not larger than `limit_bytes`, and that file; None where there is none.
+    """The best setting whose file is not larger than `limit_bytes`, and that file; None where there is none.
 
-    Exactly so where settings are integers; otherwise the best of a few tries, as a rule within 1 % of the limit.
+    Exactly so where settings are integers; otherwise the best of a few tries, as a rule within 1 % of the limit. The best is the
+    highest, but of commands the lowest where settings fall with the size of files.
     """
     files: dict[float, bytes] = {}
+    smallest, largest = codec.span
 
     def excess(setting: float) -> float:
         files[setting] = codec.encode(image, setting, threads)
         return math.log(len(files[setting]) / limit_bytes)
 
+    if not codec.bounded and excess(smallest) > excess(largest):
+        smallest, largest = largest, smallest
+    sign = 1 if smallest <= largest else -1
     if codec.whole_settings:
-        _last_quality(lambda quality: excess(quality) <= 0)
-    elif excess(codec.span[0]) <= 0 < excess(codec.span[1]):
+        n_settings = round(abs(largest - smallest)) + 1
+        _last_quality(lambda number: excess(smallest + sign * (number - 1)) <= 0, n_settings)
+    elif excess(smallest) <= 0 < excess(largest):
         from scipy.optimize import brentq
 
         brentq(excess, *codec.span, xtol=1e-3, rtol=1e-3, maxiter=SEARCH_STEPS, disp=False)
     fitting = [setting for setting, data in files.items() if len(data) <= limit_bytes]
-    return (max(fitting), files[max(fitting)]) if fitting else None
+    best = max(fitting, key=lambda setting: sign * setting, default=None)
+    return None if best is None else (best, files[best])
 
 
-def _last_quality(holds: Callable[[int], bool]) -> int:
+def _last_quality(holds: Callable[[int], bool], highest: int = HIGHEST_QUALITY) -> int:
     """By bisection, the last quality for which `holds`, which ends somewhere and does not begin again; 0 where there is none.
 
     It has been asked of the quality returned and of the next one, as far as they are qualities.
     """
-    low, high = LOWEST_QUALITY - 1, HIGHEST_QUALITY + 1
+    low, high = LOWEST_QUALITY - 1, highest + 1
     while high - low > 1:
         middle = (low + high) // 2
         if holds(middle):

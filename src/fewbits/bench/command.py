@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +39,7 @@ from fewbits.picturefile import read_picture
 
 DEFAULT_CODECS: Final = ("few", "jpeg", "jpeg2000", "webp", "avif")
 TABLE, JOURNAL, RECORD, SUMMARY, CURVES = "table.csv", "journal.jsonl", "record.txt", "summary.md", "curves.md"
+VIEWER, GALLERY, PLOT = "viewer", "gallery", "rd-"  # folders, and the beginning of names
 REPORT: Final = "report.html"
 
 
@@ -67,6 +69,14 @@ class Options:
     time_limit_s: float = TIME_LIMIT_S
 
 
+def _is_of_report(out: Path, path: Path) -> bool:
+    """Whether an earlier run wrote a picture: a report may lie among the pictures that it is of."""
+    path = path.resolve()
+    return path.is_relative_to(out) and (
+        path.relative_to(out).parts[0] in (VIEWER, GALLERY) or (path.parent == out and path.name.startswith(PLOT))
+    )
+
+
 def run_bench(options: Options) -> int:
     """Everything behind `fewbits bench`; prints the summary and returns how many rows failed."""
     names = _metric_names(options.metrics)
@@ -81,7 +91,7 @@ def run_bench(options: Options) -> int:
     if both := [name for name in drawn_too if name in [codec.name for codec in codecs]]:
         raise FewbitsError(f"--published: a curve is called {both[0]}, as a measured codec is: rename one")
     anchor = _one_of("--anchor", options.anchor, [*(codec.name for codec in codecs), *drawn_too], "jpeg")
-    pictures = find_pictures(options.roots, options.limit)
+    pictures = find_pictures(options.roots, options.limit, partial(_is_of_report, options.out.resolve()))
     cores = usable_cores()
     plan = Plan(pictures, tuple(codecs), names, options.jobs or cores, options.threads or cores, options.timing)
     try:
@@ -110,7 +120,7 @@ def run_bench(options: Options) -> int:
         if viewer_bpp and whole:
             wanted = [picture for picture in pictures if picture.name in whole]
             sizes = {row["image"]: (row["width"], row["height"]) for row in sound}
-            folder = options.out / "viewer"
+            folder = options.out / VIEWER
             shown, more = viewer_pictures(
                 wanted,
                 sizes,
@@ -133,15 +143,15 @@ def run_bench(options: Options) -> int:
         levels=levels, viewer=tuple(shown), title=_title(options.roots, len(whole)),
     )  # fmt: skip
     styles = {codec.name: Style(codec.label, codec.colour, codec.published) for codec in data.codecs}
-    for old in [*options.out.glob("rd-*.svg"), *options.out.glob("rd-*.png")]:
+    for old in [*options.out.glob(f"{PLOT}*.svg"), *options.out.glob(f"{PLOT}*.png")]:
         old.unlink()  # of an earlier run, perhaps of other metrics
     for name in names:
         drawn = [curve for curve in data.curves if curve.metric == name and len(curve.points) > 1]
         if any(not styles[curve.codec].published for curve in drawn):
             for suffix in (".svg", ".png"):
-                plot(options.out / f"rd-{name}{suffix}", drawn, styles, data.title)
+                plot(options.out / f"{PLOT}{name}{suffix}", drawn, styles, data.title)
     if options.gallery:
-        failed = write_gallery(pictures, working, rows, names, options.out / "gallery", plan.jobs)
+        failed = write_gallery(pictures, working, rows, names, options.out / GALLERY, plan.jobs)
         data = replace(data, notes=(*data.notes, *failed))
     write_report(options.out / REPORT, data)
     text = summary_text(data)

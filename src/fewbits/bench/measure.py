@@ -10,7 +10,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -80,12 +80,19 @@ class _Task:
     threads: int
 
 
-def find_pictures(roots: Sequence[Path], limit: int | None = None) -> tuple[Picture, ...]:
-    """Pictures in folders (searched recursively, in the order of their names) or files. Raises ImageError."""
+def find_pictures(
+    roots: Sequence[Path], limit: int | None = None, leave_out: Callable[[Path], bool] | None = None
+) -> tuple[Picture, ...]:
+    """Pictures in folders (searched recursively, in the order of their names) or files. Raises ImageError.
+
+    leave_out: of those in folders the ones that are none of the user's.
+    """
     found: list[tuple[str, Path]] = []
     for root in roots:
         if root.is_dir():
             inside = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            if leave_out:
+                inside = [path for path in inside if not leave_out(path)]
             found += [(path.relative_to(root).as_posix(), path) for path in inside]
         elif root.is_file():
             found.append((root.name, root))

@@ -406,7 +406,7 @@ function bjontegaardCells(pair, metric) {
   const tip = [pair.reason, range].filter(Boolean).join("; ");
   const rate = percent(pair.rate_percent);
   return [
-    cell(rate, { class: `first ${tone(pair.rate_percent)}` }, tip),
+    cell(rate, { class: `first ${tone(pair.rate_percent)}` }, isNumber(pair.rate_percent) ? range : tip),
     cell(signed(pair.quality_gain, digitsOf(metric)), {}, isNumber(pair.quality_gain) ? "" : tip),
   ];
 }

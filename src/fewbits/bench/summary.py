@@ -28,7 +28,7 @@ class CurveData:
     points: tuple[tuple[float | None, float, float], ...]
 
     def curve(self) -> Curve:
-        return Curve([point[1] for point in self.points], [point[2] for point in self.points])
+        return _curve([point[1:] for point in self.points])
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ class Comparison:
     """A Bjontegaard comparison of `test` against `anchor`.
 
     rate_percent: rate difference at equal quality in percent, negative where `test` needs fewer bytes. quality_gain: quality
-    difference at equal rate in the metric's unit. low, high: the span of quality compared over, in the metric's unit.
-    reason: why there is no number, "" where there is one.
+    difference at equal rate in the metric's unit, None as well where the curves share qualities, but no rates. low, high: the
+    span of quality compared over, in the metric's unit. reason: why a number is missing, "" where none is.
     """
 
     metric: str
@@ -136,8 +136,19 @@ def mean_curves(rows: Sequence[Row], codecs: Sequence[str], metrics: Sequence[st
                 here = [row for row in own if row["setting"] == setting]
                 bpp = float(np.mean([row["bpp"] for row in here]))
                 points.append((setting, bpp, METRICS[metric].axis(float(np.mean([row[metric] for row in here])))))
-            curves.append(CurveData(codec, metric, tuple(points)))
+            curves.append(CurveData(codec, metric, tuple(sorted(points, key=_by_rate))))
     return curves
+
+
+def _by_rate(point: tuple[float | None, float, float]) -> tuple[float, float]:
+    """A quantizer's step as the setting gives smaller files where it is larger: settings are no order."""
+    return point[1:]
+
+
+def _curve(points: Sequence[tuple[float, float]]) -> Curve:
+    """Points of rate and quality, by rising rate; one that repeats the one before, as coarse settings give, is none."""
+    own = [point for k, point in enumerate(points) if k == 0 or point != points[k - 1]]
+    return Curve([point[0] for point in own], [point[1] for point in own])
 
 
 def comparisons(curves: Sequence[CurveData], anchors: Sequence[str], bpp_range: BppRange = EVERYTHING) -> list[Comparison]:
@@ -154,10 +165,14 @@ def comparisons(curves: Sequence[CurveData], anchors: Sequence[str], bpp_range: 
 def _comparison(metric: str, anchor: str, test: str, curves: Mapping[tuple[str, str], Curve], bpp_range: BppRange) -> Comparison:
     pair = curves[metric, anchor], curves[metric, test]
     try:
-        rate, quality = rate_change(*pair, bpp_range), quality_change(*pair, bpp_range)
+        rate = rate_change(*pair, bpp_range)
     except ValueError as error:
         return Comparison(metric, anchor, test, None, None, None, None, str(error))
-    return Comparison(metric, anchor, test, rate.mean, quality.mean, rate.low, rate.high, "")
+    try:
+        gain, reason = quality_change(*pair, bpp_range).mean, ""
+    except ValueError as error:  # one is so much better that even its largest files are smaller
+        gain, reason = None, str(error)
+    return Comparison(metric, anchor, test, rate.mean, gain, rate.low, rate.high, reason)
 
 
 def picture_curves(rows: Sequence[Row], codecs: Sequence[str], metric: str) -> dict[str, dict[str, Curve]]:
@@ -167,12 +182,7 @@ def picture_curves(rows: Sequence[Row], codecs: Sequence[str], metric: str) -> d
     for row in rows:
         if row["image"] in points and row["codec"] in codecs:
             points[row["image"]][row["codec"]].append((row["bpp"], METRICS[metric].axis(row[metric])))
-    return {
-        name: {
-            codec: Curve(*map(list, zip(*sorted(own), strict=True))) if own else Curve([], []) for codec, own in of_codec.items()
-        }
-        for name, of_codec in points.items()
-    }
+    return {name: {codec: _curve(sorted(own)) for codec, own in of_codec.items()} for name, of_codec in points.items()}
 
 
 def wins(rows: Sequence[Row], codecs: Sequence[str], metrics: Sequence[str], bpp_range: BppRange = EVERYTHING) -> list[Wins]:
@@ -195,23 +205,39 @@ def wins(rows: Sequence[Row], codecs: Sequence[str], metrics: Sequence[str], bpp
 
 
 def smallest_files(rows: Sequence[Row], codecs: Sequence[str], levels: Mapping[str, Sequence[float]]) -> list[SmallestFile]:
-    """Mean bits per pixel at equal quality, interpolated picture by picture, over the pictures where every codec reaches it."""
+    """Mean bits per pixel at equal quality, interpolated picture by picture, over the pictures where every codec reaches it.
+
+    A codec of which no picture has a curve, but, say, two points, is left out with the reason, and keeps no other from a number.
+    """
     found = []
     for metric, qualities in levels.items():
         curves = picture_curves(rows, codecs, metric)
+        problems = {codec: [_problem(of_codec[codec]) for of_codec in curves.values()] for codec in codecs}
+        broken = {codec: own[0] for codec, own in problems.items() if own and all(own)}
         for quality in qualities:
             rates: dict[str, list[float | None]] = {codec: [] for codec in codecs}
             for of_codec in curves.values():
                 for codec in codecs:
                     rates[codec].append(_rate_or_none(of_codec[codec], quality))
-            shared = [k for k in range(len(curves)) if all(rates[codec][k] is not None for codec in codecs)]
+            able = [codec for codec in codecs if codec not in broken]
+            shared = [k for k in range(len(curves)) if all(rates[codec][k] is not None for codec in able)]
             for codec in codecs:
                 values = [rate for k in shared if (rate := rates[codec][k]) is not None]
                 n_reached = sum(rate is not None for rate in rates[codec])
-                reason = "" if values else f"{codec} reaches it on {n_reached} of {len(curves)} pictures, on none do all codecs"
+                reached = f"{codec} reaches it on {n_reached} of {len(curves)} pictures, on none do all codecs"
+                reason = "" if values else broken.get(codec, reached)
                 mean_bpp = float(np.mean(values)) if values else None
                 found.append(SmallestFile(metric, quality, codec, mean_bpp, len(shared), reason))
     return found
+
+
+def _problem(curve: Curve) -> str:
+    """Why there are no rates on a curve, "" where there are."""
+    try:
+        rate_at(curve, 0.0)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _rate_or_none(curve: Curve, quality: float) -> float | None:

@@ -53,7 +53,7 @@ def bjontegaard_table(data: ReportData, labels: Mapping[str, str]) -> str:
     rows = [[labels[test], *(_rate(own.get((test, metric))) for metric in metrics)] for test in sorted(tests, key=rank)]
     head = [f"Bjontegaard rate against {labels[data.anchor]}", *(METRICS[metric].label for metric in metrics)]
     lines = [table(head, rows)]
-    spans = [entry for entry in own.values() if entry.test in tests and not entry.reason]
+    spans = [entry for entry in own.values() if entry.test in tests and entry.rate_percent is not None]
     for metric in metrics:
         of_metric = [entry for entry in spans if entry.metric == metric]
         lows, highs = ([getattr(entry, end) for entry in of_metric] for end in ("low", "high"))
@@ -62,7 +62,8 @@ def bjontegaard_table(data: ReportData, labels: Mapping[str, str]) -> str:
             lines.append(
                 f"- {METRICS[metric].label}, compared where both curves have points: from {_ends(lows)} to {_ends(highs)}{unit}"
             )
-    lines += [f"- {labels[entry.test]}, {METRICS[entry.metric].label}: {entry.reason}" for entry in own.values() if entry.reason]
+    missing = [entry for entry in own.values() if entry.rate_percent is None]
+    lines += [f"- {labels[entry.test]}, {METRICS[entry.metric].label}: {entry.reason}" for entry in missing]
     return "\n".join([lines[0], "", *lines[1:]])
 
 
