@@ -5,7 +5,9 @@
 
 trains each variant in a folder of RUNS (one that is there goes on, or is done), anneals it, and prints a table of all that are
 done in RUNS: estimated bits per pixel and PSNR at three levels, and the Bjontegaard rate of five points against `base`. Give
-other processes other variants, and the same RUNS. Needs the extra `train`; the variant `soap` pytorch-optimizer besides.
+other processes other variants, and the same RUNS. With --init BUNDLE they go on from a trained model, whose sizes they have; then
+choices of the training matter (noise, rounding, flat, crop-512), and --set gives it rates that fit. Needs the extra `train`; the
+variant `soap` pytorch-optimizer besides.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 from unittest import mock
@@ -28,7 +30,8 @@ from fewbits.families import few
 from fewbits.families.likelihood import LOG_STEP, N_SCALES
 from fewbits.families.losses import Distortion
 from fewbits.families.quantize import round_through, round_through_zone, uniform_noise
-from fewbits.training import checkpoint, loop
+from fewbits.families.settings import override
+from fewbits.training import checkpoint, export, loop
 from fewbits.training.log import LOG
 from fewbits.training.muon import Muon
 
@@ -153,10 +156,12 @@ VARIANTS: Final = {
 def train(name: str, options: argparse.Namespace) -> None:
     """A variant's run, to its end."""
     variant, out = VARIANTS[name], options.runs / name
-    settings = {"validate_minutes": NO_VALIDATION, "warmup_steps": options.warmup_steps, **variant.training}
+    shared = override(loop.TrainConfig(validate_minutes=NO_VALIDATION, warmup_steps=options.warmup_steps), options.set)
+    start = export.load_model(export.load_bundle(options.init)) if options.init else None
     common: dict[str, Any] = {
-        "model_config": few.FewConfig(**SETTINGS, **variant.model),
-        "config": loop.TrainConfig(**settings),
+        "model_config": replace(start.config if start else few.FewConfig(), **SETTINGS, **variant.model),
+        "config": replace(shared, **variant.training),
+        "start": start.state_dict() if start else None,
         "exclude": options.exclude,
         "validation": options.validation,
         "device": options.device,
@@ -224,6 +229,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="of the trunk (default %(default)s)")
     parser.add_argument("--anneal-steps", type=int, default=150, help="after it (default %(default)s)")
     parser.add_argument("--warmup-steps", type=int, default=60, help="of the trunk's (default %(default)s)")
+    parser.add_argument("--init", type=Path, metavar="BUNDLE", help="begin every variant from this model's weights")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the training of all")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     unknown = sorted(set(options.variants) - set(VARIANTS))

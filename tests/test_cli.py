@@ -647,3 +647,50 @@ def test_precision_and_engine_are_checked(
     assert run("encode", png, tmp_path / "out.few").code == 0
     result = run("decode", tmp_path / "out.few", tmp_path / "back.png", *options)
     assert result.code == code and text in " ".join(result.err.split())
+
+
+# What strangers found
+
+
+def test_the_second_of_two_pictures_is_not_overwritten(run: Callable[..., Result], png: Path, tmp_path: Path) -> None:
+    """`encode -f *.jpg` where there are two."""
+    other = tmp_path / "other.jpg"
+    other.write_bytes(png.read_bytes())
+    result = run("encode", "-f", png, other)
+    assert result.code == 2 and "is the name of a picture, OUT must be a .few file" in result.err
+    assert other.read_bytes() == png.read_bytes()
+
+
+def test_a_file_that_is_replaced_keeps_its_rights(run: Callable[..., Result], png: Path, tmp_path: Path) -> None:
+    target = tmp_path / "private.few"
+    target.touch(0o600)
+    assert run("encode", "-f", png, target).code == 0
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+
+
+def test_to_names_the_format_of_a_name_without_one(run: Callable[..., Result], few: Path, tmp_path: Path) -> None:
+    assert run("decode", few, tmp_path / "picture", "--to", "jpg").code == 0
+    with Image.open(tmp_path / "picture") as image:
+        assert image.format == "JPEG"
+
+
+def test_a_model_that_is_not_there_is_said_of_the_file(run: Callable[..., Result], few: Path, tmp_path: Path) -> None:
+    data = bytearray(few.read_bytes())
+    data[8:16] = b"unknown!"
+    n_sections = int.from_bytes(data[30:34], "little")
+    end = 34 + 5 * n_sections
+    data[end : end + 4] = zlib.crc32(data[:end]).to_bytes(4, "little")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "lost.few").write_bytes(data)
+    for source in (tmp_path / "in" / "lost.few", tmp_path / "in"):
+        result = run("decode", source, tmp_path / "out.png" if source.is_file() else tmp_path / "out")
+        assert result.code == 1 and f"lost.few: made with model {b'unknown!'.hex()}" in result.err
+
+
+@pytest.mark.parametrize(
+    "target",
+    [("--target-bpp", "1e308"), ("--target-ssimulacra2", "-1e308"), ("--target-size", "9" * 400), ("--target-psnr", "1e99")],
+)
+def test_targets_beyond_all_pictures_are_wrong_usage(run: Callable[..., Result], png: Path, target: tuple[str, str]) -> None:
+    result = run("encode", png, *target)
+    assert result.code in (1, 2) and "it must be a number above" in result.err and "Traceback" not in result.err

@@ -2,6 +2,7 @@
 """Pillow images and arrays as pictures: every mode, upright, nothing dropped silently."""
 
 import io
+import struct
 from collections.abc import Callable
 
 import numpy as np
@@ -282,3 +283,47 @@ def test_arrays_with_alpha(channels: int, dtype: type) -> None:
 def test_other_arrays_are_refused(array: object) -> None:
     with pytest.raises(ImageError, match="image: "):
         planes(array)
+
+
+def test_a_photo_whose_exif_cannot_be_written_again_is_turned_all_the_same(picture: Draw) -> None:
+    """Pillow writes no rational number where it expects a short one; files of real cameras have such."""
+    photo = picture(6, 9)
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHII", 0x0128, 5, 1, 38)  # ResolutionUnit, a rational
+    exif = b"II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4) + struct.pack("<II", 2, 1)
+    for data in (
+        encoded(Image.fromarray(photo), "PNG", exif=exif),
+        encoded(Image.fromarray(photo), "WEBP", exif=exif, lossless=True),
+    ):
+        with Image.open(io.BytesIO(data)) as opened:
+            found = to_picture(opened)
+        assert np.array_equal(found.pixels, np.rot90(photo, -1))
+        assert np.array_equal(read_picture(data, "photo").pixels, found.pixels)
+    short = encoded(Image.fromarray(photo), "WEBP", exif=b"II*\0", lossless=True)
+    assert np.array_equal(read_picture(short, "short.webp").pixels, photo)
+
+
+def grey_profile() -> bytes:
+    """A profile of grey whose values are linear in light."""
+
+    def fixed(*values: float) -> bytes:
+        return struct.pack(f">{len(values)}i", *(round(65536 * value) for value in values))
+
+    white = fixed(0.9642, 1, 0.8249)
+    description = b"desc" + bytes(4) + struct.pack(">I", 5) + b"grey" + bytes(1 + 78)
+    parts = {b"wtpt": b"XYZ " + bytes(4) + white, b"kTRC": b"curv" + bytes(4) + struct.pack(">IHH", 1, 256, 0),
+             b"desc": description + bytes(-len(description) % 4), b"cprt": b"text" + bytes(4) + b"cc" + bytes(2)}  # fmt: skip
+    table, body, begin = struct.pack(">I", len(parts)), b"", 132 + 12 * len(parts)
+    for name, part in parts.items():
+        table += struct.pack(">4sII", name, begin + len(body), len(part))
+        body += part
+    head = struct.pack(">I4sI4s4s4s6H", begin + len(body), b"lcms", 0x02100000, b"mntr", b"GRAY", b"XYZ ", 2020, 1, 1, 0, 0, 0)
+    return (head + b"acsp" + bytes(28) + white).ljust(128, b"\0") + table + body
+
+
+def test_stripping_converts_grey_too(picture: Draw) -> None:
+    grey = np.full((8, 8), 55, np.uint8)
+    linear = to_picture(Image.open(io.BytesIO(encoded(Image.fromarray(grey), icc_profile=grey_profile()))))
+    found = stripped(linear)
+    assert found.colour == "grey" and np.ptp(found.pixels) == 0 and abs(int(found.pixels[0, 0, 0]) - 128) <= 1
+    of_colours = Picture(linear.pixels, "grey", None, Metadata(icc=swapped_srgb()))
+    assert np.array_equal(stripped(of_colours).pixels, linear.pixels)

@@ -245,3 +245,56 @@ def test_metadata_that_is_no_metadata_is_no_obstacle(picture: Draw) -> None:
     tiff[0x0112] = 99  # no such orientation
     data = encoded(Image.fromarray(picture(8, 9)), "TIFF", tiffinfo=tiff)
     assert read_picture(data, "x.tif").pixels.shape == (8, 9, 3)
+
+
+# Sixteen bits where formats and Pillow know few of them
+
+
+@pytest.mark.parametrize("extension", [".webp", ".avif", ".gif", ".jpg", ".bmp"])
+def test_formats_of_bytes_refuse_deep_grey(extension: str) -> None:
+    deep = from_array(np.full((16, 16), 300, np.uint16), Metadata())
+    with pytest.raises(ImageError, match="holds no 16 bits here: write PNG or TIFF, or 8 bits"):
+        write_picture(deep, f"deep{extension}")
+
+
+@pytest.mark.parametrize("extension", [".png", ".tif", ".jp2", ".pgm"])
+def test_deep_grey_comes_back_however_dark(extension: str) -> None:
+    deep = from_array(np.arange(256, dtype=np.uint16).reshape(16, 16) // 2, Metadata())
+    found = read_picture(write_picture(deep, f"deep{extension}"), f"deep{extension}")
+    assert found.depth == 16 and np.array_equal(found.pixels, deep.pixels)
+
+
+def planar_tiff(pixels: np.ndarray) -> bytes:
+    """uint16 (h, w, 3) -> a TIFF file with plane after plane, uncompressed."""
+    height, width = pixels.shape[:2]
+    planes, size = np.moveaxis(pixels, 2, 0).astype("<u2").tobytes(), 2 * height * width
+    begin = 8 + 2 + 12 * 10 + 4  # of what does not fit its tag: 3 short values, and twice 3 long ones
+    places = [begin + 3 * 2 + 2 * 3 * 4 + k * size for k in range(3)]
+    tags = [(256, 3, [width]), (257, 3, [height]), (258, 3, [16] * 3), (259, 3, [1]), (262, 3, [2]), (273, 4, places),
+            (277, 3, [3]), (278, 3, [height]), (279, 4, [size] * 3), (284, 3, [2])]  # fmt: skip
+    extra = entries = b""
+    for tag, kind, values in tags:
+        packed = struct.pack(f"<{len(values)}{'H' if kind == 3 else 'I'}", *values)
+        place = packed.ljust(4, b"\0") if len(packed) <= 4 else struct.pack("<I", begin + len(extra))
+        extra += packed if len(packed) > 4 else b""
+        entries += struct.pack("<HHI", tag, kind, len(values)) + place
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + extra + planes
+
+
+def test_deep_planes_are_read_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow takes their samples for bytes, and says nothing."""
+    pixels = np.random.default_rng(0).integers(0, 65536, (9, 11, 3)).astype(np.uint16)
+    data = planar_tiff(pixels)
+    with monkeypatch.context() as patch, pytest.raises(ImageError, match=r"plane by plane, which needs imagecodecs"):
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        read_picture(data, "planes.tif")
+    pytest.importorskip("imagecodecs")
+    found = read_picture(data, "planes.tif")
+    assert found.depth == 16 and np.array_equal(found.pixels, pixels)
+
+
+def test_exif_that_tiff_cannot_hold_is_refused_in_one_line(picture: Draw) -> None:
+    found = Picture(picture(8, 8), "rgb", None, Metadata(exif=b"II*\0", xmp=b"<x/>"))
+    with pytest.raises(ImageError, match="its EXIF data cannot be read, which TIFF needs"):
+        write_picture(found, "a.tif")
+    assert read_picture(write_picture(found, "a.png"), "a.png").metadata.xmp == b"<x/>"

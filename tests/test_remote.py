@@ -154,3 +154,11 @@ cli.main()
     assert result.returncode == 1 and result.stderr.decode() == (
         "fewbits: s3://bucket/a.png: remote paths need fsspec: install the extra, pip install '.[remote]' in a clone\n"
     )
+
+
+def test_a_mask_may_be_a_url(
+    memory: fsspec.AbstractFileSystem, png: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    memory.pipe("/photo.png", png)
+    memory.pipe("/mask.png", png)
+    assert call(monkeypatch, "encode", "memory://photo.png", tmp_path / "photo.few", "--roi", "memory://mask.png") == 0

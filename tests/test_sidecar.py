@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewbits.container import SECTION_ALPHA, SECTION_EXIF, SECTION_ICC, SECTION_XMP
+from fewbits import codec, container
+from fewbits.codec import Model
+from fewbits.container import SECTION_ALPHA, SECTION_EXIF, SECTION_HYPER, SECTION_ICC, SECTION_LATENT, SECTION_XMP, Header
 from fewbits.errors import CorruptError, FormatError, ImageError, LimitError
 from fewbits.picture import Metadata
 from fewbits.sidecar import MAX_METADATA, pack_sidecar, parse_alpha, parse_metadata
@@ -126,3 +128,15 @@ def test_any_changed_byte_is_noticed() -> None:
     for place in range(len(icc)):
         with pytest.raises(FormatError):
             parse_metadata([(SECTION_ICC, icc[:place] + bytes([icc[place] ^ 64]) + icc[place + 1 :])])
+
+
+def test_a_file_without_its_symbols_takes_no_memory_for_alpha(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A constant is a few bytes whatever the size, so it comes last."""
+    sections = [(SECTION_ALPHA, checked(bytes([0, 0x34, 0x12]))), (SECTION_HYPER, b""), *[(SECTION_LATENT, b"")] * 32]
+    sizes = tuple((kind, len(content)) for kind, content in sections)
+    header = Header("few", "rgb", model.bundle.model_id, 16384, 16384, 6000, 0, sizes, 8)
+    data = container.pack(header, [content for _, content in sections])
+    monkeypatch.setattr(codec, "parse_alpha", lambda *_: pytest.fail("it was read first"))
+    for read in (model.decode, model.verify):
+        with pytest.raises(CorruptError, match="its symbols take"):
+            read(data)

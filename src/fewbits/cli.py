@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from fewbits import __version__, files, research_cli
-from fewbits.cli_help import CONTENT, FILES, LIMITS, MACHINE, PATH, PICTURE, RATE, Group, argument, option
+from fewbits.cli_help import CONTENT, FILES, LIMITS, MACHINE, PICTURE, RATE, Group, argument, option
 from fewbits.container import DEPTH_IDS, MAX_HEADER_BYTES, MAX_PIXELS, MAX_SIDE, Limits, parse_header
 from fewbits.errors import FewbitsError, ImageError, about
 from fewbits.installed import (
@@ -134,7 +134,6 @@ _state = {"debug": False}
 )
 @option(
     "--roi",
-    type=PATH,
     metavar="MASK",
     panel=CONTENT,
     help="A picture of IN's size: white parts get the quality, black ones less, greys something between. For one IN.",
@@ -170,7 +169,7 @@ def encode(
     target_ssim: float | None,
     target_ssimulacra2: float | None,
     tune: str | None,
-    roi: Path | None,
+    roi: str | None,
     roi_drop: float | None,
     strip: bool,
     lossless: bool,
@@ -210,7 +209,7 @@ def encode(
         raise click.BadParameter("it says what black parts of a mask get: give --roi, too", param_hint="'--roi-drop'")
     if roi_drop is not None and not 0 <= roi_drop <= 100:
         raise click.BadParameter(f"{roi_drop} is not in the range 0 to 100", param_hint="'--roi-drop'")
-    mask = read_image(files.read(str(roi)), str(roi)) if roi else None
+    mask = read_image(files.read(roi), roi) if roi else None
     convert = Encoding(quality, model or tuned_model(tune), threads, mask, strip, goal, roi_drop, engine)
     convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json, profile=profile)
 

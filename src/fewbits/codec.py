@@ -183,19 +183,20 @@ class Model:
         view = view_of(region, scale, header.width, header.height)
         level, size = self._level(header, latent), (header.height, header.width)
         with _enough_memory(header.width, header.height):
-            alpha = parse_alpha(beside, *size, depth)
             bands = self.pipeline.decode(
                 latent, size, (view.rows, view.columns), level, progress, symbols_crc=header.symbols_crc, dtype=dtype_of(depth)
             )
-            return Picture(view.assemble(bands), header.colour, None if alpha is None else view.of(alpha), metadata)
+            pixels = view.assemble(bands)
+            alpha = parse_alpha(beside, *size, depth)  # only now: a short file could claim a huge plane, but not symbols
+            return Picture(pixels, header.colour, None if alpha is None else view.of(alpha), metadata)
 
     def verify(self, data: bytes) -> None:
         """Decodes all but the pixels, and raises what decode would on damaged bytes."""
         header, _, beside = self._parsed(data)
         parse_metadata(beside)
+        self._symbols(data)
         with _enough_memory(header.width, header.height):
             parse_alpha(beside, header.height, header.width, header.depth)
-        self._symbols(data)
 
     def symbols(self, data: bytes) -> Any:
         """The integer symbols that a file holds (the pipeline's own kind), checked. The same on every machine."""

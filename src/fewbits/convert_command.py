@@ -12,12 +12,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import click
 
 from fewbits import batch, files, planning, stages
-from fewbits.conversion import Conversion, Converted
+from fewbits.container import EXTENSION
+from fewbits.conversion import Conversion, Converted, picture_extensions
 from fewbits.errors import FewbitsError
 
 ALL: Final = "all"
@@ -97,8 +99,18 @@ def _looks_like_file(out: str) -> bool:
     return out == files.STREAM or not (out.endswith(("/", os.sep)) or planning.is_folder(out))
 
 
+def _is_picture_name(out: str) -> bool:
+    suffix = Path(out).suffix.lower()
+    return suffix not in ("", EXTENSION) and suffix in picture_extensions()
+
+
 def _one(source: str, target: str | None, convert: Conversion, force: bool, as_json: bool) -> None:
     out = files.output_name(source, target, convert.extension, force)
+    to_few = convert.extension == EXTENSION and Path(source).suffix.lower() != EXTENSION
+    if to_few and _is_picture_name(out):  # the second of two that the shell found, as a rule
+        raise click.BadParameter(
+            f"{out} is the name of a picture, OUT must be a {EXTENSION} file, or for several pictures a folder", param_hint="OUT"
+        )
     if as_json and out == files.STREAM:
         raise click.BadParameter("standard output holds the file already: name OUT", param_hint="'--json'")
     begun, n_bytes, failure = time.monotonic(), 0, None
@@ -107,7 +119,8 @@ def _one(source: str, target: str | None, convert: Conversion, force: bool, as_j
         held = [files.read(source)]
         n_bytes = len(held[0])
         with _percent(convert.what) as show:
-            made = convert(held.pop, source, f"stdout{convert.extension}" if out == files.STREAM else out, show)
+            named = "stdout" if out == files.STREAM else out
+            made = convert(held.pop, source, named if Path(named).suffix else named + convert.extension, show)
         files.write(out, made.data, force)
     except FewbitsError as error:
         failure = error

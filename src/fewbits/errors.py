@@ -75,6 +75,6 @@ def about(name: str) -> Iterator[None]:
     """Messages about a file's content begin with its name."""
     try:
         yield
-    except (FormatError, ImageError) as error:
+    except (FormatError, ImageError, ModelError) as error:
         text = str(error).removeprefix("image: ")
         raise FewbitsError(text if text.startswith(f"{name}: ") else f"{name}: {text}") from error

@@ -142,7 +142,7 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             with contextlib.suppress(OSError):  # some file systems have no modes
-                os.chmod(part, 0o666 & ~_umask())
+                os.chmod(part, _mode_of(path))
             if fcntl:  # the lock goes with the file: it must have its name by then
                 _rename(part, path, force)
         if not fcntl:  # Windows renames no open file
@@ -196,6 +196,14 @@ def _rename(part: str, path: Path, force: bool) -> None:
         os.replace(part, path)
     else:
         os.unlink(part)
+
+
+def _mode_of(path: Path) -> int:
+    """The permissions of a file that is there, so that a private one stays private; those of a new file else."""
+    try:
+        return stat.S_IMODE(os.stat(path).st_mode) & 0o777
+    except OSError:
+        return 0o666 & ~_umask()
 
 
 def _umask() -> int:

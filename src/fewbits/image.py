@@ -3,6 +3,7 @@
 
 import contextlib
 import io
+import struct
 import threading
 from collections.abc import Iterator
 from typing import Any, Final
@@ -18,6 +19,15 @@ _BAND_ROWS: Final = 256
 _EXIF_PREFIX: Final = b"Exif\0\0"
 _TIFF_HEADERS: Final = (b"II*\0", b"MM\0*")
 _TIFF_TAGS: Final = (270, 271, 272, 305, 306, 315, 33432)  # of a TIFF file's own: description, make, model, ..., copyright
+_TURNS: Final = {  # by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _TIFF_FOLDERS: Final = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 
 
@@ -32,9 +42,7 @@ def to_picture(image: Any) -> Picture:
         return image
     if isinstance(image, Image.Image):
         check_size(image.width, image.height, "image")
-        if orientation_of(image) != 1:
-            image = ImageOps.exif_transpose(image)
-        return _from_pillow(image)
+        return _from_pillow(upright(image))
     if isinstance(image, str | bytes) or hasattr(image, "__fspath__"):
         raise ImageError(f"image: a {type(image).__name__} is no picture: open it with PIL.Image.open first")
     try:
@@ -99,11 +107,13 @@ def stripped(picture: Picture) -> Picture:
     Raises ImageError where the picture has 16 bits and a profile, which cannot be converted here.
     """
     icc = picture.metadata.icc
-    if not icc or picture.colour == "grey":
+    if not icc:
         return Picture(picture.pixels, picture.colour, picture.alpha)
     if picture.depth == 16:
         raise ImageError("image: it has 16 bits and a colour profile, without which its colours would change: keep the metadata")
-    converted = _through_profile(Image.fromarray(picture.pixels), icc)
+    # of a grey picture one plane, as profiles of grey want it; one of RGB, which is of no use to it, leaves it as it is
+    planes = picture.pixels[:, :, 0] if picture.colour == "grey" else picture.pixels
+    converted = _through_profile(Image.fromarray(np.ascontiguousarray(planes)), icc)
     return Picture(picture.pixels if converted is None else np.asarray(converted), picture.colour, picture.alpha)
 
 
@@ -165,8 +175,21 @@ def orientation_of(image: Image.Image) -> int:
     """EXIF's, 1..8; 1, upright, where the EXIF data cannot be read: a photo's other bytes are worth keeping."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except (SyntaxError, TypeError, ValueError):
+    except (SyntaxError, TypeError, ValueError, struct.error):
         return 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF orientation asks for, which then says 1; without EXIF data that Pillow cannot write again."""
+    orientation = orientation_of(image)
+    if orientation == 1:
+        return image
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, TypeError, ValueError, struct.error):  # a tag of an unusual type is enough
+        turned = image.transpose(_TURNS[orientation])
+        turned.info.pop("exif", None)
+        return turned
 
 
 def _tiff_exif(image: Image.Image) -> bytes:

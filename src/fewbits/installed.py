@@ -35,7 +35,8 @@ def installed_models() -> dict[str, dict[str, Any]]:
 
 def latent_width(manifest: dict[str, Any], header: Header) -> int | None:
     """Channels of the file's latent where its model has several widths; None where it has one, or is not installed."""
-    levels = manifest.get("coding", {}).get("levels")
+    coding = manifest.get("coding", {})
+    levels = coding.get("levels") if coding.get("kind") == "factorized" else None  # those of other kinds are no widths
     if not levels or len({width for width, _ in levels}) == 1:
         return None
     return int(levels[nearest_level(header.quality_steps, len(levels))][0])

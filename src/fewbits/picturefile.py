@@ -35,7 +35,9 @@ _KEEPS: Final = {  # which metadata Pillow's writers take
 _OPAQUE: Final = ("JPEG", "BMP", "PPM")  # formats of Pillow's that lose alpha, some of them silently
 _GREY_BITS: Final = {"L;2": 2, "L;4": 4}  # bits of the grey samples of a PNG file by Pillow's raw mode
 _WRITING: Final = stage("write picture")
+_DEEP_GREY: Final = ("PNG", "TIFF", "JPEG2000", "PPM")  # formats of Pillow's that hold grey of 16 bits; others clip it
 _XMP_TAG: Final = 700  # of TIFF
+_BITS_TAG, _PLANAR_TAG = 258, 284  # likewise
 _PNG_XMP: Final = "XML:com.adobe.xmp"
 
 
@@ -50,15 +52,19 @@ def read_picture(data: bytes, name: str, note: Callable[[str], None] = _silent) 
     note is told where something is lost: 16 bits with colour are read as 8 where imagecodecs is not installed.
     """
     with _opened(data, name) as image:
-        if image.format in ("PNG", "TIFF") and image.mode in ("RGB", "RGBA") and ";16" in _raw_mode(image):
+        planar = _is_deep_planar(image)
+        if image.format in ("PNG", "TIFF") and image.mode in ("RGB", "RGBA") and (planar or ";16" in _raw_mode(image)):
             if importlib.util.find_spec("imagecodecs"):
-                return _read_deep(data, image)
+                return _read_deep(data, image, planar)
+            if planar:
+                raise ImageError(f"{name}: its 16 bits lie plane by plane, which needs imagecodecs: install the extra `deep`")
             note(f"{name}: its 16 bits are read as 8; the extra `deep` keeps them")
         clear = _clear_value(image)
         image.load()
         if clear is not None:
             image.info["transparency"] = clear
-        return to_picture(image)
+        # Pillow has 16 bits of a PGM file in mode I, where dark pictures look like 8
+        return to_picture(image.convert("I;16") if image.format == "PPM" and image.mode == "I" else image)
 
 
 def read_image(data: bytes, name: str) -> Image.Image:
@@ -103,6 +109,8 @@ def write_picture(picture: Picture, name: str) -> bytes:
         raise ImageError(f"{name}: {format_name} holds no transparency: write PNG, WebP, AVIF or TIFF")
     if picture.depth == 16 and (picture.colour == "rgb" or picture.alpha is not None):
         return _WRITING(_write_deep)(picture, name, format_name)
+    if picture.depth == 16 and format_name not in _DEEP_GREY:
+        raise ImageError(f"{name}: {format_name} holds no 16 bits here: write PNG or TIFF, or 8 bits")
     image, info = _WRITING(to_image)(picture), info_of(picture.metadata)
     del picture
     options: dict[str, Any] = {key: value for key, value in info.items() if key in _KEEPS.get(format_name, ())}
@@ -111,7 +119,10 @@ def write_picture(picture: Picture, name: str) -> bytes:
         options["pnginfo"].add_itxt(_PNG_XMP, info["xmp"].decode("utf-8", "replace"))
     elif "xmp" in info and format_name == "TIFF":
         tags = Image.Exif()
-        tags.load(info.get("exif", b""))
+        try:
+            tags.load(info.get("exif", b""))
+        except (SyntaxError, TypeError, ValueError, struct.error) as error:
+            raise ImageError(f"{name}: its EXIF data cannot be read, which TIFF needs: write PNG, WebP or JPEG") from error
         tags[_XMP_TAG] = info["xmp"]
         options["exif"] = tags
     return _saved(image, name, format_name, options)
@@ -161,12 +172,19 @@ def _check_icon(data: bytes, name: str) -> None:
             raise ImageError(f"{name}: a picture of the icon has {size} bytes, it takes at least {needed}")
 
 
-def _read_deep(data: bytes, image: Image.Image) -> Picture:
-    """image: the same file, opened by Pillow."""
+def _is_deep_planar(image: Image.Image) -> bool:
+    """Whether a TIFF file has samples of 16 bits, plane by plane: Pillow takes them for bytes."""
+    tags: Any = getattr(image, "tag_v2", {})
+    return image.format == "TIFF" and tags.get(_PLANAR_TAG) == 2 and max(tags.get(_BITS_TAG, (8,))) > 8
+
+
+def _read_deep(data: bytes, image: Image.Image, planar: bool) -> Picture:
+    """image: the same file, opened by Pillow. planar: it has plane after plane."""
     import imagecodecs
 
     decode = imagecodecs.png_decode if image.format == "PNG" else imagecodecs.tiff_decode
-    picture = from_array(decode(data), metadata_of(image))
+    array = decode(data)
+    picture = from_array(np.moveaxis(array, 0, -1) if planar else array, metadata_of(image))
     orientation = orientation_of(image)
     if orientation == 1:
         return picture

@@ -48,7 +48,8 @@ def parse_alpha(sections: Sequence[Section], height: int, width: int, depth: int
     method, content = _verified(found, "alpha")
     if method == CONSTANT and len(content) in (1, 2):
         stored = np.frombuffer(content, "u1" if len(content) == 1 else "<u2")
-        return at_depth(np.full((height, width), stored[0], f"u{len(content)}"), depth)
+        value = at_depth(stored.astype(f"u{len(content)}"), depth)
+        return np.full((height, width), value[0], value.dtype)
     if method != PNG:
         raise CorruptError(
             f"alpha: coded by method {method} in {len(content)} bytes, known are constants of 1 or 2 bytes and PNG"

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from fewbits.errors import ImageError
 
 UNITS: Final = {"": 1, "b": 1, "kb": 1000, "kib": 1 << 10, "mb": 1000**2, "mib": 1 << 20}  # small letters; any case is read
+_MOST: Final = 1e15  # of any target: further than any picture reaches, and far from where floats end
 SHARE: Final = 0.97  # of a size that a file takes up, where settings are fine enough
 _AIM: Final = 0.988  # in the upper half of what is allowed, as guesses are better than SHARE is wide
 _SIZE_SLOPE: Final = 2.9  # logarithm of the sizes at the last and the first position: a guess for the second attempt
@@ -49,10 +50,10 @@ class Target:
         if isinstance(self.size, str):
             object.__setattr__(self, "size", parse_size(self.size))
         value: Any = getattr(self, self.name)
-        below = {"ssim": 1, "ssimulacra2": 100}.get(self.name, math.inf)
-        lowest = -math.inf if self.name == "ssimulacra2" else 0
+        below = {"ssim": 1, "ssimulacra2": 100}.get(self.name, _MOST)
+        lowest = -_MOST if self.name == "ssimulacra2" else 0
         if not isinstance(value, int | float) or not lowest < value < below:  # also catches NaN
-            bounds = f"above 0{f' and below {below}' if below < math.inf else ''}" if lowest == 0 else f"below {below}"
+            bounds = f"above {lowest:g} and below {below:g}"
             raise ImageError(f"target {self.name} is {value}, it must be a number {bounds}")
 
     @property
@@ -72,7 +73,7 @@ def parse_size(text: str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", text, re.IGNORECASE)
     if not found or found[2].lower() not in UNITS:
         raise ImageError(f"size is {text!r}, it must be a number with B, kB, KiB, MB or MiB, such as 200kB")
-    return math.floor(float(found[1]) * UNITS[found[2].lower()])
+    return math.floor(min(float(found[1]) * UNITS[found[2].lower()], _MOST))
 
 
 def fit_size(size: Callable[[int], int], last: int, limit: int, start: int) -> int | None:
