@@ -67,7 +67,7 @@ def trained(name: str, tmp_path_factory: pytest.TempPathFactory, photo: np.ndarr
         Image.fromarray(photo[:300, 100:420]).save(root / "data" / "photo.png")
         config_class, model_class = FAMILIES[name]
         own = getattr(config_class, "training", {})
-        quick = {"batch": 4, "crop": 64, "warmup_steps": 2, "cache_mb": 8, "keep_epochs": 0}
+        quick = {"batch": 4, "crop": 64, "warmup_steps": 2, "cache_mb": 8, "keep_epochs": 0, "loss": "mse"}
         config = TrainConfig(**(own | quick))
         initialize = model_class.initialize
         with pytest.MonkeyPatch.context() as patch:  # as many batches as a real run takes are not needed

@@ -51,7 +51,8 @@ class SlimCaeConfig:
     levels: int = setting(33, "steps of quality, in a bundle")
     coder: str = setting("adaptive", "adaptive (fewer bytes), or tables: those of the priors")
 
-    training: ClassVar[dict[str, float]] = {"lr": 5e-4, "matrix_lr": 3e-4}  # kernels of 4800 taps a channel want small steps
+    # Kernels of 4800 taps a channel want small steps; the lambdas are meant for this loss.
+    training: ClassVar[dict[str, Any]] = {"lr": 5e-4, "matrix_lr": 3e-4, "loss": "ms-ssim=1,chroma=0.01"}
 
 
 class SlimConv(nn.Module):
