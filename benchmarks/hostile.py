@@ -68,6 +68,11 @@ def files(model: Model) -> Iterator[tuple[str, bytes]]:
         packed(model, WIDEST, [(kind, bytes(8)) for kind, _ in head] + [(SECTION_LATENT, bytes(8))]),
     )
     yield "268 MP, as many sections as needed", packed(model, SQUARE, [*head, *[(SECTION_LATENT, bytes(4))] * n_strips])
+    constant = pack_sidecar(np.full((2, 2), 0x1234, np.uint16), Metadata())
+    yield (
+        "268 MP, empty sections, alpha a constant",
+        packed(model, SQUARE, [*constant, *head, *[(SECTION_LATENT, b"")] * n_strips]),
+    )
     noise = rng.bytes(40_000)
     yield "268 MP, random bytes", packed(model, WIDEST, [(kind, noise) for kind, _ in head] + [(SECTION_LATENT, b"\1" + noise)])
     yield "65536 sections", packed(model, SQUARE, [(SECTION_LATENT, b"")] * container.MAX_SECTIONS)
