@@ -63,7 +63,9 @@ SETTINGS = {"family": "few", "model": {"lambdas": (0.1, 0.2)}, "train": {"lr": 0
 
 def test_a_run_keeps_its_settings_but_not_where_its_data_lies(tmp_path: Path) -> None:
     run = tmp_path / "run"
+    checkpoint.save_config(run, SETTINGS | {"train": {"lr": 9.0}})  # without weights it binds nothing
     checkpoint.save_config(run, SETTINGS)
+    checkpoint.save(run / checkpoint.TRUNK, {})
     first = (run / "config.json").read_text()
     checkpoint.save_config(run, SETTINGS)
     checkpoint.save_config(run, SETTINGS | {"data": {"from": ["elsewhere"]}})
