@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from fewbits import __version__, cli, conversion, files
+from fewbits import __version__, cli, container, conversion, files
 from fewbits.codec import Model, inspect
+from fewbits.installed import latent_width
 
 Picture = Callable[..., np.ndarray]
 
@@ -693,4 +694,11 @@ def test_a_model_that_is_not_there_is_said_of_the_file(run: Callable[..., Result
 )
 def test_targets_beyond_all_pictures_are_wrong_usage(run: Callable[..., Result], png: Path, target: tuple[str, str]) -> None:
     result = run("encode", png, *target)
-    assert result.code in (1, 2) and "it must be a number above" in result.err and "Traceback" not in result.err
+    assert result.code == 2 and "it must be a number above" in result.err and "Traceback" not in result.err
+
+
+def test_levels_of_the_kind_masked_are_no_widths(few: Path) -> None:
+    """They are pairs, too: of a quality and of bits."""
+    header, levels = container.parse_header(few.read_bytes()), [[10, 1], [40, 3], [80, 6]]
+    assert latent_width({"coding": {"kind": "factorized", "levels": levels}}, header) in (10, 40, 80)
+    assert latent_width({"coding": {"kind": "masked", "levels": levels}}, header) is None

@@ -19,6 +19,7 @@ _BAND_ROWS: Final = 256
 _EXIF_PREFIX: Final = b"Exif\0\0"
 _TIFF_HEADERS: Final = (b"II*\0", b"MM\0*")
 _TIFF_TAGS: Final = (270, 271, 272, 305, 306, 315, 33432)  # of a TIFF file's own: description, make, model, ..., copyright
+EXIF_ERRORS: Final = (SyntaxError, TypeError, ValueError, struct.error)  # what Pillow raises on EXIF data that it cannot take
 _TURNS: Final = {  # by EXIF's orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -175,7 +176,7 @@ def orientation_of(image: Image.Image) -> int:
     """EXIF's, 1..8; 1, upright, where the EXIF data cannot be read: a photo's other bytes are worth keeping."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except (SyntaxError, TypeError, ValueError, struct.error):
+    except EXIF_ERRORS:
         return 1
 
 
@@ -186,7 +187,7 @@ def upright(image: Image.Image) -> Image.Image:
         return image
     try:
         return ImageOps.exif_transpose(image)
-    except (SyntaxError, TypeError, ValueError, struct.error):  # a tag of an unusual type is enough
+    except EXIF_ERRORS:  # a tag of an unusual type is enough
         turned = image.transpose(_TURNS[orientation])
         turned.info.pop("exif", None)
         return turned

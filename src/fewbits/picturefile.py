@@ -16,7 +16,17 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from fewbits.container import EXTENSION, MAGIC
 from fewbits.errors import ImageError
-from fewbits.image import check_size, from_array, info_of, metadata_of, orientation_of, own_limit, to_image, to_picture
+from fewbits.image import (
+    EXIF_ERRORS,
+    check_size,
+    from_array,
+    info_of,
+    metadata_of,
+    orientation_of,
+    own_limit,
+    to_image,
+    to_picture,
+)
 from fewbits.picture import Metadata, Picture
 from fewbits.stages import stage
 
@@ -121,7 +131,7 @@ def write_picture(picture: Picture, name: str) -> bytes:
         tags = Image.Exif()
         try:
             tags.load(info.get("exif", b""))
-        except (SyntaxError, TypeError, ValueError, struct.error) as error:
+        except EXIF_ERRORS as error:
             raise ImageError(f"{name}: its EXIF data cannot be read, which TIFF needs: write PNG, WebP or JPEG") from error
         tags[_XMP_TAG] = info["xmp"]
         options["exif"] = tags

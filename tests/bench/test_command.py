@@ -119,18 +119,8 @@ def test_a_report_among_the_pictures_is_not_measured(run: Run, tmp_path: Path, p
     Image.fromarray(photo[64:128, :64]).save(tmp_path / "rd-own" / "b.png")
     for out in (tmp_path / "report", tmp_path):
         for _ in range(2):
-            words = (
-                "--codecs",
-                "jpeg,webp",
-                "--metrics",
-                "psnr",
-                "--no-timing",
-                "--gallery",
-                "--qualities",
-                "jpeg=20,40,60,80",
-                "--qualities",
-                "webp=20,40,60,80",
-            )
+            words = ["--codecs", "jpeg,webp", "--metrics", "psnr", "--no-timing", "--gallery", "--qualities", "jpeg=20,40,60,80"]
+            words += ["--qualities", "webp=20,40,60,80"]
             assert run("bench", tmp_path, "--out", out, *words)[0] == 0
             assert {row["image"] for row in table(out)} == {"a.png", "rd-own/b.png"}
         shutil.rmtree(tmp_path / "report", ignore_errors=True)

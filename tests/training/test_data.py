@@ -89,6 +89,9 @@ def test_broken_pictures_are_skipped_with_a_warning(folder: Path) -> None:
         PicturePool(items[-1:], 1 << 20, seed=0)
     with pytest.warns(UserWarning, match="skipped"):
         assert decode_rgb(Item(folder / "removed.png")) is None
+    Image.fromarray(np.full((4, 4), 1e9, np.float32)).save(folder / "wide.tif")
+    with pytest.warns(UserWarning, match=r"skipped .*wide\.tif: mode F with values outside"):
+        assert decode_rgb(Item(folder / "wide.tif")) is None
 
 
 def test_pixels_are_those_that_the_codec_codes(tmp_path: Path, picture: Picture) -> None:
@@ -167,7 +170,7 @@ def test_a_pool_that_does_not_fit_is_renewed_until_all_were_seen(tmp_path: Path)
 
 
 def test_a_run_that_goes_on_renews_where_it_stopped(tmp_path: Path) -> None:
-    """Calls of two steps each see the pictures that one call of all steps would see."""
+    """Three calls of ten steps see the pictures that one call of thirty sees."""
     for number in range(100):
         (tmp_path / f"{number:03}.png").write_bytes(png(np.full((8, 8, 3), number, np.uint8)))
     items = find_pictures([tmp_path])

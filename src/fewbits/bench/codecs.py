@@ -242,7 +242,8 @@ def nearest_size(codec: Codec, image: np.ndarray, limit_bytes: int, threads: int
     smallest, largest = codec.span
 
     def excess(setting: float) -> float:
-        files[setting] = codec.encode(image, setting, threads)
+        if setting not in files:  # the ends are asked for more than once, and a command may take minutes
+            files[setting] = codec.encode(image, setting, threads)
         return math.log(len(files[setting]) / limit_bytes)
 
     if not codec.bounded and excess(smallest) > excess(largest):

@@ -136,13 +136,9 @@ def mean_curves(rows: Sequence[Row], codecs: Sequence[str], metrics: Sequence[st
                 here = [row for row in own if row["setting"] == setting]
                 bpp = float(np.mean([row["bpp"] for row in here]))
                 points.append((setting, bpp, METRICS[metric].axis(float(np.mean([row[metric] for row in here])))))
-            curves.append(CurveData(codec, metric, tuple(sorted(points, key=_by_rate))))
+            # settings are no order: where one is a quantizer's step, larger ones give smaller files
+            curves.append(CurveData(codec, metric, tuple(sorted(points, key=lambda point: point[1:]))))
     return curves
-
-
-def _by_rate(point: tuple[float | None, float, float]) -> tuple[float, float]:
-    """A quantizer's step as the setting gives smaller files where it is larger: settings are no order."""
-    return point[1:]
 
 
 def _curve(points: Sequence[tuple[float, float]]) -> Curve:

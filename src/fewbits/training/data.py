@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewbits.errors import ImageError, TrainingError
+from fewbits.errors import FewbitsError, TrainingError, about
 from fewbits.picture import at_depth, filled
 from fewbits.picturefile import read_picture
 
@@ -81,9 +81,11 @@ def digest(items: Sequence[Item]) -> str:
 
 def decode_rgb(item: Item) -> np.ndarray | None:
     """uint8 (h, w, 3), upright, the pixels that the codec would code; None (and a warning) where the file cannot be read."""
+    name = str(item.path)
     try:
-        return at_depth(filled(read_picture(item.read(), str(item.path))), 8)
-    except (OSError, ImageError) as error:
+        with about(name):
+            return at_depth(filled(read_picture(item.read(), name)), 8)
+    except (OSError, FewbitsError) as error:
         warnings.warn(f"skipped {error}", stacklevel=2)
         return None
 
