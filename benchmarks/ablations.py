@@ -76,7 +76,7 @@ def random_transforms() -> Iterator[None]:
     @torch.no_grad()
     def without_components(self: few.Few, pictures: Iterable[Tensor], distortion: Distortion) -> None:
         batches = list(pictures)
-        kept = {name: value.detach().clone() for name, value in self.named_parameters() if ".shortcut." in name}
+        kept = {name: value.detach().clone() for name, value in self.named_parameters() if ".shortcut" in name}
         initialize(self, batches, distortion)
         for name, value in kept.items():
             self.get_parameter(name).copy_(value)

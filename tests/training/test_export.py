@@ -3,10 +3,12 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -15,7 +17,7 @@ onnx = pytest.importorskip("onnx")
 from fewbits.codec import load_model  # noqa: E402
 from fewbits.container import QUALITY_STEPS  # noqa: E402
 from fewbits.errors import ModelError, TrainingError  # noqa: E402
-from fewbits.families.few import Few  # noqa: E402
+from fewbits.families.few import Few, FewConfig  # noqa: E402
 from fewbits.runtime.bundle import pack_bundle, parse_bundle  # noqa: E402
 from fewbits.training import checkpoint, export  # noqa: E402
 
@@ -131,6 +133,19 @@ def test_exported_networks_compute_what_torch_computes(tiny_run) -> None:
                 assert np.array_equal(found, expected)
             else:
                 assert np.allclose(found, expected, rtol=1e-4, atol=1e-5), name
+
+
+def test_runtimes_make_the_sums_of_blocks_part_of_convolutions(tmp_path: Path) -> None:
+    """Of the flagship's own widths: narrower ones do not fill ONNX Runtime's blocks of channels."""
+    networks = Few(FewConfig()).networks()
+    for name, sums in (("analysis", 1), ("synthesis", 2)):  # those of the shortcut and of the quality's shift
+        options, optimized = onnxruntime.SessionOptions(), tmp_path / f"{name}.onnx"
+        options.optimized_model_filepath, options.log_severity_level = str(optimized), 3
+        onnxruntime.InferenceSession(export.export_network(*networks[name]), options, providers=["CPUExecutionProvider"])
+        kinds = Counter(node.op_type for node in onnx.load(optimized).graph.node)
+        if not kinds["ReorderInput"]:
+            pytest.skip("ONNX Runtime has no layout in blocks of channels on this processor")
+        assert kinds["Add"] == sums, name
 
 
 def test_an_annealed_run_is_exported_from_its_anneal(tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

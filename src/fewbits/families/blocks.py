@@ -105,6 +105,17 @@ class DepthwiseBlock(nn.Module):
         return x if self.lean else x + self.reduce(F.relu(self.expand(x)))
 
 
+class Blocked(nn.Module):
+    """The identity; an exported network has a max pooling of 1x1 in its place.
+
+    For a tensor that blocks begin with and that no convolution made: pooling gives it the layout in blocks of channels (NCHWc)
+    that ONNX Runtime's convolutions use, so that the sums after it need no other one and become part of convolutions.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 1) if torch.compiler.is_exporting() else x
+
+
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm that is a product and a sum once it is trained.
 

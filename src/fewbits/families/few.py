@@ -24,7 +24,7 @@ from fewbits.coding.pyramid import phases, predictions
 from fewbits.coding.tables import quantize_frequencies
 from fewbits.errors import TrainingError
 from fewbits.families.batch_part import own_draw
-from fewbits.families.blocks import DepthToSpace, Depthwise, DepthwiseBlock, Pointwise, SpaceToDepth
+from fewbits.families.blocks import Blocked, DepthToSpace, Depthwise, DepthwiseBlock, Pointwise, SpaceToDepth
 from fewbits.families.likelihood import (
     LOG_STEP,
     N_SCALES,
@@ -154,8 +154,9 @@ class Synthesis(nn.Module):
 
     def __init__(self, config: FewConfig) -> None:
         super().__init__()
-        self.from_16, self.from_8 = DepthToSpace(2), DepthToSpace(8)
-        self.shortcut = Pointwise(config.latent, 768)
+        self.from_16, self.from_8, self.whole = DepthToSpace(2), DepthToSpace(8), DepthToSpace(16)
+        self.blocked = Blocked()
+        self.shortcut_16 = Pointwise(config.latent, 768)  # channel (c, row, column) of the 16x16 block
         self.stem = Pointwise(config.latent, config.width_16)
         self.blocks_16 = nn.Sequential(*[DepthwiseBlock(config.width_16) for _ in range(config.depth_16)])
         self.up = Pointwise(config.width_16, 4 * config.width_8)
@@ -163,9 +164,9 @@ class Synthesis(nn.Module):
         self.head = Pointwise(config.width_8, 192, bias=False, zero=True)
 
     def forward(self, y_hat: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        deep = self.blocks_16(self.stem(y_hat) * scale + shift)
-        deep = self.blocks_8(self.from_16(self.up(deep)))  # (b, width_8, h/8, w/8)
-        return self.from_8(self.from_16(self.shortcut(y_hat)) + self.head(deep))
+        deep = self.blocks_16(self.blocked(self.stem(y_hat) * scale + shift))
+        deep = self.blocks_8(self.blocked(self.from_16(self.up(deep))))  # (b, width_8, h/8, w/8)
+        return self.whole(self.shortcut_16(y_hat)) + self.from_8(self.head(deep))
 
 
 class HyperAnalysis(nn.Module):
@@ -290,8 +291,10 @@ class Few(nn.Module):
         values, vectors = values.flip(0)[: self.config.latent], vectors.flip(1).T[: self.config.latent]
         self.analysis.shortcut.weight.copy_(vectors)
         self.analysis.shortcut.bias.copy_(-vectors @ mean)  # type: ignore[union-attr]
-        self.synthesis.shortcut.weight.copy_(vectors.T)
-        self.synthesis.shortcut.bias.copy_(mean)  # type: ignore[union-attr]
+        channels = torch.arange(768.0)[None, :, None, None]
+        order = F.pixel_shuffle(F.pixel_shuffle(channels, 2), 8).flatten().long()  # of analysis's channels, as synthesis has them
+        self.synthesis.shortcut_16.weight.copy_(vectors.T[order])
+        self.synthesis.shortcut_16.bias.copy_(mean[order])  # type: ignore[union-attr]
         self.deviation.copy_(values.clamp(min=1e-8).sqrt())
         # A logistic's deviation is 1.81 times its scale, and most values are far smaller than a deviation that few edges make.
         scale = 0.4 * self.deviation * self.log_gain.exp()

@@ -118,7 +118,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig, dtype: torch.dtype) -
     shortcuts, matrices, rest = [], [], []
     matrix_names = {f"{name}.weight" for name, part in model.named_modules() if getattr(part, "matrix_weight", False)}
     for name, parameter in model.named_parameters():
-        if ".shortcut." in name:
+        if ".shortcut" in name:
             shortcuts.append(parameter)
         elif name in matrix_names and config.optimizer == "muon":
             matrices.append(parameter)

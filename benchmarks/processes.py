@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""Seconds of whole processes: what a user waits for who starts `fewbits` for one picture. docs/performance.md quotes it.
+
+Commands take turns with each other and with a Python that does nothing, so that whatever else the machine does hits all alike.
+Files are warm: each command is run once before it counts. Needs fewbits' base dependencies; the default photograph comes with
+scikit-image, Kodak's are the ones that the bars are for.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from demo import chosen, timed
+from PIL import Image
+
+from fewbits.bench.record import cpu_name
+
+BARS: Final = {"fewbits encode": 0.6, "fewbits info": 0.15, "load_model, in a process": 0.15}  # seconds
+LOAD: Final = "import fewbits, time; begun = time.perf_counter(); fewbits.load_model('few'); print(time.perf_counter() - begun)"
+
+
+def seconds(command: list[str]) -> float:
+    """Of a process from its start to its end, or what it says of itself. Raises SystemExit where it fails."""
+    done, elapsed = timed(
+        subprocess.run, command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"error: exit code {done.returncode} of {' '.join(command)}: {done.stderr.strip()}")
+    return float(done.stdout) if LOAD in command else elapsed
+
+
+def commands(picture: Path, folder: Path) -> dict[str, list[str]]:
+    """Each command by what the table calls it; files that they read and write are in `folder`."""
+    program, few, out = [sys.executable, "-m", "fewbits"], str(folder / "picture.few"), str(folder / "picture.png")
+    return {
+        "python -c pass": [sys.executable, "-c", "pass"],
+        "fewbits encode": [*program, "encode", str(picture), few, "--force"],
+        "fewbits decode": [*program, "decode", few, out, "--force"],
+        "fewbits info": [*program, "info", few],
+        "load_model, in a process": [sys.executable, "-c", LOAD],
+    }
+
+
+def run(options: argparse.Namespace) -> None:
+    path = chosen(options.images)[0]
+    with Image.open(path) as picture:
+        size = f"{picture.width}x{picture.height}"
+    with tempfile.TemporaryDirectory() as folder:
+        turns = commands(path, Path(folder))
+        for command in turns.values():
+            seconds(command)  # its files are then in the machine's memory, and `fewbits decode` has one to read
+        taken: dict[str, list[float]] = {name: [] for name in turns}
+        for _ in range(options.repeat):
+            for name, command in turns.items():
+                taken[name].append(seconds(command))
+    print(f"{path.name}, {size}; {options.repeat} turns; {cpu_name()}\n")
+    print(f"{'':26} {'median s':>8} {'least s':>8}")
+    for name, values in taken.items():
+        bar = BARS.get(name)
+        said = "" if bar is None else f"   the bar is {bar:g}: {'met' if median(values) <= bar else 'NOT MET'}"
+        print(f"{name:26} {median(values):8.3f} {min(values):8.3f}{said}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path, nargs="?", help="a folder, whose first picture is taken (default: scikit-image's)")
+    parser.add_argument("--repeat", type=int, default=7, help="turns (default %(default)s)")
+    run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
