@@ -47,6 +47,18 @@ def test_damaged_and_missing_checkpoints_are_training_errors(tmp_path: Path) -> 
             checkpoint.load(path)
 
 
+def test_weights_of_other_layers_are_a_training_error() -> None:
+    model, weights = torch.nn.Linear(3, 2), {"weight": torch.ones(2, 3), "bias": torch.ones(2)}
+    checkpoint.fill(model, weights)
+    assert torch.equal(model.weight, weights["weight"]) and torch.equal(model.bias, weights["bias"])
+    with pytest.raises(TrainingError, match="other layers, bias: nothing in the checkpoint, 2 in this release"):
+        checkpoint.fill(model, {"weight": torch.ones(2, 3)})
+    with pytest.raises(TrainingError, match="other layers, more: 1 in the checkpoint, nothing in this release"):
+        checkpoint.fill(model, weights | {"more": torch.ones(1)})
+    with pytest.raises(TrainingError, match="other layers, weight: 3x2 in the checkpoint, 2x3 in this release"):
+        checkpoint.fill(model, weights | {"weight": torch.ones(3, 2)})
+
+
 class Evil:
     def __reduce__(self) -> tuple:
         return (pytest.fail, ("code in a checkpoint was run",))

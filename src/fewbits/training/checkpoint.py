@@ -6,10 +6,12 @@ Every file but the log is written beside its place and renamed, so a kill at any
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from fewbits.errors import TrainingError
 from fewbits.files import replacing
@@ -34,6 +36,19 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:
         raise TrainingError(f"checkpoint {path} cannot be read: {error}") from error
     return state
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give a model the weights of a checkpoint. Raises TrainingError where they are those of other layers."""
+    own, found = ({name: value.shape for name, value in each.items()} for each in (model.state_dict(), weights))
+    if strange := sorted(name for name in own.keys() | found.keys() if own.get(name) != found.get(name)):
+        what = f"{strange[0]}: {_size(found.get(strange[0]))} in the checkpoint, {_size(own.get(strange[0]))} in this release"
+        raise TrainingError(f"the run is one of other layers, {what}")
+    model.load_state_dict(weights)
+
+
+def _size(shape: torch.Size | None) -> str:
+    return "nothing" if shape is None else "x".join(map(str, shape)) or "one number"
 
 
 def has_begun(run: Path) -> bool:

@@ -42,13 +42,13 @@ def run_files(run: Path, card: dict[str, Any], pictures: Sequence[np.ndarray] = 
     """The bundle's files from a run's annealed weights, or from its trunk's average where there are none.
 
     card: more entries for the model card (licence, measured curve). pictures: see bundle_files. Raises TrainingError where
-    `run` is no run.
+    `run` is no run, or one of other layers.
     """
     config = checkpoint.load_config(run)
     annealed = run / checkpoint.ANNEALED
     state = checkpoint.load(annealed if annealed.exists() else run / checkpoint.TRUNK)
     model = _build(config["family"], config["model"], str(run))
-    model.load_state_dict(state["averaged"])
+    checkpoint.fill(model, state["averaged"])
     described = {
         "architecture": config["model"],
         "training": config["train"],

@@ -197,7 +197,8 @@ class Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
+        """Go on from state(). Raises TrainingError where its weights are of other layers."""
+        checkpoint.fill(self.model, state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.averaged = {name: value.to(self.device) for name, value in state["averaged"].items()}
