@@ -29,7 +29,7 @@ from statistics import mean, median
 from typing import IO, Any, Final, NamedTuple
 
 import numpy as np
-from demo import chosen
+from demo import chosen, verdict
 from PIL import Image
 
 from fewbits import FewbitsError, Target, inspect, load_model
@@ -159,7 +159,7 @@ def report(ours: list[Sample], theirs: list[Sample]) -> str:
     lines = []
     for name, k in (("encoding", 1), ("decoding", 2)):
         ratio = median(own[k] / other[k] for own, other in zip(ours, theirs, strict=True))
-        lines.append(f"- {name}: **{ratio:.1f} times** its speed; the bar is {BAR:g}: {'met' if ratio >= BAR else 'NOT MET'}")
+        lines.append(f"- {name}: **{ratio:.1f} times** its speed; the bar is {BAR:g}: {verdict(ratio >= BAR)}")
     return "\n".join([table(head, rows), "", *lines])
 
 

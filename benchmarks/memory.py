@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
-from demo import PHOTOGRAPHS, photographs
+from demo import PHOTOGRAPHS, photographs, verdict
 from PIL import Image
 
 from fewbits import load_model
@@ -83,7 +83,7 @@ def whole_processes(megapixels: float, folder: Path) -> None:
     figures = " ".join(f"{run.peak / 1e9:10.2f} GB {run.seconds:7.1f} s" for run in runs)
     bar = next(n_bytes for most, n_bytes in BARS if megapixels <= most)
     met = max(run.peak for run in runs) <= bar
-    print(f"{f'{width} x {height}':14} {figures}   the bar is {bar / 1e9:g} GB: {'met' if met else 'NOT MET'}", flush=True)
+    print(f"{f'{width} x {height}':14} {figures}   the bar is {bar / 1e9:g} GB: {verdict(met)}", flush=True)
 
 
 def batch(n: int) -> None:

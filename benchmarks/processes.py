@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from demo import chosen, timed
+from demo import chosen, timed, verdict
 from PIL import Image
 
 from fewbits.bench.record import cpu_name
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"{'':26} {'median s':>8} {'least s':>8}")
     for name, values in taken.items():
         bar = BARS.get(name)
-        said = "" if bar is None else f"   the bar is {bar:g}: {'met' if median(values) <= bar else 'NOT MET'}"
+        said = "" if bar is None else f"   the bar is {bar:g}: {verdict(median(values) <= bar)}"
         print(f"{name:26} {median(values):8.3f} {min(values):8.3f}{said}")
 
 

@@ -14,7 +14,7 @@ from statistics import mean, median
 from typing import Final, NamedTuple
 
 import numpy as np
-from demo import chosen, timed
+from demo import chosen, timed, verdict
 from PIL import Image
 
 from fewbits import FewbitsError, load_model
@@ -75,10 +75,6 @@ def sample(pixels: np.ndarray, options: argparse.Namespace) -> dict[str, Sample]
         bpp, score = 8 * len(work.data) / n_px, psnr(pixels, work.decode())
         samples[name] = Sample(bpp, score, n_px / 1e6 / encode_s, n_px / 1e6 / decode_s)
     return samples
-
-
-def verdict(met: bool) -> str:
-    return "met" if met else "NOT MET"
 
 
 def print_speed(samples: list[dict[str, Sample]]) -> None:

@@ -291,10 +291,10 @@ class Few(nn.Module):
         values, vectors = values.flip(0)[: self.config.latent], vectors.flip(1).T[: self.config.latent]
         self.analysis.shortcut.weight.copy_(vectors)
         self.analysis.shortcut.bias.copy_(-vectors @ mean)  # type: ignore[union-attr]
-        channels = torch.arange(768.0)[None, :, None, None]
-        order = F.pixel_shuffle(F.pixel_shuffle(channels, 2), 8).flatten().long()  # of analysis's channels, as synthesis has them
-        self.synthesis.shortcut_16.weight.copy_(vectors.T[order])
-        self.synthesis.shortcut_16.bias.copy_(mean[order])  # type: ignore[union-attr]
+        patches = torch.cat([vectors, mean[None]])[:, :, None, None]  # to blocks of 16x16, as synthesis gives them
+        blocks = self.synthesis.from_8(self.synthesis.from_16(patches)).flatten(1)
+        self.synthesis.shortcut_16.weight.copy_(blocks[:-1].T)
+        self.synthesis.shortcut_16.bias.copy_(blocks[-1])  # type: ignore[union-attr]
         self.deviation.copy_(values.clamp(min=1e-8).sqrt())
         # A logistic's deviation is 1.81 times its scale, and most values are far smaller than a deviation that few edges make.
         scale = 0.4 * self.deviation * self.log_gain.exp()
