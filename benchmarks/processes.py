@@ -5,11 +5,13 @@
 imported what they need. Networks are loaded when they are first used, so that has loaded all of them.
 
 Commands take turns with each other and with a Python that does nothing, so that whatever else the machine does hits all alike.
-Files are warm: each command is run once before it counts. Needs fewbits' base dependencies; the default photograph comes with
-scikit-image, Kodak's are the ones that the bars are for.
+Files are warm: each command is run once before it counts. Python keeps byte code as it does for whoever installs the package,
+even where the environment forbids it (PYTHONDONTWRITEBYTECODE), which would have every process compile all modules. Needs
+fewbits' base dependencies; the default photograph comes with scikit-image, Kodak's are the ones that the bars are for.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -35,10 +37,22 @@ print(time.perf_counter() - begun)
 """
 
 
-def seconds(command: list[str]) -> float:
-    """Of a process from its start to its end, or what it says of itself. Raises SystemExit where it fails."""
+def seconds(command: list[str], folder: Path) -> float:
+    """Of a process from its start to its end, or what it says of itself. Raises SystemExit where it fails.
+
+    folder: for byte code.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(folder / "byte-code")
     done, elapsed = timed(
-        subprocess.run, command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False
+        subprocess.run,
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=environment,
     )
     if done.returncode:
         raise SystemExit(f"error: exit code {done.returncode} of {' '.join(command)}: {done.stderr.strip()}")
@@ -61,14 +75,15 @@ def run(options: argparse.Namespace) -> None:
     path = chosen(options.images)[0]
     with Image.open(path) as picture:
         size = f"{picture.width}x{picture.height}"
-    with tempfile.TemporaryDirectory() as folder:
-        turns = commands(path, Path(folder))
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        turns = commands(path, folder)
         for command in turns.values():
-            seconds(command)  # its files are then in the machine's memory, and `fewbits decode` has one to read
+            seconds(command, folder)  # its files are then in the machine's memory, and `fewbits decode` has one to read
         taken: dict[str, list[float]] = {name: [] for name in turns}
         for _ in range(options.repeat):
             for name, command in turns.items():
-                taken[name].append(seconds(command))
+                taken[name].append(seconds(command, folder))
     print(f"{path.name}, {size}; {options.repeat} turns; {cpu_name()}\n")
     print(f"{'':26} {'median s':>8} {'least s':>8}")
     for name, values in taken.items():

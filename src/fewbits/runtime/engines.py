@@ -15,6 +15,7 @@ from fewbits.errors import ModelError
 from fewbits.processor import has_int8
 
 DEFAULT_ENGINE: Final = "onnxruntime"
+SPIN_US: Final = "200"  # that a thread waits for work before it sleeps: longer than from one operator to the next
 EXTRA: Final = "openvino"  # that installs what is not there by default
 
 
@@ -62,10 +63,9 @@ def onnxruntime_engine(threads: int | None = None, *, optimize: bool = True, pro
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
-    # Each network has threads of its own: those of one must not spin while the next one runs.
+    # Each network has threads of its own: those of one must not spin while the next one runs, or is loaded.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if not has_int8():  # older x86 processors sum two products in 16 bits: 8-bit weights become unsigned, which is exact
-        options.add_session_config_entry("session.x64quantprecision", "1")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 
