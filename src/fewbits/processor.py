@@ -15,7 +15,7 @@ WIDEST: Final = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}  # vecto
 
 def has_int8() -> bool:
     """Whether it multiplies 8-bit numbers by instructions of their own. Elsewhere int8 gains little, and on older
-    x86 processors signed weights overflow (runtime/engines.py)."""
+    x86 processors signed weights overflow (runtime/variants.py)."""
     return platform.machine() == "arm64" or _has_any(INT8_FLAGS)  # arm64 is macOS: all have them
 
 

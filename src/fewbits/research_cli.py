@@ -156,7 +156,7 @@ def train(
     multiple=True,
     metavar="PATH",
     help="Make the model faster, by what training pictures show of it: hidden units that none of 200 makes fire are left "
-    "out, and a flagship's synthesis gets an int8 variant. May be given again.",
+    "out. May be given again.",
 )
 @option(
     "--exclude",

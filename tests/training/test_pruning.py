@@ -81,7 +81,7 @@ def test_the_network_gives_the_same_with_fewer_units(
     if mixing.stop != 0:
         kill(net.block.mix_in, mixing)
     data, ranges = files(net)
-    smaller, left = pruned(data, ranges)
+    smaller, left, _ = pruned(data, ranges)
     assert left == units
     run = onnxruntime_engine(1)
     before, after = run(data)(x=X), run(smaller)(x=X)
@@ -93,17 +93,27 @@ def test_a_unit_that_fires_once_is_kept(net: Net) -> None:
     data, ranges = files(net)
     name = next(node.input[0] for node in onnx.load_from_string(data).graph.node if node.op_type == "Relu")
     ranges[name] = ranges[name]._replace(high=np.where(np.arange(WIDTH) == 7, 1e-6, -1.0))
-    smaller, left = pruned(data, ranges)
+    smaller, left, _ = pruned(data, ranges)
     assert left == {"block.mix_in": (BLOCK, WIDTH)}
     kept = _initializers(smaller)["block.mix_in.weight"]
     assert any(torch.equal(row.ravel(), net.block.mix_in.weight[7]) for row in kept.float())
+
+
+def test_it_tells_which_channels_are_left_of_what_a_convolution_reads(net: Net) -> None:
+    kill(net.block.mix_in, slice(5, 25))
+    data, ranges = files(net)
+    smaller, _, channels = pruned(data, ranges)
+    left, all_ = _initializers(smaller), net.block.mix_out.weight
+    assert set(channels) == {"block.spatial", "block.mix_out"}
+    for keep in channels.values():
+        assert torch.equal(left["block.mix_out.weight"].float().reshape(len(all_), -1), all_[:, keep])
 
 
 def test_what_was_left_out_begins_anew_and_changes_nothing(net: Net) -> None:
     kill(net.block.mix_in, slice(5, 25))
     kill(net.block.expand, slice(0, None))
     data, ranges = files(net)
-    smaller, _ = pruned(data, ranges)
+    smaller, _, _ = pruned(data, ranges)
     torch.manual_seed(1)
     fresh = Net()
     for layer in (fresh.block.mix_out, fresh.block.reduce):  # as families build them
@@ -142,7 +152,7 @@ def test_biases_of_zeros_are_kept_and_take_constants(net: Net) -> None:
         for bias in (net.block.mix_out.bias, net.block.expand.bias):
             bias.zero_()
     data, ranges = files(net)
-    smaller, left = pruned(data, ranges)
+    smaller, left, _ = pruned(data, ranges)
     assert left["block.mix_in"] == (BLOCK, WIDTH)
     graph = onnx.load_from_string(smaller).graph
     names = [item.name for item in graph.initializer]
@@ -161,7 +171,7 @@ def test_a_layer_without_a_bias_takes_no_constant(constant: bool) -> None:
     if not constant:
         nn.init.zeros_(net.block.spatial.bias)
     data, ranges = files(net)
-    smaller, left = pruned(data, ranges)
+    smaller, left, _ = pruned(data, ranges)
     assert left.get("block.mix_in") == (None if constant else (BLOCK, WIDTH))
     expected = onnxruntime_engine(1)(data)(x=X)
     for found in (onnxruntime_engine(1)(smaller)(x=X), read_back(smaller, biased=False)):
@@ -172,7 +182,7 @@ def test_a_branch_that_is_the_result_is_kept(net: Net) -> None:
     net.head = nn.Identity()
     kill(net.block.expand, slice(0, None))
     data, ranges = files(net)
-    smaller, left = pruned(data, ranges)
+    smaller, left, _ = pruned(data, ranges)
     assert left == {} and np.array_equal(onnxruntime_engine(1)(smaller)(x=X), onnxruntime_engine(1)(data)(x=X))
 
 
@@ -184,6 +194,6 @@ def test_parameters_that_layers_share_are_left_alone(net: Net) -> None:
     kill(net.block.mix_in, slice(5, 25))
     kill(net.second.mix_in, slice(5, 25))
     data, ranges = files(net)
-    smaller, _ = pruned(data, ranges)
+    smaller, _, _ = pruned(data, ranges)
     expected = onnxruntime_engine(1)(data)(x=X)
     assert np.allclose(onnxruntime_engine(1)(smaller)(x=X), expected, atol=1e-3 * np.abs(expected).max())

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: MIT
 """An int8 variant is near the float network, needs its file for the weights, and runs on integers."""
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,67 +13,130 @@ import pytest
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 from fewbits.codec import Model  # noqa: E402
 from fewbits.errors import ModelError  # noqa: E402
-from fewbits.families.blocks import DepthwiseBlock, Pointwise  # noqa: E402
+from fewbits.families.few import Few, FewConfig  # noqa: E402
 from fewbits.fidelity import psnr  # noqa: E402
 from fewbits.runtime.bundle import TABLES, pack_bundle, parse_bundle  # noqa: E402
 from fewbits.runtime.engines import onnxruntime_engine  # noqa: E402
 from fewbits.runtime.manifest import MANIFEST, manifest_id, parse_manifest  # noqa: E402
 from fewbits.runtime.variants import with_weights  # noqa: E402
-from fewbits.training.calibration import Ranges, _Observer, observed  # noqa: E402
-from fewbits.training.export import amended, export_network, run_files  # noqa: E402
-from fewbits.training.quantization import quantized  # noqa: E402
+from fewbits.training import checkpoint  # noqa: E402
+from fewbits.training.calibration import observed  # noqa: E402
+from fewbits.training.export import amended, load_model, run_files  # noqa: E402
+from fewbits.training.loop import Budget, grown, train  # noqa: E402
 
 Picture = Callable[..., np.ndarray]
 
 
-class Net(torch.nn.Module):  # type: ignore[misc]
-    """Channels of very different scales, a block, and a unit that never fires though it has a bias."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.block, self.head = Pointwise(3, 32), DepthwiseBlock(32), Pointwise(32, 5)
-        for layer in (self.block.mix_out, self.block.reduce):
-            torch.nn.init.normal_(layer.weight, std=0.1)
-        with torch.no_grad():
-            self.stem.weight *= torch.logspace(-3, 1, 32)[:, None]
-            self.block.expand.bias[:] = -1000.0
-            self.block.reduce.bias[:] = 0.5
-            self.block.mix_in.bias[3] = -1000.0
-            self.block.spatial.bias[3] = 2.0
-
-    def forward(self, x: Any) -> Any:
-        return self.head(self.block(self.stem(x)))
-
-
-def test_the_variant_is_near_the_float_network_and_has_no_weights() -> None:
-    torch.manual_seed(0)
-    data, ranges = export_network(Net(), {"x": torch.zeros(1, 3, 8, 8)}), Ranges()
-    x = np.random.default_rng(0).normal(size=(1, 3, 24, 32)).astype(np.float32)
-    _Observer(data, ranges)(x=x)
-    graph = quantized(data, ranges, ("block", "head"))
-    run = onnxruntime_engine(1)
-    with pytest.raises(ModelError):
-        run(graph)
-    exact, near = run(data)(x=x), run(with_weights(graph, data))(x=x)
-    assert 0 < np.sqrt(np.mean((exact - near) ** 2)) < 0.03 * exact.std()
-
-
-def test_layers_that_are_not_named_stay_as_they_are() -> None:
-    torch.manual_seed(0)
-    data, ranges = export_network(Net(), {"x": torch.zeros(1, 3, 8, 8)}), Ranges()
-    x = np.random.default_rng(0).normal(size=(1, 3, 24, 32)).astype(np.float32)
-    _Observer(data, ranges)(x=x)
-    run = onnxruntime_engine(1)
-    assert np.array_equal(run(data)(x=x), run(with_weights(quantized(data, ranges, ("other",)), data))(x=x))
+LAYERS = FewConfig(
+    latent=12, hyper=4, width_8=32, depth_8=2, width_16=32, depth_16=1, hyper_width=8, lambdas=(0.0018, 0.0175, 0.17), int8=0.5
+)
 
 
 @pytest.fixture(scope="module")
-def files(tiny_run: Any, picture: Picture) -> dict[str, bytes]:
-    """The tiny run's bundle with an int8 variant."""
-    return run_files(tiny_run.run, {}, [picture(96, 80), picture(64, 130, 1)])
+def run(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model trained for int8 for a few steps; some of its units never fire."""
+    folder = tmp_path_factory.mktemp("int8") / "run"
+    initialize, measure = Few.initialize, Few.measure
+
+    def begin(self: Few, pictures: Any, distortion: Any) -> None:
+        initialize(self, islice(pictures, 1), distortion)
+        for block in (*self.synthesis.blocks_16, *self.synthesis.blocks_8):  # else they begin as the identity
+            for layer in (block.mix_out, block.reduce):
+                torch.nn.init.normal_(layer.weight, std=0.05)
+        torch.nn.init.normal_(self.synthesis.head.weight, std=0.02)
+        with torch.no_grad():
+            self.synthesis.blocks_8[0].expand.bias[5:30] = -1000.0
+            self.synthesis.blocks_8[1].expand.bias[:] = -1000.0
+            for name, bias in self.synthesis.named_parameters():  # equal ones are merged, and then no unit is left out
+                if name.endswith("bias"):
+                    bias.add_(0.01 * torch.randn(len(bias)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Few, "initialize", begin)
+        patch.setattr(Few, "measure", lambda self, pictures: measure(self, islice(pictures, 1)))
+        train("few", [tiny_run.data], folder, Budget(steps=4), model_config=LAYERS, config=tiny_run.config, device="cpu")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(run: Path, picture: Picture) -> dict[str, bytes]:
+    """Its bundle, without the units that never fire."""
+    return run_files(run, {}, [picture(96, 80), picture(64, 130, 1)])
+
+
+def example(rows: int = 6, columns: int = 10) -> dict[str, np.ndarray]:
+    """Inputs of synthesis."""
+    draw = np.random.default_rng(0)
+    shapes = {"y_hat": (1, 12, rows, columns), "scale": (1, 32, 1, 1), "shift": (1, 32, 1, 1)}
+    values = {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return values | {"y_hat": 0.3 * values["y_hat"], "scale": 1 + 0.1 * values["scale"]}
+
+
+def test_the_variant_computes_what_training_computes_with(run: Path) -> None:
+    files = run_files(run, {})
+    model, inputs = load_model(parse_bundle(files, "here")).eval(), example()
+    with torch.no_grad():
+        tensors = [torch.from_numpy(value) for value in inputs.values()]
+        trained, plain = (model.eight_bits(model.synthesis, *tensors, values).numpy() for values in (True, False))
+    network = with_weights(files["synthesis.int8.onnx"], files["synthesis.onnx"], signed=True)
+    coded = onnxruntime_engine(1)(network)(**inputs)
+    noise = np.sqrt(np.mean((trained - plain) ** 2))  # of 8-bit values
+    assert noise > 1e-4
+    # Not 0: where a sum of floats is another one in its last digits, a code is, and each that follows from it may be.
+    assert np.sqrt(np.mean((coded - trained) ** 2)) < 0.25 * noise
+
+
+def test_weights_without_a_sign_give_the_same(files: dict[str, bytes]) -> None:
+    load, inputs = onnxruntime_engine(1), example()
+    signed, unsigned = (
+        load(with_weights(files["synthesis.int8.onnx"], files["synthesis.onnx"], signed=signed))(**inputs)
+        for signed in (True, False)
+    )
+    assert np.array_equal(signed, unsigned)
+
+
+def test_the_variant_has_no_weights_of_its_own(files: dict[str, bytes]) -> None:
+    with pytest.raises(ModelError):
+        onnxruntime_engine(1)(files["synthesis.int8.onnx"])
+
+
+def test_its_products_are_of_integers_and_its_layout_never_changes_inside(files: dict[str, bytes], tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    network = with_weights(files["synthesis.int8.onnx"], files["synthesis.onnx"], signed=True)
+    onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+    kinds = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+    # Two blocks with both branches and one whose wider one never fires: two layers each, one for the wider, and what they give.
+    assert (kinds["QLinearConv"], kinds["MatMulIntegerToFloat"]) == (3 * 2 + 2, 3 + 2)
+    assert (kinds["Conv"], kinds["MatMul"]) == (2, 2)  # of the latent; up and head
+    assert kinds["Transpose"] == 3  # into the blocks, up to 1/8, and out
+    assert not {"DequantizeLinear", "Gather", "Expand", "Cast"} & set(kinds)  # nothing is computed of weights at every run
+
+
+def test_training_goes_on_from_a_bundle_with_its_steps(run: Path) -> None:
+    model = load_model(parse_bundle(run_files(run, {}), "here"))
+    assert model.eight_bits.known
+    own, loaded = (dict(part.items()) for part in (checkpoint.load(run / checkpoint.TRUNK)["averaged"], model.state_dict()))
+    names = [name for name in own if "log_steps" in name]
+    assert len(names) == 2 + 3 * 5
+    assert all(torch.allclose(loaded[name], own[name], atol=1e-2) for name in names)  # they went through float16
+
+
+def test_training_may_go_on_without_int8(run: Path) -> None:
+    start = load_model(parse_bundle(run_files(run, {}), "here")).state_dict()
+    state = grown(start, Few(replace(LAYERS, int8=0.0)))
+    assert set(start) - set(state) == {name for name in start if name.startswith("eight_bits.")}
+
+
+def test_steps_of_a_branch_that_was_left_out_are_measured_anew(files: dict[str, bytes]) -> None:
+    model = load_model(parse_bundle(files, "here"))
+    assert not model.eight_bits.known
+    model.measure([torch.rand(2, 3, 64, 64)])
+    assert model.eight_bits.known
 
 
 def test_the_models_id_is_that_without_variants(files: dict[str, bytes]) -> None:

@@ -10,6 +10,7 @@ Shapes: x (b, 3, h, w) in 0..1 with h, w multiples of 64 in training; y (b, late
 A level is a real number in 0..N-1, N the number of lambdas; level k is trained for lambdas[k].
 """
 
+import copy
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from fewbits.coding.tables import quantize_frequencies
 from fewbits.errors import TrainingError
 from fewbits.families.batch_part import own_draw
 from fewbits.families.blocks import Blocked, DepthToSpace, Depthwise, DepthwiseBlock, Pointwise, SpaceToDepth
+from fewbits.families.eight_bits import STEPS, SUMS, EightBits
 from fewbits.families.likelihood import (
     LOG_STEP,
     N_SCALES,
@@ -69,6 +71,7 @@ class FewConfig:
     pyramid: int = setting(3, "leading channels of the latent, of blocks' brightness and colours, predicted from coarse to fine")
     hyper_limit: int = setting(8, "largest magnitude of a hyper symbol")
     dead_zone: float = setting(0.35, "how readily values are rounded towards 0 to save bits: 0 not at all, 1 as theory says")
+    int8: float = setting(0.0, "share of the steps in which synthesis is trained as its int8 variant is: 0: not for int8 at all")
     lambdas: tuple[float, ...] = setting(
         (0.0009, 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.09, 0.17, 0.32),
         "weights of the distortion against bits per pixel, one a level; these, of 255^2 MSE, give about 0.1 to 2.5 bpp",
@@ -248,6 +251,7 @@ class ScaleNet(nn.Module):
 class Few(nn.Module):
     """The trainable model; see the module's docstring for shapes."""
 
+    may_lack = ("eight_bits.",)  # see training.loop.grown
     deviation: Tensor  # (latent,) of y on the first pictures; scales what the hyper networks see
     zones: Tensor  # (scale indices,): the dead zone of each; follows from the config, so it is no part of the state
 
@@ -268,6 +272,7 @@ class Few(nn.Module):
         self.z_logits = nn.Parameter(self._first_z_logits())
         self.synthesis_modulation = nn.Parameter(torch.zeros(levels, 2 * config.width_16))
         self.hyper_modulation = nn.Parameter(torch.zeros(levels, 2 * config.hyper_width))
+        self.eight_bits = EightBits(self.synthesis) if config.int8 else None
         self.register_buffer("deviation", torch.ones(latent))
         self.register_buffer("zones", dead_zones(config.dead_zone), persistent=False)
 
@@ -338,8 +343,27 @@ class Few(nn.Module):
             noisy = logistic_bits(uniform_noise(residual), index.detach())
             y_bits = y_bits + noisy - noisy.detach()
         y_hat = (symbols + scaled_mean) * inverse_gain
-        x_hat = self.synthesis(y_hat, *self.modulation(self.synthesis_modulation, level)).float() + 0.5
+        x_hat = self._synthesized(y_hat, *self.modulation(self.synthesis_modulation, level)).float() + 0.5
         return Estimate(x_hat, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)), y)
+
+    def _synthesized(self, y_hat: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Synthesis, with weights of 8 bits where it is trained for int8, and, in a share of training's steps, values."""
+        if self.eight_bits is None or not self.eight_bits.known:
+            return self.synthesis(y_hat, scale, shift)
+        values = self.training and float(torch.rand(())) < self.config.int8
+        return self.eight_bits(self.synthesis, y_hat, scale, shift, values)
+
+    @torch.no_grad()
+    def measure(self, pictures: Iterable[Tensor]) -> None:
+        """The first steps of 8-bit values, where there are none, by `pictures` (b, 3, h, w), in 0..1, sides multiples of 64."""
+        if self.eight_bits is None or self.eight_bits.known:
+            return
+        self.eval()
+        top = len(self.config.lambdas) - 1
+        with self.eight_bits.measuring():
+            for x in pictures:
+                self(x, torch.arange(len(x), device=x.device) * 0.7 % 1 * top)
+        self.train()
 
     def _in_phases(self, index: Tensor) -> Tensor:
         """Scale indices (b, latent, h, w) with what the pyramid's phases add."""
@@ -409,17 +433,26 @@ class Few(nn.Module):
             "hyper_analysis": (self.hyper_analysis, {"y": y, **modulation(config.hyper_width)}),
             "means": (self.mean_net, {"z_hat": z} | ({"pyramid": y[:, : config.pyramid]} if config.pyramid else {})),
             "scales": (freeze_integers(self.scale_net), {"z_hat": z, **biases}),
-            "synthesis": (self.synthesis, {"y_hat": y, **modulation(config.width_16)}),
+            "synthesis": (self._exported_synthesis(), {"y_hat": y, **modulation(config.width_16)}),
         }
 
-    def int8_layers(self) -> dict[str, tuple[str, ...]]:
-        """Of each network with an int8 variant the convolutions that it has in 8 bits, by the beginning of their names (ADR 18).
+    def int8_steps(self) -> dict[str, dict[str, np.ndarray]]:
+        """Of each network with an int8 variant the steps of its values, see EightBits.steps."""
+        return {"synthesis": self.eight_bits.steps()} if self.eight_bits is not None and self.eight_bits.known else {}
 
-        The rest costs rate: the linear transforms need more bits, and so does the spatial mixing of the earlier blocks.
-        """
-        early, depth = self.config.depth_8 // 2, self.config.depth_8
-        mixing = [f"blocks_8.{k}.{part}" for k in range(early) for part in ("expand", "reduce")]
-        return {"synthesis": (*mixing, *(f"blocks_8.{k}." for k in range(early, depth)))}
+    def load_int8_steps(self, arrays: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """From the arrays of int8 variants, by network."""
+        if self.eight_bits is not None and f"{SUMS[0]}{STEPS}" in arrays["synthesis"]:
+            self.eight_bits.load(arrays["synthesis"])
+
+    def _exported_synthesis(self) -> nn.Module:
+        """With weights as 8 bits give them, where it is trained so: what decodes in float is what was trained."""
+        if not self.int8_steps():
+            return self.synthesis
+        network = copy.deepcopy(self.synthesis)
+        assert self.eight_bits is not None
+        self.eight_bits.round_weights(network)
+        return network.half().float()
 
     @torch.no_grad()
     def tables(self) -> dict[str, np.ndarray]:

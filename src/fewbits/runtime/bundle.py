@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from fewbits.errors import ModelError
+from fewbits.processor import has_int8
 from fewbits.runtime.manifest import BUNDLE_VERSION, MANIFEST, PRECISIONS, VARIANTS, files_of, manifest_id, parse_manifest
 from fewbits.runtime.variants import with_weights
 
@@ -43,7 +44,7 @@ class Bundle:
     def at(self, precision: str) -> "Bundle":
         """The same model with its networks in that precision where it has such variants. Raises ModelError."""
         graphs = self.variants.get(precision, {})
-        swapped = {name: with_weights(graph, self.networks[name]) for name, graph in graphs.items()}
+        swapped = {name: with_weights(graph, self.networks[name], signed=has_int8()) for name, graph in graphs.items()}
         return replace(self, networks={**self.networks, **swapped})
 
 

@@ -2,7 +2,7 @@
 """Networks whose graph and whose weights lie in two ONNX files: a variant of a network has no weights of its own (ADR 18).
 
 Both files are protocol buffers, where fields that repeat may be appended: a network with the weights of another is its bytes, and
-after them a message that has nothing but those weights.
+after them a message that has nothing but those weights, and the code that stands for a weight of 0.
 """
 
 from collections.abc import Iterator
@@ -13,16 +13,27 @@ from fewbits.errors import ModelError
 GRAPH: Final = 7  # the field of ModelProto
 INITIALIZER: Final = 5  # the field of GraphProto
 _BYTES: Final = 2  # the wire type of texts, bytes and messages
+WEIGHT_ZERO: Final = "weight_zero"  # the initializer that a variant lacks, too: its type is that of all 8-bit weights
 
 
-def with_weights(graph: bytes, source: bytes) -> bytes:
-    """The ONNX file `graph` with the initializers of the ONNX file `source` beside its own. Raises ModelError."""
+def with_weights(graph: bytes, source: bytes, *, signed: bool) -> bytes:
+    """The ONNX file `graph` with the initializers of the ONNX file `source` beside its own. Raises ModelError.
+
+    signed: of 8-bit weights; unsigned ones are slower, but where a processor adds up pairs of products in 16 bits, signed ones
+    overflow. Results are the same.
+    """
     try:
         models = [content for field, content in _fields(source) if field == GRAPH]
         weights = [content for model in models for field, content in _fields(model) if field == INITIALIZER]
     except IndexError:
         raise ModelError("it is no ONNX file") from None
-    return graph + _field(GRAPH, b"".join(_field(INITIALIZER, weight) for weight in weights))
+    zero = _tensor(3, b"\x00") if signed else _tensor(2, b"\x80")
+    return graph + _field(GRAPH, b"".join(_field(INITIALIZER, weight) for weight in [*weights, zero]))
+
+
+def _tensor(kind: int, data: bytes) -> bytes:
+    """WEIGHT_ZERO as a TensorProto of no dimensions, whose fields are its type (2: uint8, 3: int8), name and bytes."""
+    return _coded(2 << 3) + _coded(kind) + _field(8, WEIGHT_ZERO.encode()) + _field(9, data)
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:

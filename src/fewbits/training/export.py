@@ -72,9 +72,9 @@ def _build(family: str, architecture: Any, where: str) -> Any:
 def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequence[np.ndarray] = ()) -> dict[str, bytes]:
     """All files of a bundle for a trained model that offers networks(), tables() and coding().
 
-    pictures: uint8 (height, width, 3); where there are some, a model that offers calibrate() is given them, analysis and
-    synthesis lose the hidden units that none of them makes fire, and networks of which the model offers int8_layers() get an
-    int8 variant. Raises TrainingError where their weights are inputs.
+    pictures: uint8 (height, width, 3); where there are some, a model that offers calibrate() is given them, and analysis and
+    synthesis lose the hidden units that none of them makes fire. Raises TrainingError where their weights are inputs. Networks of
+    which the model offers int8_steps() get an int8 variant.
     """
     if pictures and model.frozen_networks.intersection(PRUNED):
         raise TrainingError(f"the family {family} takes no pictures for calibration: the weights of its networks are inputs")
@@ -88,16 +88,14 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
         tables = model.tables()
     card = card | (model.encoder_card() if hasattr(model, "encoder_card") else {})
     files[TABLES] = _packed(tables)
-    plain = pack_bundle(family, model.coding(), card, files)
-    if not pictures:
-        return plain
-    units = {}
-    for name, ranges in observed(plain, pictures, PRUNED).items():
-        files[f"{name}.onnx"], units[name] = pruned(files[f"{name}.onnx"], ranges)
-    card |= {UNITS: units}
-    layers = model.int8_layers() if hasattr(model, "int8_layers") else {}
-    ranges_of = observed(pack_bundle(family, model.coding(), card, files), pictures, layers) if layers else {}
-    variants = {f"{name}.int8.onnx": quantized(files[f"{name}.onnx"], ranges_of[name], layers[name]) for name in layers}
+    steps = model.int8_steps() if hasattr(model, "int8_steps") else {}
+    if pictures:
+        card = card | {UNITS: {}}
+        for name, ranges in observed(pack_bundle(family, model.coding(), card, files), pictures, PRUNED).items():
+            files[f"{name}.onnx"], card[UNITS][name], kept = pruned(files[f"{name}.onnx"], ranges)
+            if name in steps:
+                steps[name] |= {layer: steps[name][layer][channels] for layer, channels in kept.items()}
+    variants = {f"{name}.int8.onnx": quantized(files[f"{name}.onnx"], of_network) for name, of_network in steps.items()}
     return pack_bundle(family, model.coding(), card, files, variants)
 
 
@@ -249,6 +247,8 @@ def load_model(bundle: Bundle) -> Any:
         if name not in model.frozen_networks:
             _copy_parameters(network, arrays[name], [layer.rpartition(".")[0] for layer in dropped.get(name, [])])
     model.load_tables({name: torch.from_numpy(value) for name, value in bundle.tables.items()}, arrays)
+    if "int8" in bundle.variants and hasattr(model, "load_int8_steps"):
+        model.load_int8_steps({name: _initializers(data) for name, data in bundle.variants["int8"].items()})
     return model
 
 

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -295,11 +295,13 @@ def extended(x: Tensor) -> Tensor:
 
 
 def grown(start: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """`start` as a state of `model`, which may have more blocks than `start` knows: those that begin as the identity.
+    """`start` as a state of `model`, which may have more blocks than `start` knows: those that begin as the identity; and it
+    may lack what it says that it may.
 
     Raises TrainingError where `model` differs in any other way.
     """
-    state = model.state_dict()
+    state, spare = model.state_dict(), getattr(model, "may_lack", ())
+    start = {name: value for name, value in start.items() if name in state or not name.startswith(spare)}
     new = {
         f"{name}.{key}"
         for name, part in model.named_modules()
@@ -502,11 +504,17 @@ def _named(rows: list[dict[str, float]]) -> dict[str, float]:
 
 def begin(run: Run, pool: PicturePool, start: dict[str, Tensor] | None) -> None:
     """A new run's weights: those of `start`, or what the model makes of the data."""
+    crops = np.random.default_rng(run.config.seed)
+
+    def drawn(count: int) -> Iterator[Tensor]:
+        return (to_tensor(pool.crops(16, 256, crops), run.device) for _ in range(count))
+
     if start is not None:
         run.model.load_state_dict(grown(start, run.model))
     else:
-        crops = np.random.default_rng(run.config.seed)
-        run.model.initialize((to_tensor(pool.crops(16, 256, crops), run.device) for _ in range(64)), run.distortion)
+        run.model.initialize(drawn(64), run.distortion)
+    if hasattr(run.model, "measure"):
+        run.model.measure(drawn(8))
 
 
 class _StopRequest:

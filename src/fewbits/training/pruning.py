@@ -16,6 +16,7 @@ from fewbits.training.calibration import Ranges, weights_of
 
 BLOCK: Final = 16  # channels that CPU kernels take together: units are kept in multiples of it
 Units = dict[str, tuple[int, int]]  # units that are kept and that there were, by the convolution with the ReLU
+Channels = dict[str, np.ndarray]  # numbers of the channels that are kept of what a convolution reads, by the convolution
 
 
 class _Branch(NamedTuple):
@@ -27,10 +28,10 @@ class _Branch(NamedTuple):
     reader: onnx.NodeProto
 
 
-def pruned(data: bytes, ranges: Ranges) -> tuple[bytes, Units]:
+def pruned(data: bytes, ranges: Ranges) -> tuple[bytes, Units, Channels]:
     """ONNX bytes of a network without the units whose ranges, before the ReLU, end at 0 or below; and what is left of them."""
     model = onnx.load_from_string(data)
-    editor, units = _Editor(model), {}
+    editor, units, channels = _Editor(model), Units(), Channels()
     for branch in _branches(model.graph, editor.arrays):
         if not all(editor.owns_parameters(node) for node in (branch.writer, branch.depthwise, branch.reader) if node is not None):
             continue
@@ -49,7 +50,8 @@ def pruned(data: bytes, ranges: Ranges) -> tuple[bytes, Units]:
         constant = reads[:, dropped] @ idle
         if not (editor.can_add(branch.reader, constant) if kept else editor.can_drop(branch, constant)):
             continue
-        units[editor.parameter(branch.writer, 1).removesuffix(".weight")] = (kept, len(high))
+        units[editor.layer(branch.writer)] = (kept, len(high))
+        channels |= {editor.layer(node): keep for node in (branch.depthwise, branch.reader) if node is not None}
         if kept:
             editor.add_to_bias(branch.reader, constant)
             for node in (branch.writer, branch.depthwise):
@@ -65,7 +67,7 @@ def pruned(data: bytes, ranges: Ranges) -> tuple[bytes, Units]:
             editor.drop(branch, constant)
     editor.finish()
     onnx.checker.check_model(model)
-    return bytes(model.SerializeToString(deterministic=True)), units
+    return bytes(model.SerializeToString(deterministic=True)), units, channels
 
 
 def _branches(graph: onnx.GraphProto, arrays: dict[str, np.ndarray]) -> list[_Branch]:
@@ -124,6 +126,10 @@ class _Editor:
         while name in self._maker:
             name = self._maker[name].input[0]
         return str(name)
+
+    def layer(self, node: onnx.NodeProto) -> str:
+        """A convolution's name in torch."""
+        return self.parameter(node, 1).removesuffix(".weight")
 
     def owns_parameters(self, node: onnx.NodeProto) -> bool:
         """Whether nothing else reads the node's parameters: the exporter merges those of equal values."""

@@ -1,151 +1,210 @@
 # SPDX-License-Identifier: MIT
-"""A float network -> its int8 variant: the same graph with static scales, and no weights: they stay in the float file (ADR 18).
+"""Synthesis of `few` -> its int8 variant: another graph for the same weights, which stay in the float file (ADR 18, ADR 24).
 
-Sums of branches stay float; inside a branch, values and weights are 8 bits. Every channel has a scale of its own: a convolution
-that reads scaled channels has the scales in its weights, so the arithmetic between has one scale, as runtimes want it. What reads
-the network's input stays float: the linear transform of the latent needs more than 8 bits.
+Values lie channel by channel for each place, as kernels for integers want them. Sums stay float, in units of 8-bit steps, a unit
+for each channel: so what a convolution reads is one rounding away, and every code stands for itself. The step of a channel is in
+the weights that read it. Which steps there are: families/eight_bits.py, which trains with them.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
-from fewbits.training.calibration import Ranges, weights_of
+from fewbits.families.eight_bits import LEVELS, STEPS
+from fewbits.runtime.variants import WEIGHT_ZERO
 
-LEVELS: Final = 127  # of the magnitude of a signed value, and of a weight
-UNSIGNED_LEVELS: Final = 255  # of what a ReLU gives
 MIDDLE: Final = 128  # the code of 0 of a signed value
-SMALLEST: Final = 1e-9  # scale: a channel that is always 0 has one, too
+SMALLEST: Final = 1e-12  # unit of a weight: where all of a row are 0
 LARGEST_BIAS: Final = 2**30  # in units of products
+RUNTIMES_OWN: Final = "com.microsoft"  # the domain of ONNX Runtime's operators beyond ONNX's
+
+Steps = Mapping[str, np.ndarray]  # float32 (channels,): of what a convolution reads, by its name, and of the sums
 
 
-def quantized(data: bytes, ranges: Ranges, layers: tuple[str, ...]) -> bytes:
-    """The ONNX file of the int8 variant of a network, without the initializers that `data` has: see runtime/variants.py.
+def quantized(data: bytes, steps: Steps) -> bytes:
+    """The ONNX file of the int8 variant, without the initializers that the ONNX file `data` has: see runtime/variants.py.
 
-    ranges: of its tensors, from calibration.observed. layers: the beginnings of the names of the convolutions' parameters that
-    get 8 bits.
+    steps: as models give them by int8_steps(), of the channels that `data` has.
     """
     model = onnx.load_from_string(data)
-    builder = _Builder(model, ranges, layers)
-    for node in list(model.graph.node):
-        builder.add(node)
+    builder = _Builder({item.name: numpy_helper.to_array(item).astype(np.float32) for item in model.graph.initializer}, steps)
+    builder.build(model.graph.output[0].name)
+    builder.keep(steps)
     del model.graph.node[:]
     del model.graph.initializer[:]
     del model.graph.value_info[:]
     model.graph.node.extend(builder.nodes)
-    model.graph.initializer.extend(builder.initializers)
+    model.graph.initializer.extend(builder.initializers.values())
+    model.opset_import.append(helper.make_opsetid(RUNTIMES_OWN, 1))
     return bytes(model.SerializeToString(deterministic=True))
 
 
 class _Builder:
-    def __init__(self, model: onnx.ModelProto, ranges: Ranges, layers: tuple[str, ...]) -> None:
-        self._weights, self._ranges = weights_of(model), ranges
-        self._layers, self._maker = layers, {name: node for node in model.graph.node for name in node.output}
-        self._relu = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Relu"}
-        self._readers: dict[str, list[str]] = {}
-        for node in model.graph.node:
-            for name in node.input:
-                self._readers.setdefault(name, []).append(node.op_type)
-        self._coded: dict[str, np.ndarray] = {}  # the scales of tensors that are there in 8 bits, as NAME/8
-        self._signed: dict[str, bool] = {}
+    """Writes the graph. Tensors are (1, rows, columns, channels), but for planes at both ends."""
+
+    def __init__(self, weights: dict[str, np.ndarray], steps: Steps) -> None:
+        self._weights, self._steps = weights, steps
         self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
+        self.initializers: dict[str, onnx.TensorProto] = {}
 
-    def add(self, node: onnx.NodeProto) -> None:
-        if node.op_type == "Conv" and self._parameter(node.input[1]).startswith(self._layers):
-            self._convolution(node)
-        elif not (node.op_type == "Relu" and node.output[0] in self._coded):
-            self.nodes.append(node)
+    def build(self, output: str) -> None:
+        """All nodes, from y_hat, scale and shift to `output`."""
+        told = self._node(
+            "Add", [self._node("Mul", [self._plane_convolution("stem"), "scale"], "stem/scaled"), "shift"], "stem/told"
+        )
+        unit = self._constant("blocks_16/unit", 1 / self._steps["blocks_16"][:, None, None])
+        deep = self._node("Transpose", [self._node("Mul", [told, unit], "blocks_16/planes")], "blocks_16/in", perm=[0, 2, 3, 1])
+        deep = self._blocks(deep, "blocks_16")
+        deep = self._blocks(self._doubled(deep), "blocks_8")
+        pixels = self._float_product(deep, "head", self._rows("head"), "blocks_8")
+        pixels = self._node("Transpose", [pixels], "head/planes", perm=[0, 3, 1, 2])
+        pixels = self._node("DepthToSpace", [pixels], "head/pixels", blocksize=8, mode="CRD")
+        linear = self._node(
+            "DepthToSpace", [self._plane_convolution("shortcut_16")], "shortcut_16/pixels", blocksize=16, mode="CRD"
+        )
+        self._node("Add", [linear, pixels], output)
 
-    def _parameter(self, name: str) -> str:
-        """The initializer that a weight is made of."""
-        while name in self._maker:
-            name = self._maker[name].input[0]
+    def keep(self, steps: Steps) -> None:
+        """Steps as constants NAME/steps, whether or not they are read: training that goes on from the bundle wants them."""
+        for name, step in steps.items():
+            self._constant(f"{name}{STEPS}", step)
+
+    def _blocks(self, x: str, total: str) -> str:
+        """What blocks make of the sum x; export may have left out a branch of theirs, or both."""
+        numbers = {int(name.split(".")[1]) for name in self._weights if name.startswith(f"{total}.")}
+        for name in (f"{total}.{k}" for k in sorted(numbers)):
+            for first, *others in ("mix_in", "spatial", "mix_out"), ("expand", "reduce"):
+                if f"{name}.{first}.weight" not in self._weights:
+                    continue
+                inside, layer = self._read(x, f"{name}.{first}", total), f"{name}.{first}"
+                for reader in (f"{name}.{part}" for part in others):
+                    inside, layer = self._convolution(inside, layer, reader), reader
+                x = self._node("Add", [x, self._product(inside, layer, self._steps[total])], f"{layer}/sum")
+        return x
+
+    def _plane_convolution(self, name: str) -> str:
+        """Of the latent, 1x1, as in the float file."""
+        shape = self._constant(f"{name}/shape", np.array([0, 0, 1, 1], np.int64))
+        kernel = self._node("Reshape", [self._rows(name), shape], f"{name}/kernel")
+        return self._node("Conv", ["y_hat", kernel, self._float(f"{name}.bias")], f"{name}/out")
+
+    def _read(self, x: str, name: str, total: str) -> str:
+        """The sum x in the steps of what the convolution `name` reads, which are in the proportions of its units."""
+        step = self._constant(f"{name}/step", np.median(self._steps[name] / self._steps[total]).astype(np.float32))
+        return self._node("QuantizeLinear", [x, step, self._zero(signed=True)], f"{name}/in")
+
+    def _convolution(self, x: str, name: str, reader: str) -> str:
+        """8 bits to 8 bits, those that `reader` reads; a ReLU is the lower end of the unsigned result."""
+        codes, unit = self._codes(name)
+        rows, size = len(unit), 3 if _is_depthwise(name) else 1
+        shape = self._constant(f"{name}/shape", np.array([rows, -1, size, size], np.int64))
+        bias = np.rint(self._bias(name).astype(np.float64) / unit).astype(np.int32)
+        scale = self._constant(f"{name}/scale", (unit / self._steps[reader]).astype(np.float32))
+        return self._node(
+            "QLinearConv",
+            [
+                *(x, self._one(), self._zero(_is_signed(name))),
+                *(self._node("Reshape", [codes, shape], f"{name}/kernel"), scale, self._weight_zeros(rows)),
+                *(self._one(), self._zero(_is_signed(reader)), self._constant(f"{name}/bias", bias)),
+            ],
+            f"{name}/out",
+            domain=RUNTIMES_OWN,
+            channels_last=1,
+            kernel_shape=[size, size],
+            pads=[size // 2] * 4,
+            group=rows if _is_depthwise(name) else 1,
+        )
+
+    def _product(self, x: str, name: str, unit_out: np.ndarray) -> str:
+        """8 bits to float, in units of unit_out."""
+        codes, unit = self._codes(name)
+        scale = self._constant(f"{name}/scale", (unit / unit_out).astype(np.float32))
+        bias = self._constant(f"{name}/bias", (self._bias(name) / unit_out).astype(np.float32))
+        matrix = self._node("Transpose", [codes], f"{name}/matrix", perm=[1, 0])
+        inputs = [x, matrix, self._one(), scale, self._zero(_is_signed(name)), self._weight_zeros(len(unit)), bias]
+        return self._node("MatMulIntegerToFloat", inputs, f"{name}/out", domain=RUNTIMES_OWN)
+
+    def _doubled(self, x: str) -> str:
+        """`up` and a DepthToSpace of 2x2, which runtimes have for planes only: here rows are doubled by a change of places."""
+        unit = self._steps["blocks_8"]
+        order = (
+            np.arange(4 * len(unit)).reshape(len(unit), 2, 2).transpose(1, 2, 0).ravel()
+        )  # from (c, row, column) to (row, column, c)
+        rows = self._node("Gather", [self._rows("up"), self._constant("up/order", order)], "up/ordered", axis=0)
+        rows = self._node("Mul", [rows, self._constant("up/unit", 1 / np.tile(unit, 4)[:, None])], "up/in_units")
+        x = self._float_product(x, "up", rows, "blocks_16")
+        x = self._node("Add", [x, self._constant("up/in_units/bias", self._bias("up")[order] / np.tile(unit, 4))], "up/sum")
+
+        def shaped(x: str, *shape: int) -> str:
+            """0: the side is as it was."""
+            return self._node("Reshape", [x, self._constant(f"{x}/shape", np.array(shape, np.int64))], f"{x}/shaped")
+
+        batch = self._constant("batch", np.array([0], np.int64))
+        x = shaped(self._node("Squeeze", [x, batch], "up/picture"), 0, 0, 2, 2 * len(unit))  # (rows, columns, 2, 2 x channels)
+        x = shaped(self._node("Transpose", [x], "up/two_rows", perm=[0, 2, 1, 3]), 0, 0, -1, len(unit))
+        x = shaped(self._node("Flatten", [x], "up/flat", axis=2), 0, -1, len(unit))
+        return self._node("Unsqueeze", [x, batch], "blocks_8/in")
+
+    def _float_product(self, x: str, name: str, rows: str, total: str) -> str:
+        """Of the sum x, with weights as `rows` (out, in) has them."""
+        rows = self._node("Mul", [rows, self._constant(f"{total}{STEPS}", self._steps[total])], f"{name}/of_units")
+        return self._node("MatMul", [x, self._node("Transpose", [rows], f"{name}/matrix", perm=[1, 0])], f"{name}/out")
+
+    def _rows(self, name: str) -> str:
+        """The weights of a convolution in float (out, in x places)."""
+        weight = self._weights[f"{name}.weight"]
+        shape = self._constant(f"{name}/rows_shape", np.array([len(weight), weight.size // len(weight)], np.int64))
+        return self._node("Reshape", [self._float(f"{name}.weight"), shape], f"{name}/rows")
+
+    def _codes(self, name: str) -> tuple[str, np.ndarray]:
+        """The weights of a convolution as 8-bit codes, and the unit (out,) of its products: of a weight's and a value's steps."""
+        step, rows, per_input = self._steps[name], self._rows(name), np.ones(1, np.float32)
+        weight = self._weights[f"{name}.weight"].reshape(self._bias(name).size, -1)
+        if _is_depthwise(name):  # a channel's step is that of all that it reads
+            per_input = step
+        else:
+            rows = self._node("Mul", [rows, self._constant(f"{name}{STEPS}", step)], f"{name}/stepped")
+            weight = weight * step
+        unit = np.abs(weight).max(1) / LEVELS
+        unit = np.maximum(unit, np.maximum(np.abs(self._bias(name)) / per_input / LARGEST_BIAS, SMALLEST)).astype(np.float32)
+        inputs = [rows, self._constant(f"{name}/weight_step", unit), self._weight_zeros(len(unit))]
+        return self._node("QuantizeLinear", inputs, f"{name}/codes", axis=0), unit * per_input
+
+    def _bias(self, name: str) -> np.ndarray:
+        return self._weights.get(f"{name}.bias", np.zeros(len(self._weights[f"{name}.weight"]), np.float32))
+
+    def _float(self, name: str) -> str:
+        return self._node("Cast", [name], f"{name}/float32", to=TensorProto.FLOAT)
+
+    def _one(self) -> str:
+        return self._constant("one", np.float32(1))
+
+    def _zero(self, signed: bool) -> str:
+        return self._constant(f"zero/{int(signed)}", np.uint8(MIDDLE if signed else 0))
+
+    def _weight_zeros(self, n: int) -> str:
+        """The code of a weight of 0, n times: it comes with the weights, since processors want it different."""
+        name = f"{WEIGHT_ZERO}/{n}"
+        if all(name not in node.output for node in self.nodes):
+            self._node("Expand", [WEIGHT_ZERO, self._constant(f"{name}/shape", np.array([n], np.int64))], name)
         return name
 
-    def _constant(self, name: str, value: np.ndarray) -> str:
-        if all(item.name != name for item in self.initializers):
-            self.initializers.append(numpy_helper.from_array(value, name))
+    def _constant(self, name: str, value: np.ndarray | np.generic) -> str:
+        self.initializers[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
 
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
-    def _scales(self, name: str, signed: bool) -> np.ndarray:
-        """A scale for each channel of a tensor."""
-        low, high = self._ranges[name]
-        reach = np.maximum(-low, high) if signed else np.maximum(high, 0)
-        return np.asarray(np.maximum(reach / (LEVELS if signed else UNSIGNED_LEVELS), SMALLEST), np.float32)
 
-    def _code_of_zero(self, signed: bool, n: int = 0) -> str:
-        """The name of a constant: one, or one a channel."""
-        value = np.uint8(MIDDLE if signed else 0)
-        return self._constant(f"zero/{int(signed)}/{n}", np.full(n, value) if n else np.array(value))
+def _is_depthwise(name: str) -> bool:
+    return name.endswith(".spatial")
 
-    def _one(self) -> str:
-        return self._constant("one", np.array(1, np.float32))
 
-    def _input(self, name: str) -> tuple[str, np.ndarray]:
-        """A tensor as 8-bit codes that stand for themselves, and the scale of each channel of it."""
-        if name not in self._coded:
-            scales = self._scales(name, signed=True)
-            inputs = [name, self._constant(f"{name}/scale", scales), self._code_of_zero(True, len(scales))]
-            self._node("QuantizeLinear", inputs, f"{name}/8", axis=1)
-            self._coded[name], self._signed[name] = scales, True
-        plain = f"{name}/8/plain"
-        if all(plain not in node.output for node in self.nodes):
-            self._node("DequantizeLinear", [f"{name}/8", self._one(), self._code_of_zero(self._signed[name])], plain)
-        return plain, self._coded[name]
-
-    def _convolution(self, node: onnx.NodeProto) -> None:
-        source, scales_in = self._input(node.input[0])
-        weight, output = self._weights[node.input[1]], node.output[0]
-        relu = self._relu.get(output)
-        result = relu or output
-        scales_out = self._scales(output, signed=relu is None)
-        depthwise = weight.shape[1] == 1 and len(weight) == len(scales_in) > 1
-        used = node.input[1]
-        if depthwise:
-            unit = np.abs(weight).reshape(len(weight), -1).max(1) / LEVELS
-            per_input = scales_in
-        else:
-            used = self._node("Mul", [used, self._constant(f"{node.input[0]}/in", scales_in[None, :, None, None])], f"{output}/w")
-            unit = np.abs(weight * scales_in[None, :, None, None]).reshape(len(weight), -1).max(1) / LEVELS
-            per_input = np.ones(len(weight), np.float32)
-        bias = self._weights[node.input[2]] if len(node.input) > 2 else np.zeros(len(unit), np.float32)
-        unit = np.maximum(unit, np.abs(bias) / per_input / LARGEST_BIAS)  # matters where all that is read is 0
-        unit = np.maximum(unit, SMALLEST).astype(np.float32)
-        no_offset = self._constant(f"{output}/w/zero", np.zeros(len(unit), np.int8))  # its own: ONNX Runtime may replace it
-        self._node("QuantizeLinear", [used, self._constant(f"{output}/unit", unit), no_offset], f"{output}/w/8", axis=0)
-        step = self._constant(f"{output}/step", np.asarray(unit * per_input / scales_out, np.float32))
-        inputs = [source, self._node("DequantizeLinear", [f"{output}/w/8", step, no_offset], f"{output}/w/plain", axis=0)]
-        if len(node.input) > 2:
-            codes = np.rint(bias.astype(np.float64) / (unit.astype(np.float64) * per_input)).astype(np.int32)
-            none = self._constant(f"zero/bias/{len(unit)}", np.zeros(len(unit), np.int32))
-            inputs.append(
-                self._node("DequantizeLinear", [self._constant(f"{output}/b", codes), step, none], f"{output}/b/plain", axis=0)
-            )
-        convolution = onnx.NodeProto()
-        convolution.CopyFrom(node)
-        del convolution.input[:], convolution.output[:]
-        convolution.input.extend(inputs)
-        convolution.output.append(f"{output}/real")
-        self.nodes.append(convolution)
-        real = f"{output}/real"
-        if relu is not None:
-            real = self._node("Relu", [real], f"{relu}/real")
-        self._node("QuantizeLinear", [real, self._one(), self._code_of_zero(relu is None)], f"{result}/8")
-        self._coded[result], self._signed[result] = scales_out, relu is None
-        if any(
-            kind != "Conv" for kind in self._readers.get(result, ["nobody: it is the network's result"])
-        ):  # what adds it, or moves it, takes it as float
-            # not a DequantizeLinear with a scale for each channel: across it ONNX Runtime 1.32 moves layout changes at a price
-            plain = self._node(
-                "DequantizeLinear", [f"{result}/8", self._one(), self._code_of_zero(relu is None)], f"{result}/units"
-            )
-            # A product by channel, as a convolution: a layout that ONNX Runtime changes moves past a Mul, at a price.
-            scale = self._constant(f"{result}/scale", scales_out[:, None, None, None])
-            self._node("Conv", [plain, scale], result, group=len(scales_out), kernel_shape=[1, 1])
+def _is_signed(name: str) -> bool:
+    """Whether what a convolution reads may be negative: it comes from no ReLU."""
+    return not name.endswith((".spatial", ".reduce"))

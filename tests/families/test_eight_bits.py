@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: MIT
+"""Training in 8 bits: values and weights lie on grids, gradients pass, and steps are those that were measured."""
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from fewbits.families.eight_bits import LEVELS, SMALLEST, STEPS, SUMS, UNSIGNED_LEVELS, EightBits, _Rounded, rounded_weight  # noqa: E402
+from fewbits.families.few import Few, FewConfig  # noqa: E402
+
+CONFIG = FewConfig(latent=6, hyper=4, width_8=8, depth_8=2, width_16=8, hyper_width=8, lambdas=(0.002, 0.02), int8=1.0)
+
+
+@pytest.fixture
+def model() -> Any:
+    """Untrained, but with branches that give something."""
+    torch.manual_seed(0)
+    model = Few(CONFIG)
+    for name, parameter in model.synthesis.named_parameters():
+        if name.endswith("weight"):
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def inputs() -> tuple[Any, Any, Any]:
+    """Of synthesis."""
+    torch.manual_seed(1)
+    return torch.randn(2, 6, 4, 5), 1 + 0.1 * torch.randn(2, 8, 1, 1), torch.randn(2, 8, 1, 1)
+
+
+def measured(model: Any) -> EightBits:
+    eight_bits: EightBits = model.eight_bits
+    with torch.no_grad(), eight_bits.measuring():
+        eight_bits(model.synthesis, *inputs(), values=False)
+    return eight_bits
+
+
+def test_values_are_whole_steps_and_none_is_beyond_the_last() -> None:
+    x, step = torch.randn(2, 3, 8, 8), torch.tensor([0.01, 0.02, 0.5]).view(1, 3, 1, 1)
+    rounded = _Rounded.apply(x, step, -128, LEVELS)
+    codes = rounded / step
+    assert torch.allclose(codes, codes.round(), atol=1e-4)
+    assert codes.amin() == -128 and codes.amax() == LEVELS
+    inside = (x / step).abs() < LEVELS
+    assert inside.any() and not inside.all()
+    assert ((rounded - x).abs() <= 0.5 * step + 1e-6)[inside].all()
+
+
+def test_gradients_pass_where_nothing_is_clipped_and_tell_steps_what_rounding_does() -> None:
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    step = torch.tensor([0.005, 0.01, 0.5]).view(1, 3, 1, 1).requires_grad_()
+    _Rounded.apply(x, step, 0, UNSIGNED_LEVELS).sum().backward()
+    units = (x / step).detach()
+    inside = (units >= 0) & (units <= UNSIGNED_LEVELS)
+    assert torch.equal(x.grad, inside.float())
+    # Esser et al., equation 3, and the factor of section 2.2
+    slope = torch.where(inside, units.round() - units, units.clamp(0, UNSIGNED_LEVELS))
+    assert torch.allclose(step.grad, slope.sum((0, 2, 3), keepdim=True) / (LEVELS * 2 * 64) ** 0.5, atol=1e-4)
+
+
+def test_weights_have_255_values_for_each_row_and_are_not_rounded_twice() -> None:
+    torch.manual_seed(0)
+    weight, step = torch.randn(5, 7, requires_grad=True), torch.rand(7) + 0.1
+    rounded = rounded_weight(weight, step)
+    units = rounded * step
+    codes = units / (units.abs().amax(1, keepdim=True) / LEVELS)
+    assert torch.allclose(codes, codes.round(), atol=1e-3)
+    assert 0 < (rounded - weight).abs().max() < ((weight * step).abs().amax(1, keepdim=True) / LEVELS / step).max()
+    assert torch.allclose(rounded_weight(rounded.detach(), step), rounded)
+    rounded.sum().backward()
+    assert torch.equal(weight.grad, torch.ones(5, 7))
+
+
+def test_nothing_is_rounded_until_steps_are_known(model: Any) -> None:
+    assert not model.eight_bits.known and not model.int8_steps()
+    y_hat, scale, shift = inputs()
+    assert torch.equal(model._synthesized(y_hat, scale, shift), model.synthesis(y_hat, scale, shift))
+
+
+def test_steps_are_such_that_nothing_that_was_measured_is_clipped(model: Any) -> None:
+    eight_bits = measured(model)
+    assert eight_bits.known
+    with torch.no_grad():
+        plain, weights, both = (
+            model.synthesis(*inputs()),
+            *(eight_bits(model.synthesis, *inputs(), values=values) for values in (False, True)),
+        )
+    assert 0 < (weights - plain).square().mean().sqrt() < 0.02 * plain.std()
+    assert 0 < (both - weights).square().mean().sqrt() < 0.02 * plain.std()
+
+
+def test_a_measured_model_is_not_measured_again(model: Any) -> None:
+    before = {name: value.copy() for name, value in measured(model).steps().items()}
+    model.measure([torch.rand(2, 3, 64, 64)])
+    assert all((value == before[name]).all() for name, value in model.eight_bits.steps().items())
+
+
+def test_what_reads_a_sum_has_its_proportions(model: Any) -> None:
+    steps = measured(model).steps()
+    for name, step in steps.items():
+        if name.endswith((".mix_in", ".expand")):
+            share = step / steps[name.partition(".")[0]]
+            assert share.max() - share.min() < 1e-5 * share.max()
+            assert share.max() < 1.0001  # no sum is larger than the largest that any of them reads
+    assert set(SUMS) < set(steps) and not {"up", "head", "stem", "shortcut_16"} & set(steps)
+
+
+def test_steps_are_read_back(model: Any) -> None:
+    steps, fresh = measured(model).steps(), Few(CONFIG)
+    fresh.load_int8_steps({"synthesis": {f"{name}{STEPS}": torch.from_numpy(value) for name, value in steps.items()}})
+    again = fresh.eight_bits.steps()
+    assert all(abs(again[name] / value - 1).max() < 1e-4 for name, value in steps.items() if value.min() > SMALLEST)
+
+
+def test_training_moves_weights_and_steps_by_what_8_bits_cost(model: Any) -> None:
+    measured(model)
+    x = torch.rand(2, 3, 64, 64)
+    loss, _ = model.train().loss(x, lambda a, b: (255 * (a - b)).square().mean((1, 2, 3)), type("None", (), {"terms": ()}))
+    loss.backward()
+    assert all(step.grad is not None and step.grad.isfinite().all() for step in model.eight_bits.log_steps.values())
+    assert model.synthesis.blocks_8[1].reduce.weight.grad.abs().sum() > 0
+
+
+def test_what_is_exported_computes_with_the_weights_of_training(model: Any) -> None:
+    eight_bits = measured(model)
+    network = model.networks()["synthesis"][0]
+    with torch.no_grad():
+        trained, exported = eight_bits(model.synthesis, *inputs(), values=False), network(*inputs())
+    assert torch.allclose(trained, exported, atol=2e-3 * trained.std())  # whose weights float16 holds
+    assert network.up.weight is not model.synthesis.up.weight
