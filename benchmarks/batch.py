@@ -15,11 +15,12 @@ from statistics import median
 
 from demo import PHOTOGRAPHS, photographs
 
-from fewbits.batch import cores, run
+from fewbits.batch import run
 from fewbits.codec import load_model
 from fewbits.conversion import Encoding, picture_extensions
 from fewbits.picturefile import read_picture
 from fewbits.planning import Task, plan
+from fewbits.processor import cores
 
 
 def mpx_per_s(sources: list[str], jobs: int, threads: int) -> float:

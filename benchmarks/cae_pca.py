@@ -25,7 +25,6 @@ from fewbits.bench.journal import Journal
 from fewbits.bench.measure import Plan, Row, find_pictures, measure, pixels_of
 from fewbits.bench.metrics import METRICS
 from fewbits.bench.plots import COLOURS, Style, plot
-from fewbits.bench.record import usable_cores
 from fewbits.bench.seams import border_excess
 from fewbits.bench.summary import comparisons, mean_curves
 from fewbits.bench.text import table, with_block
@@ -33,6 +32,7 @@ from fewbits.coding.adaptive import encode_maps
 from fewbits.coding.huffman import ideal_bits
 from fewbits.families.cae_pca import N_PLANES, CaePca
 from fewbits.fidelity import psnr
+from fewbits.processor import cores
 from fewbits.training import export
 from fewbits.training.data import decode_rgb
 from fewbits.training.data import find_pictures as find_training_pictures
@@ -167,7 +167,7 @@ def time_table(folder: Path, options: argparse.Namespace) -> str:
     codecs = [replace(find_codec(name), settings=(setting,)) for name, setting in TIMED.items()]  # type: ignore[type-var]
     journal = Journal(WORK / "times.jsonl")
     pictures = find_pictures([folder], options.limit)
-    rows = measure(Plan(pictures, tuple(codecs), SCORED, jobs=options.jobs, threads=usable_cores()), journal)
+    rows = measure(Plan(pictures, tuple(codecs), SCORED, jobs=options.jobs, threads=cores()), journal)
     journal.close()
     lines = []
     for codec in codecs:
@@ -332,7 +332,7 @@ def main() -> None:
     parser.add_argument("--exclude", action="append", default=[], help="as in `fewbits train`")
     parser.add_argument("--source", metavar="BUNDLE", help="a model trained as the source does")
     parser.add_argument("--model", action="append", default=[], metavar="LABEL=BUNDLE", help="another one; may be given again")
-    parser.add_argument("--jobs", type=int, default=usable_cores(), help="processes (default: the cores)")
+    parser.add_argument("--jobs", type=int, default=cores(), help="processes (default: the cores)")
     parser.add_argument("--limit", type=int, help="take only the first N pictures of each set")
     parser.add_argument("--photo", type=int, default=22, help="number of the photograph on the sheet")
     try:

@@ -26,13 +26,14 @@ from fewbits.bench.journal import Journal
 from fewbits.bench.measure import Plan, Row, find_pictures, measure, pixels_of
 from fewbits.bench.metrics import METRICS
 from fewbits.bench.plots import COLOURS, Style, plot
-from fewbits.bench.record import cpu_name, usable_cores
+from fewbits.bench.record import cpu_name
 from fewbits.bench.summary import Comparison, CurveData, Speed, comparisons, mean_curves, speeds
 from fewbits.bench.text import table, with_block
 from fewbits.codec import read_bundle
 from fewbits.families import FAMILIES
 from fewbits.fidelity import psnr
 from fewbits.installed import installed_models
+from fewbits.processor import cores
 from fewbits.training import export
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -313,8 +314,8 @@ def main() -> None:
     parser.add_argument("--crop", type=corner, default=(300, 120), metavar="LEFT,TOP", help="of the part shown, 384x256 pixels")
     parser.add_argument("--bpp", type=float, default=0.5, help="bits per pixel of the picture shown, and of what is timed")
     parser.add_argument("--limit", type=int, help="take only the first N pictures")
-    parser.add_argument("--jobs", type=int, default=usable_cores(), help="processes (default: the cores)")
-    parser.add_argument("--threads", type=int, default=usable_cores(), help="threads of what is timed (default: the cores)")
+    parser.add_argument("--jobs", type=int, default=cores(), help="processes (default: the cores)")
+    parser.add_argument("--threads", type=int, default=cores(), help="threads of what is timed (default: the cores)")
     try:
         run(parser.parse_args())
     except FewbitsError as error:

@@ -18,8 +18,8 @@ from fewbits.bench.journal import Journal
 from fewbits.bench.measure import Picture, Plan, Row, find_pictures, measure, pixels_of
 from fewbits.bench.metrics import METRICS
 from fewbits.bench.plots import COLOURS, Style, plot
-from fewbits.bench.record import usable_cores
 from fewbits.bench.summary import comparisons, mean_curves
+from fewbits.processor import cores
 
 QUALITIES: Final = tuple(map(float, range(0, 101, 10)))
 BPP_RANGE: Final = (0.12, 1.6)
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, help="a folder of lossless pictures")
     parser.add_argument("--model", default="few", help="a model's name, or the folder of a bundle (default %(default)s)")
-    parser.add_argument("--jobs", type=int, default=usable_cores(), help="pictures at a time (default: the cores)")
+    parser.add_argument("--jobs", type=int, default=cores(), help="pictures at a time (default: the cores)")
     parser.add_argument("--limit", type=int, help="take only the first N pictures")
     parser.add_argument("--plot", type=Path, help="an .svg or .png to draw")
     try:

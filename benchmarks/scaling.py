@@ -29,9 +29,10 @@ from PIL import Image
 
 from fewbits import FewbitsError, load_model
 from fewbits.bench.plots import Style, plot_speed
-from fewbits.bench.record import cpu_name, usable_cores
+from fewbits.bench.record import cpu_name
 from fewbits.bench.text import table, with_block
 from fewbits.installed import DEFAULT_QUALITY
+from fewbits.processor import cores
 from fewbits.stages import Watch, watched
 
 SIZES: Final = (0.05, 0.1, 0.4, 1.6, 6.0, 24.0, 100.0)  # megapixels
@@ -133,7 +134,7 @@ def command(*words: str) -> tuple[float, str]:
 
 def folders(photos: Sequence[np.ndarray], options: argparse.Namespace) -> str:
     """Markdown: pictures a second of a folder by the number of processes, of a process for each picture, and its start."""
-    jobs = sorted({1, usable_cores()})
+    jobs = sorted({1, cores()})
     common = ("-f", "-q", f"{options.quality:g}", "--model", options.model)
     rows, lines = [], []
     for size in options.small:

@@ -23,12 +23,12 @@ from fewbits.bench.gallery import draw_sheet, middle
 from fewbits.bench.journal import Journal
 from fewbits.bench.measure import Picture, Plan, find_pictures, measure, pixels_of
 from fewbits.bench.pool import in_processes
-from fewbits.bench.record import usable_cores
 from fewbits.bench.summary import comparisons, mean_curves
 from fewbits.bench.text import table, with_block
 from fewbits.codec import Model
 from fewbits.families.slimcae import SlimCae, SlimCaeConfig
 from fewbits.fidelity import mse, psnr
+from fewbits.processor import cores
 from fewbits.structure import decibels, ms_ssim
 from fewbits.training.data import decode_rgb
 from fewbits.training.data import find_pictures as find_training_pictures
@@ -274,7 +274,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path, action="append", required=True, help="the training pictures; may be given again")
     parser.add_argument("--exclude", action="append", default=[], help="as in `fewbits train`")
     parser.add_argument("--loss", action="append", default=[], metavar="LABEL=BUNDLE", help="a model trained with another loss")
-    parser.add_argument("--jobs", type=int, default=usable_cores(), help="processes (default: the cores)")
+    parser.add_argument("--jobs", type=int, default=cores(), help="processes (default: the cores)")
     parser.add_argument("--limit", type=int, help="take only the first N pictures of each set")
     parser.add_argument("--face", type=int, default=0, help="number of the portrait on the sheet")
     parser.add_argument("--photo", type=int, default=22, help="number of the photograph on the sheets")

@@ -47,11 +47,6 @@ class Result(NamedTuple):
     note: str = ""
 
 
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run(tasks: Iterable[Task], convert: Conversion, *, jobs: int, force: bool) -> Generator[Result, None, None]:
     """A result for each task, as they come; fewer where one ends the run.
 

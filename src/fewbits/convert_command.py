@@ -21,6 +21,7 @@ from fewbits import batch, files, planning, stages
 from fewbits.container import EXTENSION
 from fewbits.conversion import Conversion, Converted, picture_extensions
 from fewbits.errors import FewbitsError
+from fewbits.processor import cores
 
 ALL: Final = "all"
 
@@ -61,7 +62,7 @@ def convert_paths(
     tasks = planning.plan(named, out, convert.extension, convert.extensions, listed=listed)
     n_jobs = min(jobs or default_jobs(), len(tasks)) or 1
     if convert.threads is None:
-        convert = dataclasses.replace(convert, threads=max(1, batch.cores() // n_jobs))
+        convert = dataclasses.replace(convert, threads=max(1, cores() // n_jobs))
     _many(tasks, convert, n_jobs, force, as_json)
 
 
@@ -70,7 +71,7 @@ def jobs_of(text: str | None) -> int | None:
     if text is None:
         return None
     if text == ALL:
-        return batch.cores()
+        return cores()
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise click.BadParameter(f"{text!r} is neither a number from 1 on nor {ALL}", param_hint="'-j' / '--jobs'")
     return int(text)
@@ -82,7 +83,7 @@ def default_jobs() -> int:
     Only the networks use threads. Reading a photograph and coding its symbols take a third to a half of the processor's time
     (`python benchmarks/batch.py`), so one process could use no more than two or three cores.
     """
-    return batch.cores()
+    return cores()
 
 
 def _is_single(paths: Sequence[str]) -> bool:

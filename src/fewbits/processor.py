@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What this machine's processor has instructions for. Only Linux and Apple's processors are known to."""
 
+import os
 import platform
 from itertools import takewhile
 from pathlib import Path
@@ -11,6 +12,11 @@ CPUINFO: Final = Path("/proc/cpuinfo")  # Linux's description, a paragraph for e
 INT8_FLAGS: Final = ("avx512_vnni", "avx_vnni", "asimddp")  # products of 8-bit numbers
 BFLOAT16_FLAGS: Final = ("avx512_bf16", "amx_bf16", "bf16")  # and of bfloat16
 WIDEST: Final = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}  # vectors of floats, by flag: the first that is there
+
+
+def cores() -> int:
+    """How many this process may use: taskset and containers leave fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_int8() -> bool:

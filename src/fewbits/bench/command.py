@@ -25,7 +25,7 @@ from fewbits.bench.measure import Plan, Row, column_names, find_pictures, measur
 from fewbits.bench.metrics import METRICS
 from fewbits.bench.plots import COLOURS, PUBLISHED_COLOUR, Style, plot
 from fewbits.bench.published import Published, read_published
-from fewbits.bench.record import record, usable_cores
+from fewbits.bench.record import record
 from fewbits.bench.report import CodecInfo, MetricInfo, ReportData, write_report
 from fewbits.bench.text import curves as curves_text
 from fewbits.bench.text import summary as summary_text
@@ -36,6 +36,7 @@ from fewbits.files import replacing
 from fewbits.image import to_picture
 from fewbits.picture import opaque_bytes
 from fewbits.picturefile import read_picture
+from fewbits.processor import cores
 
 DEFAULT_CODECS: Final = ("few", "jpeg", "jpeg2000", "webp", "avif")
 TABLE, JOURNAL, RECORD, SUMMARY, CURVES = "table.csv", "journal.jsonl", "record.txt", "summary.md", "curves.md"
@@ -92,8 +93,7 @@ def run_bench(options: Options) -> int:
         raise FewbitsError(f"--published: a curve is called {both[0]}, as a measured codec is: rename one")
     anchor = _one_of("--anchor", options.anchor, [*(codec.name for codec in codecs), *drawn_too], "jpeg")
     pictures = find_pictures(options.roots, options.limit, partial(_is_of_report, options.out.resolve()))
-    cores = usable_cores()
-    plan = Plan(pictures, tuple(codecs), names, options.jobs or cores, options.threads or cores, options.timing)
+    plan = Plan(pictures, tuple(codecs), names, options.jobs or cores(), options.threads or cores(), options.timing)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

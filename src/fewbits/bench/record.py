@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What a measurement was made with: versions, machine, command, colour path. Without it numbers do not reproduce."""
 
-import os
 import platform
 import shlex
 import sys
@@ -11,7 +10,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from fewbits.processor import described
+from fewbits.processor import cores, described
 
 PACKAGES: Final = ("fewbits", "numpy", "scipy", "Pillow", "onnxruntime", "constriction", "imagecodecs", "torch")
 COLOUR_PATH: Final = (
@@ -23,12 +22,7 @@ COLOUR_PATH: Final = (
 @lru_cache(maxsize=1)
 def cpu_name() -> str:
     """The processor, with its instructions that matter here, and the number of cores that this process may use."""
-    return f"{described()}, {usable_cores()} cores"
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{described()}, {cores()} cores"
 
 
 def record(codecs: dict[str, str], arguments: Sequence[str] | None = None) -> dict[str, str]:

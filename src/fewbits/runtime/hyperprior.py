@@ -44,7 +44,7 @@ STRIDE = 16  # pixels a latent position
 # Sizes of tiles change time and memory, never the result.
 TILE_ROWS, TILE_COLUMNS = 48, 64  # latent positions
 HYPER_ANALYSIS_HALO = 8  # latent positions; its receptive field reaches 3
-PRIOR_COLUMNS = 24  # hyper positions; a tile of the prior is as high as a strip
+PRIOR_COLUMNS = 64  # hyper positions; a tile of the prior is as high as a strip
 ORDERS = ("rising", "falling")  # of the scale indices in a stream; falling: what is coarse first (ADR 17)
 EXACT_NETWORKS = frozenset({"scales"})
 LEVEL_TABLES = (
@@ -288,11 +288,12 @@ class HyperpriorCodec(Pipeline):
             real = self._network("scales")(z_hat=part.z_hat, **biases)[0][part.cut]
             if self._pyramid:
                 real[: self._pyramid] += self._phase_bias[:, phases(*index.shape[1:])[:, part.columns]]
-            found = np.clip(np.floor(real + np.float32(0.5)), 0, len(self._y_tables) - 1).astype(np.uint8)
+            real += np.float32(0.5)
+            found = np.clip(real, 0, len(self._y_tables) - 1, out=real).astype(np.uint8)  # which cuts the fraction off
             np.maximum(found[: self._pyramid], self._first_coded, out=found[: self._pyramid])  # all: an error would spread
             index[:, :, part.columns] = found
             if streams:
-                bits += float(self._least_bits[found].sum(dtype=np.float64))
+                bits += float(self._least_bits.take(found).sum(dtype=np.float64))
                 check_length(streams[0], bits, *streams[1:])
         return index
 

@@ -3,7 +3,6 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from fewbits.errors import TrainingError
 from fewbits.families import FAMILIES
 from fewbits.families.settings import described, override
 from fewbits.fidelity import psnr
+from fewbits.processor import cores
 from fewbits.training import checkpoint, export
 from fewbits.training.calibration import middle
 from fewbits.training.data import decode_rgb, find_pictures
@@ -78,8 +78,7 @@ def _run_train(
     if anneal is not None and minutes is not None:
         raise ranks.same_error(TrainingError("--anneal brings its own minutes: leave --minutes out"))
     model_config, config, start = ranks.told(lambda: _chosen(family, out, init, settings))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # taskset leaves fewer
-    torch.set_num_threads(max(1, min(cores // ranks.local_count, 16)))
+    torch.set_num_threads(max(1, min(cores() // ranks.local_count, 16)))
     chosen: dict[str, Any] = {"model_config": model_config, "config": config, "start": start, "exclude": exclude}
     chosen |= {"device": device, "compiled": compiled, "ranks": ranks}
     if profile_steps is not None:
