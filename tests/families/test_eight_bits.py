@@ -7,8 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fewbits.families.eight_bits import LEVELS, SMALLEST, STEPS, SUMS, UNSIGNED_LEVELS, EightBits, _Rounded, rounded_weight  # noqa: E402
+from fewbits.families.eight_bits import LEVELS, STEPS, SUMS, UNSIGNED_LEVELS, EightBits, _Rounded, rounded_weight  # noqa: E402
 from fewbits.families.few import Few, FewConfig  # noqa: E402
+from fewbits.families.losses import Distortion, Penalty  # noqa: E402
 
 CONFIG = FewConfig(latent=6, hyper=4, width_8=8, depth_8=2, width_16=8, hyper_width=8, lambdas=(0.002, 0.02), int8=1.0)
 
@@ -48,16 +49,12 @@ def test_values_are_whole_steps_and_none_is_beyond_the_last() -> None:
     assert ((rounded - x).abs() <= 0.5 * step + 1e-6)[inside].all()
 
 
-def test_gradients_pass_where_nothing_is_clipped_and_tell_steps_what_rounding_does() -> None:
-    x = torch.randn(2, 3, 8, 8, requires_grad=True)
-    step = torch.tensor([0.005, 0.01, 0.5]).view(1, 3, 1, 1).requires_grad_()
+def test_gradients_pass_where_nothing_is_clipped() -> None:
+    x, step = torch.randn(2, 3, 8, 8, requires_grad=True), torch.tensor([0.005, 0.01, 0.5]).view(1, 3, 1, 1)
     _Rounded.apply(x, step, 0, UNSIGNED_LEVELS).sum().backward()
     units = (x / step).detach()
     inside = (units >= 0) & (units <= UNSIGNED_LEVELS)
-    assert torch.equal(x.grad, inside.float())
-    # Esser et al., equation 3, and the factor of section 2.2
-    slope = torch.where(inside, units.round() - units, units.clamp(0, UNSIGNED_LEVELS))
-    assert torch.allclose(step.grad, slope.sum((0, 2, 3), keepdim=True) / (LEVELS * 2 * 64) ** 0.5, atol=1e-4)
+    assert torch.equal(x.grad, inside.float()) and inside.any() and not inside.all()
 
 
 def test_weights_have_255_values_for_each_row_and_are_not_rounded_twice() -> None:
@@ -102,8 +99,7 @@ def test_what_reads_a_sum_has_its_proportions(model: Any) -> None:
     for name, step in steps.items():
         if name.endswith((".mix_in", ".expand")):
             share = step / steps[name.partition(".")[0]]
-            assert share.max() - share.min() < 1e-5 * share.max()
-            assert share.max() < 1.0001  # no sum is larger than the largest that any of them reads
+            assert share.max() - share.min() < 1e-5 * share.max() < 1.1e-5  # none reads more than the largest of them
     assert set(SUMS) < set(steps) and not {"up", "head", "stem", "shortcut_16"} & set(steps)
 
 
@@ -111,15 +107,14 @@ def test_steps_are_read_back(model: Any) -> None:
     steps, fresh = measured(model).steps(), Few(CONFIG)
     fresh.load_int8_steps({"synthesis": {f"{name}{STEPS}": torch.from_numpy(value) for name, value in steps.items()}})
     again = fresh.eight_bits.steps()
-    assert all(abs(again[name] / value - 1).max() < 1e-4 for name, value in steps.items() if value.min() > SMALLEST)
+    assert all((again[name] == value).all() for name, value in steps.items())
 
 
-def test_training_moves_weights_and_steps_by_what_8_bits_cost(model: Any) -> None:
+def test_training_moves_weights_by_what_8_bits_cost(model: Any) -> None:
     measured(model)
-    x = torch.rand(2, 3, 64, 64)
-    loss, _ = model.train().loss(x, lambda a, b: (255 * (a - b)).square().mean((1, 2, 3)), type("None", (), {"terms": ()}))
+    loss, _ = model.train().loss(torch.rand(2, 3, 64, 64), Distortion("mse"), Penalty(""))
     loss.backward()
-    assert all(step.grad is not None and step.grad.isfinite().all() for step in model.eight_bits.log_steps.values())
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.synthesis.parameters())
     assert model.synthesis.blocks_8[1].reduce.weight.grad.abs().sum() > 0
 
 

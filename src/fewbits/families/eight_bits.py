@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Synthesis of `few` as its int8 variant computes it, in training: weights and values on the grids of 8-bit integers.
 
-Values have a step for each channel, which is learned (Esser et al., "Learned Step Size Quantization", ICLR 2020, section 2);
-weights follow from them, and have a step for each output channel. Blocks are in 8 bits, what they add up and all else is float.
-All that blocks of one size read has its steps in the same proportions, so that the variant holds their sums in units of them.
-training/quantization.py makes the variant.
+Values have a step for each channel, such that none is clipped on the pictures that were measured; weights follow from them, and
+have a step for each output channel. Gradients pass as if nothing were rounded (Jacob et al., CVPR 2018, section 3). Blocks are in
+8 bits, what they add up and all else is float. All that blocks of one size read has its steps in the same proportions, so that
+the variant holds their sums in units of them. training/quantization.py makes the variant.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -30,25 +29,17 @@ STEPS: Final = "/steps"  # ends the name of a convolution's steps in an int8 var
 
 
 class _Rounded(torch.autograd.Function):
-    """x to the nearest multiple of `step`, a value for each channel, with `low` to `high` steps."""
+    """x to the nearest multiple of `step`, a value for each channel, of `low` to `high` steps; gradients pass but beyond them."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
         units = x / step
-        codes = units.round().clamp_(low, high)
-        context.save_for_backward(units, step)
-        context.range = low, high
-        return (codes * step).to(x.dtype)
+        context.save_for_backward((units >= low) & (units <= high))
+        return (units.round_().clamp_(low, high) * step).to(x.dtype)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
-        units, step = context.saved_tensors
-        low, high = context.range
-        inside = (units >= low) & (units <= high)
-        error = units.round().clamp_(low, high).sub_(torch.where(inside, units, 0))
-        per_step = (gradient * error).sum((0, 2, 3), keepdim=True, dtype=torch.float32)
-        per_step = per_step / math.sqrt(LEVELS * units[:, 0].numel())  # see the paper, section 2.2
-        return gradient * inside, per_step.to(step.dtype), None, None
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        return gradient * context.saved_tensors[0], None, None, None
 
 
 def rounded_weight(weight: Tensor, step_in: Tensor) -> Tensor:
@@ -64,34 +55,29 @@ def rounded_weight(weight: Tensor, step_in: Tensor) -> Tensor:
 class EightBits(nn.Module):
     """The steps of values in a synthesis's blocks; forward() computes what synthesis computes, with the blocks' weights rounded.
 
-    Parameters: of each convolution, by its name with / for the dots, the logarithm of the step of what it reads: (channels,), or,
-    of what reads a sum, one number beside those of `blocks_16` and `blocks_8`. NaN until they are measured, or loaded.
+    Buffers: of each convolution, by its name with / for the dots, the steps of what it reads, and of the sums `blocks_16` and
+    `blocks_8`: float32 (channels,). NaN until they are measured, or loaded.
     """
 
     starts_as_identity = True  # as long as nothing is measured; so any trained model may begin with it, see training.loop.grown
 
     def __init__(self, synthesis: "Synthesis") -> None:
         super().__init__()
-        self.log_steps = nn.ParameterDict()
         self._peaks: dict[str, Tensor] | None = None  # of what convolutions read, while they are measured
-        sizes = {name: _size(name, layer) for name, layer in _layers(synthesis).items()}
-        sizes |= {"blocks_16": synthesis.up.weight.shape[1], "blocks_8": synthesis.head.weight.shape[1]}
+        sizes = {"blocks_16": synthesis.up.weight.shape[1], "blocks_8": synthesis.head.weight.shape[1]}
+        for name, layer in _layers(synthesis).items():
+            sizes[name] = len(layer.weight) if isinstance(layer, Depthwise) else layer.weight.shape[1]
         for name, size in sizes.items():
-            self.log_steps[_key(name)] = nn.Parameter(torch.full((size,), torch.nan))
+            self.register_buffer(_key(name), torch.full((size,), torch.nan))
 
     @property
     def known(self) -> bool:
         """Whether steps were measured, or loaded, or are being measured."""
-        return self._peaks is not None or not any(bool(step.isnan().any()) for step in self.log_steps.values())
+        return self._peaks is not None or not any(bool(step.isnan().any()) for step in self.buffers())
 
     def step(self, name: str) -> Tensor:
-        """Of what the convolution `name` reads: (channels,)."""
-        own = self.log_steps[_key(name)]
-        return (own + self.log_steps[_sum_of(name)] if _reads_sum(name) else own).exp()
-
-    def sum_step(self, name: str) -> Tensor:
-        """The unit of what is added up in `blocks_16` or `blocks_8`: (channels,)."""
-        return self.log_steps[name].exp()
+        """Of what the convolution `name` reads, or of the sum: (channels,)."""
+        return self.get_buffer(_key(name))
 
     def forward(self, synthesis: "Synthesis", y_hat: Tensor, scale: Tensor, shift: Tensor, values: bool) -> Tensor:
         """As synthesis(y_hat, scale, shift). values: whether they are rounded, too."""
@@ -142,17 +128,13 @@ class EightBits(nn.Module):
         self._peaks = {}
         yield
         peaks, self._peaks = self._peaks, None
-        with torch.no_grad():
-            for name in SUMS:
-                read = [peak for layer, peak in peaks.items() if _reads_sum(layer) and layer.startswith(name)]
-                self.log_steps[name].copy_(_log_step(torch.stack(read).amax(0), LEVELS))
-            for name, peak in peaks.items():
-                if _reads_sum(name):
-                    share = peak / (LEVELS * self.sum_step(_sum_of(name)))
-                    self.log_steps[_key(name)].copy_(share.amax().clamp(min=SMALLEST).log())
-                else:
-                    levels = UNSIGNED_LEVELS if _is_positive(name) else LEVELS
-                    self.log_steps[_key(name)].copy_(_log_step(peak, levels))
+        for total in SUMS:
+            read = {name: peak for name, peak in peaks.items() if _reads_sum(name) and name.startswith(total)}
+            largest = torch.stack(list(read.values())).amax(0).clamp(min=LEVELS * SMALLEST)
+            self.step(total).copy_(largest / LEVELS)
+            peaks |= {name: largest * (peak / largest).amax() for name, peak in read.items()}
+        for name, peak in peaks.items():
+            self.step(name).copy_(peak.div(UNSIGNED_LEVELS if _is_positive(name) else LEVELS).clamp(min=SMALLEST))
 
     @torch.no_grad()
     def round_weights(self, synthesis: "Synthesis") -> None:
@@ -160,30 +142,18 @@ class EightBits(nn.Module):
         for name, layer in _layers(synthesis).items():
             layer.weight.copy_(self._rounded_weight(layer, name))
 
-    @torch.no_grad()
     def steps(self) -> dict[str, np.ndarray]:
         """Of what convolutions read, by their names, and of the sums `blocks_16` and `blocks_8`: float32 (channels,)."""
-        names = [key.replace("/", ".") for key in self.log_steps]
-        return {name: (self.sum_step(name) if name in SUMS else self.step(name)).cpu().numpy() for name in names}
+        return {key.replace("/", "."): step.cpu().numpy() for key, step in self.named_buffers()}
 
-    @torch.no_grad()
     def load(self, arrays: Mapping[str, Tensor]) -> None:
         """Inverse of steps(), of an int8 variant's arrays. Channels that export left out get the largest step of the others, and
         none where it left out all of them."""
-        for name in SUMS:
-            self.log_steps[name].copy_(arrays[f"{name}{STEPS}"].log())
-        for key, parameter in self.log_steps.items():
-            name = key.replace("/", ".")
-            step = arrays[f"{name}{STEPS}"]
-            if _reads_sum(name):
-                parameter.copy_((step / self.sum_step(_sum_of(name))).log().median())
-            elif name not in SUMS and len(step):
-                parameter.fill_(step.max().log())
-                parameter[: len(step)] = step.log()
-
-
-def _log_step(peak: Tensor, levels: int) -> Tensor:
-    return peak.div(levels).clamp(min=SMALLEST).log()
+        for key, own in self.named_buffers():
+            step = arrays[f"{key.replace('/', '.')}{STEPS}"]
+            if len(step):
+                own.fill_(step.max())
+                own[: len(step)] = step
 
 
 def _layers(synthesis: "Synthesis") -> dict[str, Pointwise | Depthwise]:
@@ -192,24 +162,12 @@ def _layers(synthesis: "Synthesis") -> dict[str, Pointwise | Depthwise]:
     return {name: layer for name, layer in layers.items() if name.startswith(SUMS)}
 
 
-def _size(name: str, layer: Pointwise | Depthwise) -> int:
-    """How many logarithms of steps a convolution has."""
-    if _reads_sum(name):
-        return 1
-    return len(layer.weight) if isinstance(layer, Depthwise) else layer.weight.shape[1]
-
-
 def _key(name: str) -> str:
     return name.replace(".", "/")
 
 
 def _reads_sum(name: str) -> bool:
     return name.endswith((".mix_in", ".expand"))
-
-
-def _sum_of(name: str) -> str:
-    """Of which sum a convolution's steps have the proportions."""
-    return name.partition(".")[0]
 
 
 def _is_positive(name: str) -> bool:
