@@ -34,7 +34,7 @@ from fewbits.installed import (
 from fewbits.picture import DEPTHS, Picture, dtype_of, filled
 from fewbits.processor import has_int8
 from fewbits.runtime.bundle import Bundle, parse_bundle
-from fewbits.runtime.engines import DEFAULT_ENGINE, Engine, engine_of, onnxruntime_engine
+from fewbits.runtime.engines import DEFAULT_ENGINE, ENGINES, INT8_ENGINES, Engine, engine_of, onnxruntime_engine
 from fewbits.runtime.factorized import FactorizedCodec
 from fewbits.runtime.hyperprior import HyperpriorCodec, IndexedSymbols
 from fewbits.runtime.manifest import MANIFEST, PRECISIONS, VARIANTS, files_of, manifest_id, parse_manifest
@@ -360,6 +360,8 @@ def load_model(
 
 @lru_cache(maxsize=4)
 def _load(path: Path, threads: int | None, precision: str, engine: str) -> Model:
+    if precision == "int8" and engine in ENGINES and engine not in INT8_ENGINES:
+        raise ModelError(f"precision is 'int8', engine {engine} has fp32 only: leave one of them out")
     files = read_bundle(path)
     if precision == AUTO:
         precision = auto_precision(parse_manifest(files[MANIFEST], str(path)), engine)

@@ -101,6 +101,11 @@ def test_an_unknown_precision_is_refused() -> None:
         load_model(DEFAULT_MODEL, precision="int4")
 
 
+def test_int8_is_refused_where_the_engine_has_no_operators_for_it() -> None:
+    with pytest.raises(ModelError, match="precision is 'int8', engine openvino-bf16 has fp32 only"):
+        load_model(DEFAULT_MODEL, precision="int8", engine="openvino-bf16")
+
+
 @pytest.mark.parametrize(
     ("variants", "engine", "capable", "precision"),
     [

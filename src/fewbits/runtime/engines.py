@@ -15,6 +15,7 @@ from fewbits.errors import ModelError
 from fewbits.processor import has_int8
 
 DEFAULT_ENGINE: Final = "onnxruntime"
+INT8_ENGINES: Final = (DEFAULT_ENGINE, "cuda")  # that have the operators of int8 variants, which are ONNX Runtime's own
 SPIN_US: Final = "200"  # that a thread waits for work before it sleeps: longer than from one operator to the next
 EXTRA: Final = "openvino"  # that installs what is not there by default
 
