@@ -337,10 +337,10 @@ def load_model(
 
     Cached: a folder that changes is not read again by the same process.
 
-    threads: CPU threads for the networks, all cores where None. precision: "fp32"; "int8", where the model has it: up to twice
-    as fast on processors with instructions for it, and the same files with pixels that differ a little; or "auto", int8 where
-    the model has it and the processor is fast at it. engine: "onnxruntime", "openvino", "openvino-bf16" or "cuda"; where None,
-    the one that $FEWBITS_ENGINE names, else ONNX Runtime.
+    threads: CPU threads for the networks, all cores where None. precision: "fp32"; "int8", where the model has it: decodes
+    faster on processors with instructions for it (docs/performance.md), the same files to pixels that differ a little; or
+    "auto", int8 where the model has it and the processor is fast at it. engine: "onnxruntime", "openvino", "openvino-bf16" or
+    "cuda"; where None, the one that $FEWBITS_ENGINE names, else ONNX Runtime.
     """
     if precision not in PRECISION_CHOICES:
         raise ModelError(f"precision is {precision!r}, it must be one of {', '.join(PRECISION_CHOICES)}")

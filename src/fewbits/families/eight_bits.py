@@ -110,7 +110,7 @@ class EightBits(nn.Module):
             return layer(x)
         step = self.step(name)
         if values:
-            low, high = (0, UNSIGNED_LEVELS) if _is_positive(name) else (-LEVELS - 1, LEVELS)
+            low, high = (0, UNSIGNED_LEVELS) if is_positive(name) else (-LEVELS - 1, LEVELS)
             x = _Rounded.apply(x, step[None, :, None, None], low, high)  # type: ignore[no-untyped-call]
         weight = self._rounded_weight(layer, name)
         if isinstance(layer, Depthwise):
@@ -134,7 +134,7 @@ class EightBits(nn.Module):
             self.step(total).copy_(largest / LEVELS)
             peaks |= {name: largest * (peak / largest).amax() for name, peak in read.items()}
         for name, peak in peaks.items():
-            self.step(name).copy_(peak.div(UNSIGNED_LEVELS if _is_positive(name) else LEVELS).clamp(min=SMALLEST))
+            self.step(name).copy_(peak.div(UNSIGNED_LEVELS if is_positive(name) else LEVELS).clamp(min=SMALLEST))
 
     @torch.no_grad()
     def round_weights(self, synthesis: "Synthesis") -> None:
@@ -170,6 +170,6 @@ def _reads_sum(name: str) -> bool:
     return name.endswith((".mix_in", ".expand"))
 
 
-def _is_positive(name: str) -> bool:
+def is_positive(name: str) -> bool:
     """Whether what a convolution reads comes from a ReLU."""
     return name.endswith((".spatial", ".reduce"))

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fewbits.families.eight_bits import LEVELS, STEPS
+from fewbits.families.eight_bits import LEVELS, STEPS, is_positive
 from fewbits.runtime.variants import WEIGHT_ZERO
 
 MIDDLE: Final = 128  # the code of 0 of a signed value
@@ -106,9 +106,9 @@ class _Builder:
         return self._node(
             "QLinearConv",
             [
-                *(x, self._one(), self._zero(_is_signed(name))),
+                *(x, self._one(), self._zero(signed=not is_positive(name))),
                 *(self._node("Reshape", [codes, shape], f"{name}/kernel"), scale, self._weight_zeros(rows)),
-                *(self._one(), self._zero(_is_signed(reader)), self._constant(f"{name}/bias", bias)),
+                *(self._one(), self._zero(signed=not is_positive(reader)), self._constant(f"{name}/bias", bias)),
             ],
             f"{name}/out",
             domain=RUNTIMES_OWN,
@@ -124,19 +124,18 @@ class _Builder:
         scale = self._constant(f"{name}/scale", (unit / unit_out).astype(np.float32))
         bias = self._constant(f"{name}/bias", (self._bias(name) / unit_out).astype(np.float32))
         matrix = self._node("Transpose", [codes], f"{name}/matrix", perm=[1, 0])
-        inputs = [x, matrix, self._one(), scale, self._zero(_is_signed(name)), self._weight_zeros(len(unit)), bias]
+        inputs = [x, matrix, self._one(), scale, self._zero(signed=not is_positive(name)), self._weight_zeros(len(unit)), bias]
         return self._node("MatMulIntegerToFloat", inputs, f"{name}/out", domain=RUNTIMES_OWN)
 
     def _doubled(self, x: str) -> str:
         """`up` and a DepthToSpace of 2x2, which runtimes have for planes only: here rows are doubled by a change of places."""
         unit = self._steps["blocks_8"]
-        order = (
-            np.arange(4 * len(unit)).reshape(len(unit), 2, 2).transpose(1, 2, 0).ravel()
-        )  # from (c, row, column) to (row, column, c)
+        # of channels: from (c, row, column), as planes have them, to (row, column, c)
+        order = np.arange(4 * len(unit)).reshape(len(unit), 2, 2).transpose(1, 2, 0).ravel()
         rows = self._node("Gather", [self._rows("up"), self._constant("up/order", order)], "up/ordered", axis=0)
         rows = self._node("Mul", [rows, self._constant("up/unit", 1 / np.tile(unit, 4)[:, None])], "up/in_units")
         x = self._float_product(x, "up", rows, "blocks_16")
-        x = self._node("Add", [x, self._constant("up/in_units/bias", self._bias("up")[order] / np.tile(unit, 4))], "up/sum")
+        x = self._node("Add", [x, self._constant("up/bias_in_units", self._bias("up")[order] / np.tile(unit, 4))], "up/sum")
 
         def shaped(x: str, *shape: int) -> str:
             """0: the side is as it was."""
@@ -203,8 +202,3 @@ class _Builder:
 
 def _is_depthwise(name: str) -> bool:
     return name.endswith(".spatial")
-
-
-def _is_signed(name: str) -> bool:
-    """Whether what a convolution reads may be negative: it comes from no ReLU."""
-    return not name.endswith((".spatial", ".reduce"))
