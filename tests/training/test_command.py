@@ -36,7 +36,7 @@ TINY = [
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread, and one batch instead of 64 for the start."""
-    monkeypatch.setattr(command.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(command, "cores", lambda: 1)
     initialize = Few.initialize
     monkeypatch.setattr(Few, "initialize", lambda self, pictures, distortion: initialize(self, islice(pictures, 1), distortion))
 
