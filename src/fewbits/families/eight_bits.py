@@ -42,14 +42,16 @@ class _Rounded(torch.autograd.Function):
         return gradient * context.saved_tensors[0], None, None, None
 
 
+@torch.no_grad()
+def _nearest(weight: Tensor, step_in: Tensor) -> Tensor:
+    scaled = weight * step_in
+    unit = scaled.abs().amax(1, keepdim=True).clamp(min=1e-12) / LEVELS
+    return (scaled / unit).round() * unit / step_in
+
+
 def rounded_weight(weight: Tensor, step_in: Tensor) -> Tensor:
-    """weight (out, in, ...) as 8-bit integers give it, where it reads channels in units of step_in (in,); gradients pass."""
-    by_input = step_in.detach().view(1, -1, *[1] * (weight.dim() - 2))
-    with torch.no_grad():
-        scaled = weight * by_input
-        unit = scaled.abs().flatten(1).amax(1).clamp(min=1e-12).div(LEVELS).view(-1, *[1] * (weight.dim() - 1))
-        nearest = (scaled / unit).round() * unit / by_input
-    return weight + (nearest - weight).detach()
+    """weight (out, in) as 8-bit integers give it, where it reads channels in units of step_in (in,); gradients pass."""
+    return weight + (_nearest(weight, step_in) - weight).detach()
 
 
 class EightBits(nn.Module):
@@ -73,7 +75,7 @@ class EightBits(nn.Module):
     @property
     def known(self) -> bool:
         """Whether steps were measured, or loaded, or are being measured."""
-        return self._peaks is not None or not any(bool(step.isnan().any()) for step in self.buffers())
+        return self._peaks is not None or not bool(torch.cat(list(self.buffers())).isnan().any())
 
     def step(self, name: str) -> Tensor:
         """Of what the convolution `name` reads, or of the sum: (channels,)."""

@@ -71,7 +71,7 @@ class FewConfig:
     pyramid: int = setting(3, "leading channels of the latent, of blocks' brightness and colours, predicted from coarse to fine")
     hyper_limit: int = setting(8, "largest magnitude of a hyper symbol")
     dead_zone: float = setting(0.35, "how readily values are rounded towards 0 to save bits: 0 not at all, 1 as theory says")
-    int8: float = setting(0.0, "share of the steps in which synthesis is trained as its int8 variant is: 0: not for int8 at all")
+    int8: float = setting(0.0, "share of the steps in which synthesis is trained as its int8 variant is; 0: not for int8 at all")
     lambdas: tuple[float, ...] = setting(
         (0.0009, 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.09, 0.17, 0.32),
         "weights of the distortion against bits per pixel, one a level; these, of 255^2 MSE, give about 0.1 to 2.5 bpp",
@@ -348,10 +348,14 @@ class Few(nn.Module):
 
     def _synthesized(self, y_hat: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """Synthesis, with weights of 8 bits where it is trained for int8, and, in a share of training's steps, values."""
-        if self.eight_bits is None or not self.eight_bits.known:
+        if (rounding := self._rounding()) is None:
             return self.synthesis(y_hat, scale, shift)
         values = self.training and float(torch.rand(())) < self.config.int8
-        return self.eight_bits(self.synthesis, y_hat, scale, shift, values)
+        return rounding(self.synthesis, y_hat, scale, shift, values)
+
+    def _rounding(self) -> EightBits | None:
+        """What synthesis is rounded by, where it is trained for int8 and steps are known."""
+        return self.eight_bits if self.eight_bits is not None and self.eight_bits.known else None
 
     @torch.no_grad()
     def measure(self, pictures: Iterable[Tensor]) -> None:
@@ -438,7 +442,8 @@ class Few(nn.Module):
 
     def int8_steps(self) -> dict[str, dict[str, np.ndarray]]:
         """Of each network with an int8 variant the steps of its values, see EightBits.steps."""
-        return {"synthesis": self.eight_bits.steps()} if self.eight_bits is not None and self.eight_bits.known else {}
+        rounding = self._rounding()
+        return {} if rounding is None else {"synthesis": rounding.steps()}
 
     def load_int8_steps(self, arrays: Mapping[str, Mapping[str, Tensor]]) -> None:
         """From the arrays of int8 variants, by network."""
@@ -447,11 +452,10 @@ class Few(nn.Module):
 
     def _exported_synthesis(self) -> nn.Module:
         """With weights as 8 bits give them, where it is trained so: what decodes in float is what was trained."""
-        if not self.int8_steps():
+        if (rounding := self._rounding()) is None:
             return self.synthesis
         network = copy.deepcopy(self.synthesis)
-        assert self.eight_bits is not None
-        self.eight_bits.round_weights(network)
+        rounding.round_weights(network)
         return network.half().float()
 
     @torch.no_grad()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the values inside a bundle's networks are on pictures: what pruning and quantization need to know.
+"""What the values inside a bundle's networks are on pictures: what pruning needs to know.
 
 The networks run in the coding pipeline itself, so they see what they see in use: each picture is encoded and decoded once, the
 qualities taking turns.
