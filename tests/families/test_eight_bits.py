@@ -7,7 +7,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fewbits.families.eight_bits import LEVELS, STEPS, SUMS, UNSIGNED_LEVELS, EightBits, _Rounded, rounded_weight  # noqa: E402
+from fewbits.families.eight_bits import (  # noqa: E402
+    LEVELS,
+    STEPS,
+    SUMS,
+    UNSIGNED_LEVELS,
+    EightBits,
+    _Rounded,
+    rounded_weight,
+    sum_of,
+)
 from fewbits.families.few import Few, FewConfig  # noqa: E402
 from fewbits.families.losses import Distortion, Penalty  # noqa: E402
 
@@ -98,9 +107,16 @@ def test_what_reads_a_sum_has_its_proportions(model: Any) -> None:
     steps = measured(model).steps()
     for name, step in steps.items():
         if name.endswith((".mix_in", ".expand")):
-            share = step / steps[name.partition(".")[0]]
+            share = step / steps[sum_of(name)]
             assert share.max() - share.min() < 1e-5 * share.max() < 1.1e-5  # none reads more than the largest of them
-    assert set(SUMS) < set(steps) and not {"up", "head", "stem", "shortcut_16"} & set(steps)
+    assert set(steps) & set(SUMS) == {"blocks_16", "blocks_8", "blocks_8.1"}  # this model has no third block
+    assert not {"up", "head", "stem", "shortcut_16"} & set(steps)
+
+
+def test_proportions_change_in_the_middle_of_a_block() -> None:
+    names = [f"blocks_8.{k}.{part}" for k in range(4) for part in ("mix_in", "expand")]
+    assert [sum_of(name) for name in names] == 3 * ["blocks_8"] + 2 * ["blocks_8.1"] + 3 * ["blocks_8.2"]
+    assert sum_of("blocks_16.1.expand") == "blocks_16"
 
 
 def test_steps_are_read_back(model: Any) -> None:

@@ -129,7 +129,7 @@ def test_training_goes_on_from_a_bundle_with_its_steps(run: Path) -> None:
     assert model.eight_bits.known
     own, loaded = (dict(part.items()) for part in (checkpoint.load(run / checkpoint.TRUNK)["averaged"], model.state_dict()))
     names = [name for name in own if name.startswith("eight_bits.")]
-    assert len(names) == 2 + 3 * 5
+    assert len(names) == 3 + 3 * 5
     assert all(torch.equal(loaded[name], own[name]) for name in names)
 
 

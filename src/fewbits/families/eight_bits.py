@@ -3,8 +3,8 @@
 
 Values have a step for each channel, such that none is clipped on the pictures that were measured; weights follow from them, and
 have a step for each output channel. Gradients pass as if nothing were rounded (Jacob et al., CVPR 2018, section 3). Blocks are in
-8 bits, what they add up and all else is float. All that blocks of one size read has its steps in the same proportions, so that
-the variant holds their sums in units of them. training/quantization.py makes the variant.
+8 bits, what they add up and all else is float. All that reads one of the SUMS has its steps in the same proportions, so that the
+variant holds the sum in units of them. training/quantization.py makes the variant.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 LEVELS: Final = 127  # of the magnitude of a signed value, and of a weight
 UNSIGNED_LEVELS: Final = 255  # of what a ReLU gives
 SMALLEST: Final = 1e-6  # step: a channel that is always 0 has one, too
-SUMS: Final = ("blocks_16", "blocks_8")  # what blocks add to
+# What blocks add to; NAME.K: from the middle of block K on. Channels do not grow alike from block to block, so proportions that
+# hold all of them are too coarse for most; each change of them takes the variant 1 % of its time.
+SUMS: Final = ("blocks_16", "blocks_8", "blocks_8.1", "blocks_8.2")
 STEPS: Final = "/steps"  # ends the name of a convolution's steps in an int8 variant
 
 
@@ -57,8 +59,8 @@ def rounded_weight(weight: Tensor, step_in: Tensor) -> Tensor:
 class EightBits(nn.Module):
     """The steps of values in a synthesis's blocks; forward() computes what synthesis computes, with the blocks' weights rounded.
 
-    Buffers: of each convolution, by its name with / for the dots, the steps of what it reads, and of the sums `blocks_16` and
-    `blocks_8`: float32 (channels,). NaN until they are measured, or loaded.
+    Buffers: of each convolution, by its name with / for the dots, the steps of what it reads, and of each of the SUMS that
+    something reads: float32 (channels,). NaN until they are measured, or loaded.
     """
 
     starts_as_identity = True  # as long as nothing is measured; so any trained model may begin with it, see training.loop.grown
@@ -66,9 +68,11 @@ class EightBits(nn.Module):
     def __init__(self, synthesis: "Synthesis") -> None:
         super().__init__()
         self._peaks: dict[str, Tensor] | None = None  # of what convolutions read, while they are measured
-        sizes = {"blocks_16": synthesis.up.weight.shape[1], "blocks_8": synthesis.head.weight.shape[1]}
+        sizes = {}
         for name, layer in _layers(synthesis).items():
             sizes[name] = len(layer.weight) if isinstance(layer, Depthwise) else layer.weight.shape[1]
+            if _reads_sum(name):
+                sizes[sum_of(name)] = sizes[name]
         for name, size in sizes.items():
             self.register_buffer(_key(name), torch.full((size,), torch.nan))
 
@@ -78,7 +82,7 @@ class EightBits(nn.Module):
         return self._peaks is not None or not bool(torch.cat(list(self.buffers())).isnan().any())
 
     def step(self, name: str) -> Tensor:
-        """Of what the convolution `name` reads, or of the sum: (channels,)."""
+        """Of what the convolution `name` reads, or of one of the SUMS: (channels,)."""
         return self.get_buffer(_key(name))
 
     def forward(self, synthesis: "Synthesis", y_hat: Tensor, scale: Tensor, shift: Tensor, values: bool) -> Tensor:
@@ -130,8 +134,8 @@ class EightBits(nn.Module):
         self._peaks = {}
         yield
         peaks, self._peaks = self._peaks, None
-        for total in SUMS:
-            read = {name: peak for name, peak in peaks.items() if _reads_sum(name) and name.startswith(total)}
+        for total in {sum_of(name) for name in peaks if _reads_sum(name)}:
+            read = {name: peak for name, peak in peaks.items() if _reads_sum(name) and sum_of(name) == total}
             largest = torch.stack(list(read.values())).amax(0).clamp(min=LEVELS * SMALLEST)
             self.step(total).copy_(largest / LEVELS)
             peaks |= {name: largest * (peak / largest).amax() for name, peak in read.items()}
@@ -145,7 +149,7 @@ class EightBits(nn.Module):
             layer.weight.copy_(self._rounded_weight(layer, name))
 
     def steps(self) -> dict[str, np.ndarray]:
-        """Of what convolutions read, by their names, and of the sums `blocks_16` and `blocks_8`: float32 (channels,)."""
+        """Of what convolutions read, by their names, and of the SUMS: float32 (channels,)."""
         return {key.replace("/", "."): step.cpu().numpy() for key, step in self.named_buffers()}
 
     def load(self, arrays: Mapping[str, Tensor]) -> None:
@@ -170,6 +174,13 @@ def _key(name: str) -> str:
 
 def _reads_sum(name: str) -> bool:
     return name.endswith((".mix_in", ".expand"))
+
+
+def sum_of(name: str) -> str:
+    """Which of the SUMS a convolution reads that reads one."""
+    stack, block, part = name.split(".")
+    before = [f"{stack}.{k}" for k in range(int(block) + (part == "expand"))]
+    return next((total for total in reversed(before) if total in SUMS), stack)
 
 
 def is_positive(name: str) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fewbits.families.eight_bits import LEVELS, STEPS, is_positive
+from fewbits.families.eight_bits import LEVELS, STEPS, is_positive, sum_of
 from fewbits.runtime.variants import WEIGHT_ZERO
 
 MIDDLE: Final = 128  # the code of 0 of a signed value
@@ -57,9 +57,9 @@ class _Builder:
         )
         unit = self._constant("blocks_16/unit", 1 / self._steps["blocks_16"][:, None, None])
         deep = self._node("Transpose", [self._node("Mul", [told, unit], "blocks_16/planes")], "blocks_16/in", perm=[0, 2, 3, 1])
-        deep = self._blocks(deep, "blocks_16")
-        deep = self._blocks(self._doubled(deep), "blocks_8")
-        pixels = self._float_product(deep, "head", self._rows("head"), "blocks_8")
+        deep, total = self._blocks(deep, "blocks_16")
+        deep, total = self._blocks(self._doubled(deep, total), "blocks_8")
+        pixels = self._float_product(deep, "head", self._rows("head"), total)
         pixels = self._node("Transpose", [pixels], "head/planes", perm=[0, 3, 1, 2])
         pixels = self._node("DepthToSpace", [pixels], "head/pixels", blocksize=8, mode="CRD")
         linear = self._node(
@@ -72,18 +72,26 @@ class _Builder:
         for name, step in steps.items():
             self._constant(f"{name}{STEPS}", step)
 
-    def _blocks(self, x: str, total: str) -> str:
-        """What blocks make of the sum x; export may have left out a branch of theirs, or both."""
-        numbers = {int(name.split(".")[1]) for name in self._weights if name.startswith(f"{total}.")}
-        for name in (f"{total}.{k}" for k in sorted(numbers)):
+    def _blocks(self, x: str, stack: str) -> tuple[str, str]:
+        """What blocks make of x, and in which of the SUMS' units; export may have left out a branch of theirs, or both."""
+        numbers, total = {int(name.split(".")[1]) for name in self._weights if name.startswith(f"{stack}.")}, stack
+        for name in (f"{stack}.{k}" for k in sorted(numbers)):
             for first, *others in ("mix_in", "spatial", "mix_out"), ("expand", "reduce"):
                 if f"{name}.{first}.weight" not in self._weights:
                     continue
+                x, total = self._in_units(x, total, sum_of(f"{name}.{first}"))
                 inside, layer = self._read(x, f"{name}.{first}", total), f"{name}.{first}"
                 for reader in (f"{name}.{part}" for part in others):
                     inside, layer = self._convolution(inside, layer, reader), reader
                 x = self._node("Add", [x, self._product(inside, layer, self._steps[total])], f"{layer}/sum")
-        return x
+        return x, total
+
+    def _in_units(self, x: str, total: str, other: str) -> tuple[str, str]:
+        """The sum x in the units of another of the SUMS."""
+        if other == total:
+            return x, total
+        unit = self._constant(f"{other}/unit", self._steps[total] / self._steps[other])
+        return self._node("Mul", [x, unit], f"{other}/in"), other
 
     def _plane_convolution(self, name: str) -> str:
         """Of the latent, 1x1, as in the float file."""
@@ -127,14 +135,14 @@ class _Builder:
         inputs = [x, matrix, self._one(), scale, self._zero(signed=not is_positive(name)), self._weight_zeros(len(unit)), bias]
         return self._node("MatMulIntegerToFloat", inputs, f"{name}/out", domain=RUNTIMES_OWN)
 
-    def _doubled(self, x: str) -> str:
+    def _doubled(self, x: str, total: str) -> str:
         """`up` and a DepthToSpace of 2x2, which runtimes have for planes only: here rows are doubled by a change of places."""
         unit = self._steps["blocks_8"]
         # of channels: from (c, row, column), as planes have them, to (row, column, c)
         order = np.arange(4 * len(unit)).reshape(len(unit), 2, 2).transpose(1, 2, 0).ravel()
         rows = self._node("Gather", [self._rows("up"), self._constant("up/order", order)], "up/ordered", axis=0)
         rows = self._node("Mul", [rows, self._constant("up/unit", 1 / np.tile(unit, 4)[:, None])], "up/in_units")
-        x = self._float_product(x, "up", rows, "blocks_16")
+        x = self._float_product(x, "up", rows, total)
         x = self._node("Add", [x, self._constant("up/bias_in_units", self._bias("up")[order] / np.tile(unit, 4))], "up/sum")
 
         def shaped(x: str, *shape: int) -> str:
