@@ -3,47 +3,37 @@
 
 import contextlib
 import io
-import struct
 import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms
 
 from fewbits.container import MAX_PIXELS, MAX_SIDE
 from fewbits.errors import ImageError
+from fewbits.orientation import of_turned, orientation_of, turned_image
 from fewbits.picture import Metadata, Picture, dtype_of
 
 _BAND_ROWS: Final = 256
 _EXIF_PREFIX: Final = b"Exif\0\0"
 _TIFF_HEADERS: Final = (b"II*\0", b"MM\0*")
 _TIFF_TAGS: Final = (270, 271, 272, 305, 306, 315, 33432)  # of a TIFF file's own: description, make, model, ..., copyright
-EXIF_ERRORS: Final = (SyntaxError, TypeError, ValueError, struct.error)  # what Pillow raises on EXIF data that it cannot take
-_TURNS: Final = {  # by EXIF's orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _TIFF_FOLDERS: Final = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 
 
 def to_picture(image: Any) -> Picture:
     """A Pillow image, or an array of uint8 or uint16, (h, w) or (h, w, 1, 2, 3 or 4): grey or RGB, then alpha where there is one.
 
-    Pillow images are turned upright by their EXIF orientation; those in CMYK become sRGB through their profile; modes I and F
-    carry no range: values in 0..255 are bytes, others must fit 16 bits. Raises ImageError on other types, and on empty or
-    huge pictures.
+    Pillow images are turned upright by their EXIF orientation, for which the metadata then do not ask again; those in CMYK become
+    sRGB through their profile; modes I and F carry no range: values in 0..255 are bytes, others must fit 16 bits. Raises
+    ImageError on other types, and on empty or huge pictures.
     """
     if isinstance(image, Picture):
         return image
     if isinstance(image, Image.Image):
         check_size(image.width, image.height, "image")
-        return _from_pillow(upright(image))
+        return _from_pillow(image)
     if isinstance(image, str | bytes) or hasattr(image, "__fspath__"):
         raise ImageError(f"image: a {type(image).__name__} is no picture: open it with PIL.Image.open first")
     try:
@@ -172,27 +162,6 @@ def metadata_of(image: Image.Image) -> Metadata:
     )
 
 
-def orientation_of(image: Image.Image) -> int:
-    """EXIF's, 1..8; 1, upright, where the EXIF data cannot be read: a photo's other bytes are worth keeping."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except EXIF_ERRORS:
-        return 1
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """An image turned as its EXIF orientation asks for, which then says 1; without EXIF data that Pillow cannot write again."""
-    orientation = orientation_of(image)
-    if orientation == 1:
-        return image
-    try:
-        return ImageOps.exif_transpose(image)
-    except EXIF_ERRORS:  # a tag of an unusual type is enough
-        turned = image.transpose(_TURNS[orientation])
-        turned.info.pop("exif", None)
-        return turned
-
-
 def _tiff_exif(image: Image.Image) -> bytes:
     """A TIFF file's own tags are EXIF data already; those that describe its strips and samples are left out."""
     found, kept = image.getexif(), Image.Exif()
@@ -207,7 +176,9 @@ def _tiff_exif(image: Image.Image) -> bytes:
 
 
 def _from_pillow(image: Image.Image) -> Picture:
-    metadata, mode = metadata_of(image), image.mode
+    image.load()  # some metadata are behind the pixels, and a TIFF file is upright then
+    orientation, mode = orientation_of(image), image.mode
+    metadata, image = of_turned(metadata_of(image), orientation), turned_image(image, orientation)
     if mode.startswith(("I", "F")):
         return from_array(_grey_from_deep(image), metadata)
     if mode == "CMYK":

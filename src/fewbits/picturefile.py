@@ -16,17 +16,8 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from fewbits.container import EXTENSION, MAGIC
 from fewbits.errors import ImageError
-from fewbits.image import (
-    EXIF_ERRORS,
-    check_size,
-    from_array,
-    info_of,
-    metadata_of,
-    orientation_of,
-    own_limit,
-    to_image,
-    to_picture,
-)
+from fewbits.image import check_size, from_array, info_of, metadata_of, own_limit, to_image, to_picture
+from fewbits.orientation import EXIF_ERRORS, of_turned, orientation_of, turned_array
 from fewbits.picture import Metadata, Picture
 from fewbits.stages import stage
 
@@ -194,21 +185,9 @@ def _read_deep(data: bytes, image: Image.Image, planar: bool) -> Picture:
 
     decode = imagecodecs.png_decode if image.format == "PNG" else imagecodecs.tiff_decode
     array = decode(data)
-    picture = from_array(np.moveaxis(array, 0, -1) if planar else array, metadata_of(image))
-    orientation = orientation_of(image)
-    if orientation == 1:
-        return picture
-    turned = to_picture(image)  # for the metadata of an upright picture
-    return from_array(_upright(picture.array(), orientation), turned.metadata)
-
-
-def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """(h, w, ...) turned and mirrored as EXIF's orientation 2..8 asks for."""
-    if orientation in (5, 6, 7, 8):
-        array = array.swapaxes(0, 1)
-    rows = slice(None, None, -1) if orientation in (3, 4, 7, 8) else slice(None)
-    columns = slice(None, None, -1) if orientation in (2, 3, 6, 7) else slice(None)
-    return np.ascontiguousarray(array[rows, columns])
+    orientation = orientation_of(image)  # first: some metadata are behind the pixels
+    metadata = of_turned(metadata_of(image), orientation)
+    return from_array(turned_array(np.moveaxis(array, 0, -1) if planar else array, orientation), metadata)
 
 
 def _write_deep(picture: Picture, name: str, format_name: str) -> bytes:
