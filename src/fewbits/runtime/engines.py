@@ -67,8 +67,6 @@ def onnxruntime_engine(threads: int | None = None, *, optimize: bool = True, pro
     # Each network has threads of its own: those of one must not spin while the next one runs, or is loaded.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
-    if not has_int8():  # for variants of before ADR 24, whose weights have a sign wherever they are read
-        options.add_session_config_entry("session.x64quantprecision", "1")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 
