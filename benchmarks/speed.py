@@ -20,7 +20,9 @@ from PIL import Image
 from fewbits import FewbitsError, load_model
 from fewbits.bench.codecs import AVIF, JPEG, WEBP, nearest_psnr
 from fewbits.bench.record import cpu_name
+from fewbits.codec import chosen_engine
 from fewbits.fidelity import psnr
+from fewbits.runtime.engines import INT8_ENGINES
 
 ENCODE_BAR: Final = 3.0  # times AVIF's MP/s
 INT8: Final = "fewbits, int8"
@@ -49,7 +51,7 @@ def works(pixels: np.ndarray, options: argparse.Namespace) -> dict[str, Work]:
     model = load_model(options.model, threads=options.threads)
     data = model.encode(pixels, options.quality)
     found = {"fewbits": Work(data, lambda: model.encode(pixels, options.quality), lambda: np.asarray(model.decode(data)))}
-    if "int8" in model.bundle.variants:
+    if "int8" in model.bundle.variants and chosen_engine(None) in INT8_ENGINES:
         coarse = load_model(options.model, threads=options.threads, precision="int8")
         found[INT8] = Work(data, lambda: coarse.encode(pixels, options.quality), lambda: np.asarray(coarse.decode(data)))
     target_db = psnr(pixels, found["fewbits"].decode())
