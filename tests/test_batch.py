@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewbits import batch, files
-from fewbits.batch import Result, run
+from fewbits import batch, files, outcome
+from fewbits.batch import run
 from fewbits.conversion import Converted, Encoding
 from fewbits.errors import ImageError
+from fewbits.outcome import Result
 from fewbits.planning import Task
 
 NEW = b"\x8fFEW new"
@@ -104,8 +105,8 @@ def test_targets_that_are_the_source_or_a_folder(tmp_path: Path) -> None:
 
 def test_a_folder_that_takes_no_files_costs_no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = tasks_of(tmp_path, a=b"", b=b"")
-    monkeypatch.setattr(batch.os, "access", lambda *_: False)  # what a read-only file system says, to root too
-    monkeypatch.setattr(batch, "_converted", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(outcome.os, "access", lambda *_: False)  # what a read-only file system says, to root too
+    monkeypatch.setattr(batch, "converted", lambda *_: pytest.fail("work was done"))
     assert {result.error for result in run(tasks, Stub(), jobs=1, force=False)} == {
         f"{tmp_path}/out: no file may be made in this folder"
     }

@@ -60,6 +60,20 @@ def test_importing_fewbits_loads_no_runtime() -> None:
     assert loads("onnxruntime", f"import fewbits, numpy; {ENCODE_AND_DECODE}")
 
 
+@pytest.mark.parametrize("module", ["multiprocessing", "concurrent.futures.process"])
+def test_converting_one_file_loads_no_pool_of_processes(module: str, small_file: Path) -> None:
+    code = f"from fewbits.cli import main\nimport sys; sys.argv = ['fewbits', 'decode', {str(small_file)!r}, '{{}}', '-f']\n"
+    code += "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code"
+    assert not loads(module, code.format(small_file.with_suffix(".png")))
+    assert loads(module, "import fewbits.pool")
+
+
+def test_only_a_coded_alpha_plane_loads_png() -> None:
+    assert not loads("PIL.PngImagePlugin", f"import fewbits, numpy; {ENCODE_AND_DECODE}")
+    varied = "numpy.arange(48, dtype=numpy.uint8).reshape(3, 4, 4)"
+    assert loads("PIL.PngImagePlugin", f"import fewbits, numpy; fewbits.decode(fewbits.encode({varied}))")
+
+
 HEAVY = ("numpy", "PIL", "constriction", "onnxruntime", "multiprocessing", "concurrent")
 
 

@@ -21,6 +21,7 @@ from fewbits import batch, files, planning, stages
 from fewbits.container import EXTENSION
 from fewbits.conversion import Conversion, Converted, picture_extensions
 from fewbits.errors import FewbitsError
+from fewbits.outcome import Result
 from fewbits.processor import cores
 
 ALL: Final = "all"
@@ -128,7 +129,7 @@ def _one(source: str, target: str | None, convert: Conversion, force: bool, as_j
     if as_json:
         status: Literal["done", "failed"] = "failed" if failure else "done"
         sizes = (n_bytes, 0, 0) if failure else (n_bytes, len(made.data), made.n_px)
-        result = batch.Result(source, out, status, *sizes, time.monotonic() - begun, str(failure or ""), note=made.note)
+        result = Result(source, out, status, *sizes, time.monotonic() - begun, str(failure or ""), note=made.note)
         _print_json(result)
         _print_json(_Totals(begun=begun).plus(result), 1)
     if failure:
@@ -184,7 +185,7 @@ class _Totals:
     def mpx_per_s(self) -> float:
         return self.n_px / 1e6 / max(self.seconds, 1e-9)
 
-    def plus(self, result: batch.Result) -> "_Totals":
+    def plus(self, result: Result) -> "_Totals":
         more: dict[str, Any] = {result.status: getattr(self, result.status) + 1}
         if result.status == "done":
             more |= {name: getattr(self, name) + getattr(result, name) for name in ("bytes_in", "bytes_out", "n_px")}
@@ -219,9 +220,9 @@ class _Bar:
         self._bar.update(totals.done + totals.failed - self._bar.n)
 
 
-def _print_json(value: batch.Result | _Totals, n_tasks: int = 0) -> None:
+def _print_json(value: Result | _Totals, n_tasks: int = 0) -> None:
     """A result as one line, or the totals of so many tasks as another, by whose key `summary` it is told."""
-    if isinstance(value, batch.Result):
+    if isinstance(value, Result):
         row: dict[str, Any] = {
             "source": value.source, "target": value.target, "status": value.status, "bytes_in": value.bytes_in,
             "bytes_out": value.bytes_out, "pixels": value.n_px, "seconds": round(value.seconds, 4), "error": value.error or None,

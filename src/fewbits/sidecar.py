@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from fewbits.container import SECTION_ALPHA, SECTION_EXIF, SECTION_ICC, SECTION_XMP
 from fewbits.errors import CorruptError, ImageError, LimitError
@@ -55,8 +55,10 @@ def parse_alpha(sections: Sequence[Section], height: int, width: int, depth: int
             f"alpha: coded by method {method} in {len(content)} bytes, known are constants of 1 or 2 bytes and PNG"
         )
     try:
+        from PIL.PngImagePlugin import PngImageFile  # here, because it takes 10 ms, and few pictures have such a plane
+
         # not by Image.open, whose guard against huge pictures is lower than ours
-        with PngImagePlugin.PngImageFile(io.BytesIO(content)) as image:
+        with PngImageFile(io.BytesIO(content)) as image:
             if image.size != (width, height):
                 raise CorruptError(f"alpha: it is {image.width}x{image.height}, the picture {width}x{height}")
             if image.mode not in ("L", "I;16"):

@@ -121,7 +121,8 @@ def test_damaged_tables_with_a_right_hash_are_refused_or_read() -> None:
 def shipped_files(model: Model, **changes: Any) -> dict[str, bytes]:
     """The shipped bundle with other tables, coding or networks, packed anew."""
     source = model.bundle
-    kept = {name: array for name, array in source.tables.items() if name not in changes.get("without", ())}
+    arrays = dict(source.tables) | changes.get("tables", {})
+    kept = {name: array for name, array in arrays.items() if name not in changes.get("without", ())}
     networks = {f"{name}.onnx": data for name, data in (dict(source.networks) | changes.get("networks", {})).items()}
     coding = changes.get("coding", source.coding)
     return pack_bundle(changes.get("family", source.family), coding, {}, {**networks, TABLES: tables(**kept)})
@@ -148,6 +149,25 @@ def test_every_table_coding_number_and_network_is_needed(model: Model) -> None:
     for name in model.bundle.coding.keys() - {"order", "places"}:  # what is older has none
         with pytest.raises(ModelError, match=name if name != "kind" else "kind None"):
             use(coding={key: value for key, value in model.bundle.coding.items() if key != name})
+
+
+@pytest.mark.parametrize("wrong", ["sum", "zero", "size", "shape"])
+def test_frequencies_that_are_no_table_are_refused_when_a_bundle_is_loaded(model: Model, wrong: str) -> None:
+    """Those of every level, though only the levels that are asked for become tables."""
+    good = model.bundle.tables["z_frequencies"]
+    bad = good.astype(np.int64)
+    if wrong == "sum":
+        bad[-1, -1, 0] += 1
+    elif wrong == "zero":
+        bad[-1, -1, 0], bad[-1, -1, 1] = 0, bad[-1, -1, :2].sum()
+    elif wrong == "size":
+        bad = np.concatenate([bad, np.ones_like(bad[:, :, :1])], 2)
+        bad[:, :, 0] -= 1
+    else:
+        bad = bad[0]
+    Model(shipped_files(model, tables={"z_frequencies": good.astype(np.int64)}), "here")
+    with pytest.raises(ModelError, match="is missing or wrong in the bundle"):
+        Model(shipped_files(model, tables={"z_frequencies": bad}), "here")
 
 
 @pytest.mark.parametrize("data", [b"", b"no network", bytes(100)], ids=["empty", "text", "zeros"])

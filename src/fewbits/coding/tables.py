@@ -11,18 +11,23 @@ PRECISION = 24  # bits; constriction's range coder works on intervals of 2**24
 TOTAL = 1 << PRECISION
 
 
+def checked_frequencies(frequencies: np.ndarray) -> np.ndarray:
+    """As int64. frequencies: integers, shape (..., n), each at least 1; those of a table sum to 2**24. Raises ValueError."""
+    frequencies = np.asarray(frequencies, np.int64)
+    least, sums = frequencies.min(), frequencies.sum(-1)
+    if least < 1 or (sums != TOTAL).any():
+        worst = sums.flat[np.abs(sums - TOTAL).argmax()]
+        raise ValueError(f"frequencies must be at least 1 and sum to {TOTAL}: least {least}, sum {worst}")
+    return frequencies
+
+
 class FrequencyTable:
     """One alphabet 0..n-1. frequencies: integers, shape (n,), n >= 2, each at least 1, sum 2**24 (checked here)."""
 
     def __init__(self, frequencies: np.ndarray) -> None:
-        frequencies = np.asarray(frequencies, np.int64)
-        if frequencies.ndim != 1 or len(frequencies) < 2:
-            raise ValueError(f"a table needs at least 2 symbols in one dimension, its shape is {frequencies.shape}")
-        if frequencies.min() < 1 or frequencies.sum() != TOTAL:
-            raise ValueError(
-                f"frequencies must be at least 1 and sum to {TOTAL}: least {frequencies.min()}, sum {frequencies.sum()}"
-            )
-        self.frequencies = frequencies
+        if np.ndim(frequencies) != 1 or len(frequencies) < 2:
+            raise ValueError(f"a table needs at least 2 symbols in one dimension, its shape is {np.shape(frequencies)}")
+        self.frequencies = checked_frequencies(frequencies)
 
     def __len__(self) -> int:
         return len(self.frequencies)

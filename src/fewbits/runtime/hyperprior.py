@@ -15,7 +15,7 @@ import numpy as np
 from fewbits.coding.falling import decode_falling, encode_falling
 from fewbits.coding.pyramid import N_PHASES, means_of, phases, quantized
 from fewbits.coding.streams import SignedTable, check_length, decode_planes, decode_signed, encode_planes, encode_signed
-from fewbits.coding.tables import FrequencyTable
+from fewbits.coding.tables import FrequencyTable, checked_frequencies
 from fewbits.container import QUALITY_STEPS, SECTION_COARSE, SECTION_HYPER, SECTION_LATENT, SECTION_QUALITIES, Cut
 from fewbits.errors import ModelError
 from fewbits.runtime.bundle import Bundle
@@ -120,14 +120,14 @@ class HyperpriorCodec(Pipeline):
             self._mean_bits = np.array([table.table.mean_bits for table in self._y_tables])
             self._mean_bits[: self._first_coded] = 0
             self._coded_indices = range(self._first_coded, len(limits))
-            self._z_frequencies = tables["z_frequencies"]  # (levels, hyper, 2 * hyper_limit + 1)
+            self._z_frequencies = checked_frequencies(tables["z_frequencies"])  # (levels, hyper, 2 * hyper_limit + 1)
+            if self._hyper_limit < 1 or self._z_frequencies.shape[2:] != (2 * self._hyper_limit + 1,):
+                raise ValueError("hyper_limit, or the number of hyper symbols in z_frequencies")
             self.latent_channels, self.hyper_channels = tables["gain"].shape[1], self._z_frequencies.shape[1]
             for name in LEVEL_TABLES:
                 if len(tables[name]) != len(self._z_frequencies):
                     raise ValueError(f"the number of levels of table {name}")
-            self._z_tables = [[FrequencyTable(row) for row in rows] for rows in self._z_frequencies]
-            if self._z_frequencies.shape[2] != 2 * self._hyper_limit + 1:
-                raise ValueError("the number of hyper symbols in z_frequencies")
+            self._z_tables: dict[int, list[FrequencyTable]] = {}  # those of levels that were asked for: all take 7 ms
             self._rounding = None  # what is added to a magnitude before its fraction is cut off, for each scale index
             if "dead_zones" in bundle.card:  # not in a table: no decoder needs it, so it does not change the model's id
                 self._rounding = np.float32(0.5) - np.array(bundle.card["dead_zones"], np.float32)
@@ -159,9 +159,14 @@ class HyperpriorCodec(Pipeline):
             pair("hyper"),
             pair("synthesis"),
             scales,
-            [self._z_tables[k] for k in nearest],
+            [self._z_tables_of(k) for k in nearest],
             places,
         )
+
+    def _z_tables_of(self, level: int) -> list[FrequencyTable]:
+        if level not in self._z_tables:
+            self._z_tables[level] = [FrequencyTable(row) for row in self._z_frequencies[level]]
+        return self._z_tables[level]
 
     # Shapes
 
