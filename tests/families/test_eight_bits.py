@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Training in 8 bits: values and weights lie on grids, gradients pass, and steps are those that were measured."""
 
+import copy
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from fewbits.families import eight_bits  # noqa: E402
 from fewbits.families.eight_bits import (  # noqa: E402
     LEVELS,
     STEPS,
@@ -41,10 +43,9 @@ def inputs() -> tuple[Any, Any, Any]:
 
 
 def measured(model: Any) -> EightBits:
-    eight_bits: EightBits = model.eight_bits
-    with torch.no_grad(), eight_bits.measuring():
-        eight_bits(model.synthesis, *inputs(), values=False)
-    return eight_bits
+    rounding: EightBits = model.eight_bits
+    rounding.begin(model.synthesis, [inputs()])
+    return rounding
 
 
 def test_values_are_whole_steps_and_none_is_beyond_the_last() -> None:
@@ -97,6 +98,58 @@ def test_steps_are_such_that_nothing_that_was_measured_is_clipped(model: Any) ->
     assert 0 < (both - weights).square().mean().sqrt() < 0.02 * plain.std()
 
 
+def test_measuring_changes_weights_and_not_what_synthesis_computes(model: Any) -> None:
+    for name, parameter in model.synthesis.named_parameters():
+        if name.endswith("bias"):  # which are 0 at first
+            torch.nn.init.normal_(parameter, std=0.1)
+    before = {name: value.clone() for name, value in model.synthesis.state_dict().items()}
+    with torch.no_grad():
+        plain = model.synthesis(*inputs())
+        measured(model)
+        assert torch.allclose(model.synthesis(*inputs()), plain, atol=1e-5 * plain.std())
+    after = model.synthesis.state_dict()
+    inside = {name for name in before if name.startswith(("up.", "blocks_8.", "head."))}
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    hidden = {name for name in inside if ".spatial." in name or name.endswith(("mix_in.bias", "expand.bias"))}
+    assert same == set(before) - inside | hidden  # the insides of branches, and all that is not at 1/8
+
+
+def test_the_other_basis_makes_values_of_8_bits_cost_less(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(2)
+    rare = torch.where(torch.rand(2, 6, 24, 24) < 0.01, 30.0, 1.0) * torch.randn(2, 6, 24, 24)  # as latents are
+    batch = rare, *inputs()[1:]
+    start = copy.deepcopy(model.state_dict())
+
+    def cost() -> float:
+        model.load_state_dict(start)
+        model.eight_bits.begin(model.synthesis, [batch])
+        with torch.no_grad():
+            coarse, fine = (model.eight_bits(model.synthesis, *batch, values=values) for values in (True, False))
+        return float((coarse - fine).square().mean())
+
+    found = cost()
+    monkeypatch.setattr(eight_bits, "quiet_basis", lambda sums: torch.eye(8))
+    assert found < 0.9 * cost()
+
+
+def test_what_never_gives_anything_has_no_say_in_the_basis(model: Any) -> None:
+    for block in model.synthesis.blocks_8:
+        torch.nn.init.zeros_(block.mix_out.weight)
+        torch.nn.init.constant_(block.expand.bias, -1e4)
+    before = model.synthesis.head.weight.clone()
+    measured(model)
+    assert model.eight_bits.known and torch.equal(model.synthesis.head.weight, before)
+
+
+def test_one_convolution_can_read_8_bits_by_itself(model: Any) -> None:
+    eight_bits = measured(model)
+    with torch.no_grad():
+        names = ["blocks_8.0.mix_in", "blocks_8.1.reduce"]
+        none, first, second, every = (eight_bits(model.synthesis, *inputs(), values=values) for values in (False, *names, True))
+    apart = [float((some - none).square().mean()) for some in (first, second, every)]
+    assert 0 < apart[0] < apart[2] and 0 < apart[1] < apart[2] and not torch.equal(first, second)
+
+
 def test_a_measured_model_is_not_measured_again(model: Any) -> None:
     before = {name: value.copy() for name, value in measured(model).steps().items()}
     model.measure([torch.rand(2, 3, 64, 64)])
@@ -139,5 +192,8 @@ def test_what_is_exported_computes_with_the_weights_of_training(model: Any) -> N
     network = model.networks()["synthesis"][0]
     with torch.no_grad():
         trained, exported = eight_bits(model.synthesis, *inputs(), values=False), network(*inputs())
-    assert torch.allclose(trained, exported, atol=2e-3 * trained.std())  # whose weights float16 holds
+    assert (trained - exported).square().mean().sqrt() < 5e-4 * trained.std()  # float16 holds the weights
+    for block, plain in zip(network.blocks_8, model.synthesis.blocks_8, strict=True):
+        assert torch.equal(block.reduce.weight, block.reduce.weight.half().float())
+        assert not torch.allclose(block.reduce.weight, plain.reduce.weight, rtol=2e-3, atol=0)  # by more than that
     assert network.up.weight is not model.synthesis.up.weight

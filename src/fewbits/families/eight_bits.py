@@ -7,15 +7,15 @@ have a step for each output channel. Gradients pass as if nothing were rounded (
 variant holds the sum in units of them. training/quantization.py makes the variant.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fewbits.families.basis import LEAST, Reader, change_basis, largest_of, proportional, quiet_basis
 from fewbits.families.blocks import Depthwise, DepthwiseBlock, Pointwise
 
 if TYPE_CHECKING:
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 
 LEVELS: Final = 127  # of the magnitude of a signed value, and of a weight
 UNSIGNED_LEVELS: Final = 255  # of what a ReLU gives
-SMALLEST: Final = 1e-6  # step: a channel that is always 0 has one, too
+SMALLEST: Final = LEAST / LEVELS  # step: a channel that is always 0 has one, too
 # What blocks add to; NAME.K: from the middle of block K on. Channels do not grow alike from block to block, so proportions that
 # hold all of them are too coarse for most; each change of them takes the variant 1 % of its time.
 SUMS: Final = ("blocks_16", "blocks_8", "blocks_8.1", "blocks_8.2")
+_PLACES: Final = 512  # of what a convolution reads of a batch, the furthest from the others: by them a basis is chosen
 STEPS: Final = "/steps"  # ends the name of a convolution's steps in an int8 variant
+
+Value = TypeVar("Value")
 
 
 class _Rounded(torch.autograd.Function):
@@ -67,7 +70,7 @@ class EightBits(nn.Module):
 
     def __init__(self, synthesis: "Synthesis") -> None:
         super().__init__()
-        self._peaks: dict[str, Tensor] | None = None  # of what convolutions read, while they are measured
+        self._seen: _Seen | None = None  # while steps are measured
         sizes = {}
         for name, layer in _layers(synthesis).items():
             sizes[name] = len(layer.weight) if isinstance(layer, Depthwise) else layer.weight.shape[1]
@@ -78,15 +81,15 @@ class EightBits(nn.Module):
 
     @property
     def known(self) -> bool:
-        """Whether steps were measured, or loaded, or are being measured."""
-        return self._peaks is not None or not bool(torch.cat(list(self.buffers())).isnan().any())
+        """Whether steps were measured, or loaded."""
+        return not bool(torch.cat(list(self.buffers())).isnan().any())
 
     def step(self, name: str) -> Tensor:
         """Of what the convolution `name` reads, or of one of the SUMS: (channels,)."""
         return self.get_buffer(_key(name))
 
-    def forward(self, synthesis: "Synthesis", y_hat: Tensor, scale: Tensor, shift: Tensor, values: bool) -> Tensor:
-        """As synthesis(y_hat, scale, shift). values: whether they are rounded, too."""
+    def forward(self, synthesis: "Synthesis", y_hat: Tensor, scale: Tensor, shift: Tensor, values: bool | str) -> Tensor:
+        """As synthesis(y_hat, scale, shift). values: whether they are rounded, too; a name: only those that convolution reads."""
         deep = synthesis.stem(y_hat) * scale + shift
         deep = self._blocks(deep, synthesis.blocks_16, "blocks_16", values)
         deep = synthesis.from_16(synthesis.up(deep))
@@ -94,13 +97,13 @@ class EightBits(nn.Module):
         deep = synthesis.from_8(synthesis.head(deep))
         return synthesis.whole(synthesis.shortcut_16(y_hat)) + deep
 
-    def _blocks(self, x: Tensor, blocks: nn.Sequential, name: str, values: bool) -> Tensor:
+    def _blocks(self, x: Tensor, blocks: nn.Sequential, name: str, values: bool | str) -> Tensor:
         for k, block in enumerate(blocks):
             assert isinstance(block, DepthwiseBlock)
             x = self._block(x, block, f"{name}.{k}", values)
         return x
 
-    def _block(self, x: Tensor, block: DepthwiseBlock, name: str, values: bool) -> Tensor:
+    def _block(self, x: Tensor, block: DepthwiseBlock, name: str, values: bool | str) -> Tensor:
         mixed = F.relu(self._layer(x, block.mix_in, f"{name}.mix_in", values))
         x = x + self._layer(
             self._layer(mixed, block.spatial, f"{name}.spatial", values), block.mix_out, f"{name}.mix_out", values
@@ -109,13 +112,12 @@ class EightBits(nn.Module):
             F.relu(self._layer(x, block.expand, f"{name}.expand", values)), block.reduce, f"{name}.reduce", values
         )
 
-    def _layer(self, x: Tensor, layer: Pointwise | Depthwise, name: str, values: bool) -> Tensor:
-        if self._peaks is not None:
-            peak = x.detach().abs().amax((0, 2, 3)).float()
-            self._peaks[name] = torch.maximum(peak, self._peaks.get(name, peak))
+    def _layer(self, x: Tensor, layer: Pointwise | Depthwise, name: str, values: bool | str) -> Tensor:
+        if self._seen is not None:
+            self._seen.add(name, x)
             return layer(x)
         step = self.step(name)
-        if values:
+        if values is True or values == name:
             low, high = (0, UNSIGNED_LEVELS) if is_positive(name) else (-LEVELS - 1, LEVELS)
             x = _Rounded.apply(x, step[None, :, None, None], low, high)  # type: ignore[no-untyped-call]
         weight = self._rounded_weight(layer, name)
@@ -128,19 +130,37 @@ class EightBits(nn.Module):
             return rounded_weight(layer.weight.flatten(1), torch.ones_like(layer.weight[:1, 0, 0, 0])).view_as(layer.weight)
         return rounded_weight(layer.weight, self.step(name))
 
-    @contextmanager
-    def measuring(self) -> Iterator[None]:
-        """While entered, forward() rounds nothing and notes how large values are; then steps are such that none is clipped."""
-        self._peaks = {}
-        yield
-        peaks, self._peaks = self._peaks, None
-        for total in {sum_of(name) for name in peaks if _reads_sum(name)}:
-            read = {name: peak for name, peak in peaks.items() if _reads_sum(name) and sum_of(name) == total}
-            largest = torch.stack(list(read.values())).amax(0).clamp(min=LEVELS * SMALLEST)
-            self.step(total).copy_(largest / LEVELS)
-            peaks |= {name: largest * (peak / largest).amax() for name, peak in read.items()}
+    @torch.no_grad()
+    def begin(self, synthesis: "Synthesis", inputs: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Steps such that nothing is clipped of what `inputs` lead to: y_hat, scale and shift of batches.
+
+        Before that the sum at 1/8 is put into another basis: the synthesis's weights change, what it computes does not.
+        """
+        places = self._measure(synthesis, inputs)
+        noise = {name: self._noise(synthesis, inputs[0], name) for name in places}
+        noise = {name: found for name, found in noise.items() if found}  # what gives nothing has no say
+        if noise:
+            layers = _layers(synthesis)
+            readers = {name: Reader(places[name], layers[name].weight.detach(), found) for name, found in noise.items()}
+            change_basis(synthesis, quiet_basis(list(_by_sum(readers).values())))
+            self._measure(synthesis, inputs)
+
+    def _measure(self, synthesis: "Synthesis", inputs: Sequence[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Sets the steps. Of each convolution that reads a sum at 1/8: places (n, channels) of it that are far from others."""
+        self._seen = seen = _Seen()
+        for batch in inputs:
+            self(synthesis, *batch, values=False)
+        self._seen, peaks = None, seen.peaks
+        for total, read in _by_sum({name: peak for name, peak in peaks.items() if _reads_sum(name)}).items():
+            self.step(total).copy_(largest_of(list(read.values())) / LEVELS)
+            peaks |= dict(zip(read, proportional(list(read.values())), strict=True))
         for name, peak in peaks.items():
             self.step(name).copy_(peak.div(UNSIGNED_LEVELS if is_positive(name) else LEVELS).clamp(min=SMALLEST))
+        return {name: torch.cat(parts) for name, parts in seen.places.items()}
+
+    def _noise(self, synthesis: "Synthesis", batch: tuple[Tensor, Tensor, Tensor], name: str) -> float:
+        """Mean square of what comes of it that a convolution reads 8-bit values."""
+        return float((self(synthesis, *batch, values=name) - self(synthesis, *batch, values=False)).square().mean())
 
     @torch.no_grad()
     def round_weights(self, synthesis: "Synthesis") -> None:
@@ -162,6 +182,22 @@ class EightBits(nn.Module):
                 own[: len(step)] = step
 
 
+class _Seen:
+    """What convolutions read while steps are measured: largest magnitudes (channels,), and places far from the others."""
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, Tensor] = {}
+        self.places: dict[str, list[Tensor]] = {}  # of those that read sums at 1/8
+
+    def add(self, name: str, x: Tensor) -> None:
+        peak = x.abs().amax((0, 2, 3)).float()
+        self.peaks[name] = torch.maximum(peak, self.peaks.get(name, peak))
+        if _reads_sum(name) and name.startswith("blocks_8."):
+            rows = x.float().movedim(1, 3).flatten(0, 2)
+            distance = rows.div(rows.square().mean(0).sqrt().clamp(min=SMALLEST)).square().sum(1)
+            self.places.setdefault(name, []).append(rows[distance.topk(min(_PLACES, len(rows))).indices])
+
+
 def _layers(synthesis: "Synthesis") -> dict[str, Pointwise | Depthwise]:
     """The convolutions that are in 8 bits, by name."""
     layers = {name: layer for name, layer in synthesis.named_modules() if isinstance(layer, (Pointwise, Depthwise))}
@@ -174,6 +210,14 @@ def _key(name: str) -> str:
 
 def _reads_sum(name: str) -> bool:
     return name.endswith((".mix_in", ".expand"))
+
+
+def _by_sum(readers: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
+    """What is given for convolutions that read sums, by sum."""
+    found: dict[str, dict[str, Value]] = {}
+    for name, value in readers.items():
+        found.setdefault(sum_of(name), {})[name] = value
+    return found
 
 
 def sum_of(name: str) -> str:

@@ -359,14 +359,19 @@ class Few(nn.Module):
 
     @torch.no_grad()
     def measure(self, pictures: Iterable[Tensor]) -> None:
-        """The first steps of 8-bit values, where there are none, by `pictures` (b, 3, h, w), in 0..1, sides multiples of 64."""
+        """The first steps of 8-bit values, where there are none, by `pictures` (b, 3, h, w), in 0..1, sides multiples of 64.
+
+        Synthesis's weights change with them, but not what it computes: see EightBits.begin.
+        """
         if self.eight_bits is None or self.eight_bits.known:
             return
         self.eval()
-        top = len(self.config.lambdas) - 1
-        with self.eight_bits.measuring():
-            for x in pictures:
-                self(x, torch.arange(len(x), device=x.device) * 0.7 % 1 * top)
+        top, inputs = len(self.config.lambdas) - 1, []
+        noting = self.synthesis.register_forward_pre_hook(lambda _, batch: inputs.append(batch))
+        for x in pictures:
+            self(x, torch.arange(len(x), device=x.device) * 0.7 % 1 * top)
+        noting.remove()
+        self.eight_bits.begin(self.synthesis, inputs)
         self.train()
 
     def _in_phases(self, index: Tensor) -> Tensor:
