@@ -112,6 +112,19 @@ def test_a_folder_that_takes_no_files_costs_no_work(tmp_path: Path, monkeypatch:
     }
 
 
+def test_a_file_that_vanishes_meanwhile_is_a_failed_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = tasks_of(tmp_path, a=b"", b=b"")
+    statuses(tasks[:1])
+
+    def vanished(*_: object) -> bool:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(outcome.os.path, "samefile", vanished)
+    first, second = run(tasks, Stub(), jobs=1, force=False)
+    assert first.status == "failed" and first.error == f"{tasks[0].source}: No such file or directory"
+    assert second.status == "done"
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_folder(tmp_path: Path) -> None:
     tasks = tasks_of(tmp_path, a=b"")

@@ -61,7 +61,7 @@ def test_an_orientation_of_an_unusual_type_becomes_a_usual_one() -> None:
     assert found.metadata.exif == exif("<", struct.pack("<H", 1))
 
 
-@pytest.mark.parametrize("said", [b'tiff:Orientation="6"', b""])
+@pytest.mark.parametrize("said", [b'tiff:Orientation="6"', b'tiff:Orientation="6 "', b""])
 def test_xmp_asks_for_no_turn_again(said: bytes) -> None:
     image = photo(exif("<", struct.pack("<H", 6)), XMP % said)
     assert to_picture(image).metadata.xmp == XMP % b""
@@ -70,11 +70,15 @@ def test_xmp_asks_for_no_turn_again(said: bytes) -> None:
     assert again.getexif()[ORIENTATION] == 1
 
 
-def test_an_orientation_in_xmp_alone_turns() -> None:
+@pytest.mark.parametrize("said", [b'tiff:Orientation="8"', b'tiff:Orientation="8 "', b"<tiff:Orientation>8\n</tiff:Orientation>"])
+def test_an_orientation_in_xmp_alone_turns_once(said: bytes) -> None:
     image = Image.new("RGB", (3, 2))
-    image.info["xmp"] = XMP % b'tiff:Orientation="8"'
+    image.info["xmp"] = XMP % said
     picture = to_picture(image)
     assert picture.pixels.shape == (3, 2, 3) and picture.metadata.xmp == XMP % b""
+    again = Image.new("RGB", (2, 3))
+    again.info.update(info_of(picture.metadata))
+    assert to_picture(again).pixels.shape == (3, 2, 3)
 
 
 def test_an_upright_picture_keeps_all_as_it_is() -> None:
@@ -87,6 +91,13 @@ def test_data_that_end_early_are_no_obstacle(length: int) -> None:
     cut = exif("<", struct.pack("<H", 6))[:length]
     found = of_turned(Metadata(exif=cut), 6).exif
     assert len(found) == length and found[:22] == cut[:22]
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_an_orientation_that_is_no_number_turns_nothing(value: float) -> None:
+    before = exif("<", struct.pack("<f", value), kind=11)
+    picture = to_picture(photo(before))
+    assert picture.pixels.shape == (4, 12, 3) and picture.metadata.exif == before
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 99])

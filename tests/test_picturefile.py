@@ -80,6 +80,23 @@ def test_sixteen_bits_of_any_kind_go_into_a_png_and_come_back(channels: int) -> 
     assert found.metadata == metadata
 
 
+@pytest.mark.parametrize("behind", [(b"iTXt",), (b"eXIf",), (b"iTXt", b"eXIf")])
+def test_metadata_behind_deep_pixels_are_found(behind: tuple[bytes, ...]) -> None:
+    pytest.importorskip("imagecodecs")
+    array = np.random.default_rng(0).integers(0, 65536, (7, 9, 3)).astype(np.uint16)
+    metadata = Metadata(exif=some_exif(), xmp=b"<xmp/>")
+    data = write_picture(from_array(array, metadata), "deep.png")
+    chunks, place = [], 8
+    while place < len(data):
+        size = 12 + int.from_bytes(data[place : place + 4], "big")
+        chunks.append(data[place : place + size])
+        place += size
+    moved = [chunk for chunk in chunks if chunk[4:8] in behind]
+    assert {chunk[4:8] for chunk in moved} == set(behind)
+    kept = [chunk for chunk in chunks if chunk[4:8] not in behind]
+    assert read_picture(b"".join([data[:8], *kept[:-1], *moved, kept[-1]]), "deep.png").metadata == metadata
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_deep_colours_are_turned_upright(orientation: int) -> None:
     pytest.importorskip("imagecodecs")

@@ -11,7 +11,13 @@ from PIL import ExifTags, Image
 
 from fewbits.picture import Metadata
 
-EXIF_ERRORS: Final = (SyntaxError, TypeError, ValueError, struct.error)  # what Pillow raises on EXIF data that it cannot take
+EXIF_ERRORS: Final = (
+    OverflowError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)  # what Pillow raises on EXIF data that it cannot take
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -22,7 +28,8 @@ _TURNS: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 _TAG_BYTES, _SHORT = 12, 3  # of an entry of a TIFF folder; its type of 16 bits (TIFF 6.0, section 2)
-_XMP: Final = re.compile(rb'tiff:Orientation="[0-9]"|<tiff:Orientation>[0-9]</tiff:Orientation>')
+# All that Pillow takes for an orientation, whatever follows the digit: what was left would turn the picture again.
+_XMP: Final = re.compile(rb'tiff:Orientation="[0-9][^"]*"|<tiff:Orientation>[0-9][^<]*</tiff:Orientation>')
 
 
 def orientation_of(image: Image.Image) -> int:

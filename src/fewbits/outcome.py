@@ -49,6 +49,8 @@ def without_work(task: Task, force: bool, folders: "Folders") -> Result | None:
         folders.prepare(os.path.dirname(task.target))
     except ImageError as error:
         return Result(task.source, task.target, "failed", error=str(error))
+    except OSError as error:  # a file that vanished between two looks at it
+        return Result(task.source, task.target, "failed", error=f"{task.source}: {error.strerror or error}")
     return None
 
 

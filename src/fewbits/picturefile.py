@@ -185,7 +185,9 @@ def _read_deep(data: bytes, image: Image.Image, planar: bool) -> Picture:
 
     decode = imagecodecs.png_decode if image.format == "PNG" else imagecodecs.tiff_decode
     array = decode(data)
-    orientation = orientation_of(image)  # first: some metadata are behind the pixels
+    if image.format == "PNG":
+        image.load()  # some metadata may be behind the pixels
+    orientation = orientation_of(image)
     metadata = of_turned(metadata_of(image), orientation)
     return from_array(turned_array(np.moveaxis(array, 0, -1) if planar else array, orientation), metadata)
 

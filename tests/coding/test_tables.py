@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewbits.coding.tables import TOTAL, FrequencyTable, quantize_frequencies
+from fewbits.coding.tables import TOTAL, FrequencyTable, checked_frequencies, quantize_frequencies
 
 weights = st.lists(st.floats(0, 1e9, allow_subnormal=False), min_size=2, max_size=200).filter(lambda row: sum(row) > 1e-6)
 
@@ -58,6 +58,27 @@ def test_largest_remainders_come_first() -> None:
 def test_what_is_no_table_is_refused(frequencies: list[int]) -> None:
     with pytest.raises(ValueError):
         FrequencyTable(np.array(frequencies, np.int64))
+
+
+@pytest.mark.parametrize(
+    "frequencies",
+    [
+        np.array([2**63 - 1, 2**63 - 1, 2 + TOTAL]),  # whose sum wraps around to TOTAL
+        np.array([2**64 - 1, TOTAL + 1], np.uint64),
+        np.array([1.5, TOTAL - 1.5]),
+        np.array([np.nan, TOTAL]),
+        np.array(["1", str(TOTAL - 1)]),
+        np.array(5),
+        np.array([True, False]),
+    ],
+    ids=["wrapping", "unsigned", "fractions", "nan", "text", "one", "truth"],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_only_looks_like_a_table_is_refused(frequencies: np.ndarray) -> None:
+    with pytest.raises(ValueError):
+        FrequencyTable(frequencies)
+    with pytest.raises(ValueError):
+        checked_frequencies(np.stack([np.array([1, TOTAL - 1]), frequencies[:2]]) if frequencies.ndim else frequencies)
 
 
 def test_bits_are_minus_log2_of_the_probability() -> None:

@@ -57,6 +57,14 @@ def test_a_quiet_basis_spreads_what_is_far_from_the_others() -> None:
     assert noise(readers, basis) < 0.6 * noise(readers, torch.eye(8))
 
 
+def test_a_channel_that_is_always_0_is_no_obstacle() -> None:
+    torch.manual_seed(0)
+    places = torch.randn(300, 8)
+    places[:, 3] = 0
+    basis = quiet_basis([{"first": Reader(places, torch.randn(16, 8), 1.0)}])
+    assert basis.isfinite().all() and torch.linalg.cond(basis) < 1e4
+
+
 def test_the_noise_that_counts_is_that_which_is_heard() -> None:
     """A reader whose noise ends up nowhere does not keep the basis from suiting the other one."""
     torch.manual_seed(0)

@@ -179,6 +179,15 @@ def test_steps_are_read_back(model: Any) -> None:
     assert all((again[name] == value).all() for name, value in steps.items())
 
 
+def test_steps_that_an_older_variant_lacks_are_measured_anew(model: Any) -> None:
+    steps, fresh = measured(model).steps(), Few(CONFIG)
+    arrays = {f"{name}{STEPS}": torch.from_numpy(value) for name, value in steps.items() if name != "blocks_8.1"}
+    fresh.load_int8_steps({"synthesis": arrays})
+    assert not fresh.eight_bits.known and fresh.eight_bits.step("blocks_8").isfinite().all()
+    measured(fresh)
+    assert fresh.eight_bits.known
+
+
 def test_training_moves_weights_by_what_8_bits_cost(model: Any) -> None:
     measured(model)
     loss, _ = model.train().loss(torch.rand(2, 3, 64, 64), Distortion("mse"), Penalty(""))

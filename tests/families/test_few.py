@@ -341,6 +341,13 @@ def test_calibration_counts_the_hyper_symbols_of_each_level(picture: Picture) ->
     assert model(x, levels[0]).z_bits.item() <= after[0]
 
 
+@pytest.mark.parametrize("depth", ["depth_8", "depth_16"])
+def test_int8_needs_blocks_of_both_sizes(depth: str) -> None:
+    Few(replace(TINY, int8=0.5))
+    with pytest.raises(TrainingError, match=r"int8 is 0\.5: .* it must be 0"):
+        Few(replace(TINY, int8=0.5, **{depth: 0}))
+
+
 def test_lean_blocks_have_no_wide_layer_and_other_numbers_are_refused() -> None:
     model = Few(replace(TINY, analysis_lean_8=(0, 2)))
     assert [hasattr(block, "expand") for block in model.analysis.blocks_8] == [False, True, False]

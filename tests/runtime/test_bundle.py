@@ -170,6 +170,22 @@ def test_frequencies_that_are_no_table_are_refused_when_a_bundle_is_loaded(model
         Model(shipped_files(model, tables={"z_frequencies": bad}), "here")
 
 
+def test_tables_of_another_shape_or_type_are_refused_before_they_are_used(model: Model) -> None:
+    source = model.bundle.tables
+    for name, bad in {
+        "gain": source["gain"][..., None],
+        "inverse_gain": source["inverse_gain"][:, :10],
+        "bias_out": source["bias_out"][:, :10],
+        "hyper_scale": source["hyper_scale"].astype(str),
+        "deviation": source["deviation"][:0],
+    }.items():
+        with pytest.raises(ModelError, match=f"the shape.* of table {name} is missing or wrong"):
+            Model(shipped_files(model, tables={name: bad}), "here")
+    wide = {"z_frequencies": np.repeat(source["z_frequencies"], 2, 1)}
+    with pytest.raises(ModelError, match="network hyper_analysis gives 64 channels, by the bundle's tables it must be 128"):
+        Model(shipped_files(model, tables=wide), "here").encode(np.zeros((20, 20, 3), np.uint8))
+
+
 @pytest.mark.parametrize("data", [b"", b"no network", bytes(100)], ids=["empty", "text", "zeros"])
 def test_a_network_that_cannot_be_run_is_a_model_error(model: Model, data: bytes) -> None:
     with pytest.raises(ModelError, match="analysis"):

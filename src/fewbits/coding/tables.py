@@ -13,7 +13,10 @@ TOTAL = 1 << PRECISION
 
 def checked_frequencies(frequencies: np.ndarray) -> np.ndarray:
     """As int64. frequencies: integers, shape (..., n), each at least 1; those of a table sum to 2**24. Raises ValueError."""
-    frequencies = np.asarray(frequencies, np.int64)
+    found = np.asarray(frequencies)
+    if found.dtype.kind not in "iu" or (found > TOTAL).any():  # larger ones could wrap their sum around
+        raise ValueError(f"frequencies must be integers of at most {TOTAL}")
+    frequencies = found.astype(np.int64)
     least, sums = frequencies.min(), frequencies.sum(-1)
     if least < 1 or (sums != TOTAL).any():
         worst = sums.flat[np.abs(sums - TOTAL).argmax()]

@@ -82,7 +82,7 @@ def _large(places: Tensor) -> Tensor:
     """About the largest magnitude (channels,), but smooth."""
     magnitudes = places.abs()
     largest = magnitudes.amax(0).detach().clamp(min=1e-12)
-    return largest * (magnitudes / largest).pow(_POWER).mean(0).pow(1 / _POWER)
+    return largest * (magnitudes / largest).pow(_POWER).mean(0).clamp(min=1e-12).pow(1 / _POWER)
 
 
 @torch.no_grad()

@@ -174,9 +174,9 @@ class EightBits(nn.Module):
 
     def load(self, arrays: Mapping[str, Tensor]) -> None:
         """Inverse of steps(), of an int8 variant's arrays. Channels that export left out get the largest step of the others, and
-        none where it left out all of them."""
+        none where it left out all of them, or where an older variant has no such steps."""
         for key, own in self.named_buffers():
-            step = arrays[f"{key.replace('/', '.')}{STEPS}"]
+            step = arrays.get(f"{key.replace('/', '.')}{STEPS}", own[:0])
             if len(step):
                 own.fill_(step.max())
                 own[: len(step)] = step

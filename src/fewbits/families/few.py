@@ -258,6 +258,8 @@ class Few(nn.Module):
     def __init__(self, config: FewConfig) -> None:
         super().__init__()
         self.config = config
+        if config.int8 and not (config.depth_8 and config.depth_16):
+            raise TrainingError(f"int8 is {config.int8}: without blocks at 1/8 and at 1/16 nothing is in 8 bits, it must be 0")
         levels, latent = len(config.lambdas), config.latent
         self.to_8 = SpaceToDepth(8)
         self.analysis, self.synthesis = Analysis(config), Synthesis(config)

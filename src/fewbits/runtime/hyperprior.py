@@ -50,6 +50,7 @@ EXACT_NETWORKS = frozenset({"scales"})
 LEVEL_TABLES = (
     "gain", "inverse_gain", "bias_in", "bias_out", "hyper_scale", "hyper_shift", "synthesis_scale", "synthesis_shift",
 )  # fmt: skip
+LATENT_TABLES = ("gain", "inverse_gain", "bias_out")  # those with a column for each channel of the latent
 
 
 class Symbols(NamedTuple):
@@ -125,8 +126,9 @@ class HyperpriorCodec(Pipeline):
                 raise ValueError("hyper_limit, or the number of hyper symbols in z_frequencies")
             self.latent_channels, self.hyper_channels = tables["gain"].shape[1], self._z_frequencies.shape[1]
             for name in LEVEL_TABLES:
-                if len(tables[name]) != len(self._z_frequencies):
-                    raise ValueError(f"the number of levels of table {name}")
+                channels = self.latent_channels if name in LATENT_TABLES else tables[name].shape[-1]
+                if tables[name].shape != (len(self._z_frequencies), channels) or tables[name].dtype.kind not in "iuf":
+                    raise ValueError(f"the shape or type of table {name}")
             self._z_tables: dict[int, list[FrequencyTable]] = {}  # those of levels that were asked for: all take 7 ms
             self._rounding = None  # what is added to a magnitude before its fraction is cut off, for each scale index
             if "dead_zones" in bundle.card:  # not in a table: no decoder needs it, so it does not change the model's id
@@ -134,6 +136,8 @@ class HyperpriorCodec(Pipeline):
                 if self._rounding.shape != limits.shape or not ((self._rounding >= 0) & (self._rounding <= 0.5)).all():
                     raise ValueError("dead_zones in the card, one of 0 to 0.5 for each scale index,")
             self._deviation = tables["deviation"].astype(np.float32)[:, None, None]
+            if self._deviation.shape != (self.latent_channels, 1, 1):
+                raise ValueError("the shape of table deviation")
         except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
 
@@ -168,6 +172,14 @@ class HyperpriorCodec(Pipeline):
             self._z_tables[level] = [FrequencyTable(row) for row in self._z_frequencies[level]]
         return self._z_tables[level]
 
+    def _run(self, name: str, channels: int, **inputs: np.ndarray) -> np.ndarray:
+        """What a network makes of one picture: (channels, rows, columns). Raises ModelError where it has other channels."""
+        found: np.ndarray = self._network(name)(**inputs)[0]
+        if len(found) != channels:
+            where = f"model {self.bundle.model_id.hex()}: network {name}"
+            raise ModelError(f"{where} gives {len(found)} channels, by the bundle's tables it must be {channels}")
+        return found
+
     # Shapes
 
     @staticmethod
@@ -183,8 +195,7 @@ class HyperpriorCodec(Pipeline):
 
     def _analysed(self, pixels: np.ndarray, level: Level) -> np.ndarray:
         """y before the gains: the same at every level."""
-        y: np.ndarray = self._network("analysis")(x=_unshuffled(pixels))[0]
-        return y
+        return self._run("analysis", self.latent_channels, x=_unshuffled(pixels))
 
     def quantize_strips(self, y: Rows, level: Level) -> Iterator[Strip]:
         z_rows, z_columns = self.hyper_grid(*y.grid)
@@ -250,7 +261,6 @@ class HyperpriorCodec(Pipeline):
 
     def _fill(self, z: np.ndarray, y: Rows, level: Level) -> Iterator[int]:
         """Fills the hyper symbols from the top; gives the number of their rows that are there, again and again."""
-        network = self._network("hyper_analysis")
         padded = [side * HYPER_STRIDE for side in z.shape[1:]]
         plan = TilePlan(TILE_ROWS, TILE_COLUMNS, HYPER_ANALYSIS_HALO, align=HYPER_STRIDE).cover(*padded)
         for row in plan:
@@ -259,7 +269,8 @@ class HyperpriorCodec(Pipeline):
             for tile in row:
                 part = extended(stretch, slice(0, outer.stop - outer.start), tile.outer_columns)
                 here = {name: level.at(each, outer, tile.outer_columns) for name, each in level.hyper.items()}
-                real = network(y=np.ascontiguousarray((part.transpose(2, 0, 1) / self._deviation)[None]), **here)[0]
+                here["y"] = np.ascontiguousarray((part.transpose(2, 0, 1) / self._deviation)[None])
+                real = self._run("hyper_analysis", self.hyper_channels, **here)
                 cut = [
                     slice(s.start // HYPER_STRIDE, s.stop // HYPER_STRIDE)
                     for s in (*tile.cut, tile.inner_rows, tile.inner_columns)
@@ -290,7 +301,7 @@ class HyperpriorCodec(Pipeline):
                     level.scales["bias_out"], scaled(part.hyper_rows, HYPER_STRIDE), scaled(part.hyper_columns, HYPER_STRIDE)
                 ),
             }
-            real = self._network("scales")(z_hat=part.z_hat, **biases)[0][part.cut]
+            real = self._run("scales", self.latent_channels, z_hat=part.z_hat, **biases)[part.cut]
             if self._pyramid:
                 real[: self._pyramid] += self._phase_bias[:, phases(*index.shape[1:])[:, part.columns]]
             real += np.float32(0.5)
@@ -322,7 +333,8 @@ class HyperpriorCodec(Pipeline):
                 )
                 inputs["pyramid"] = around[None, :, down[:, None], across]
             here = level.at(level.gain, strip, part.columns)[0][n:]
-            mean[n:, :, part.columns] = self._network("means")(**inputs)[0][part.cut] * (here * self._deviation[n:])
+            found = self._run("means", self.latent_channels - n, **inputs)[part.cut]
+            mean[n:, :, part.columns] = found * (here * self._deviation[n:])
         return mean
 
     def _leading_gain(self, level: Level, strip: slice, grid: tuple[int, ...]) -> np.ndarray:

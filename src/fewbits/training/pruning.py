@@ -110,7 +110,7 @@ def _group(node: onnx.NodeProto) -> int:
 
 
 class _Editor:
-    """Changes a network's parameters behind the Cast and Reshape nodes that stand between them and the convolutions."""
+    """Changes a network's parameters behind the Cast nodes that stand between them and the convolutions."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._graph = model.graph
@@ -169,21 +169,13 @@ class _Editor:
         self._put(node, 2, self.array(node, 2) + constant)
 
     def _put(self, node: onnx.NodeProto, k: int, array: np.ndarray) -> None:
-        """Another parameter: float16 as before where that is exact, else float32. A matrix stays one."""
+        """Another parameter: float16 as before where that is exact, else float32."""
         name, used = self.parameter(node, k), node.input[k]
         item = next(item for item in self._graph.initializer if item.name == name)
-        matrix = len(item.dims) == 2
         halved = array.astype(np.float16)
         exact = item.data_type == TensorProto.FLOAT16 and np.array_equal(halved.astype(np.float32), array)
         stored = halved if exact else array.astype(np.float32)
-        item.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(stored.reshape(len(array), -1) if matrix else stored), name))
-        if matrix and used in self._maker:
-            shape = f"{name}/shape"
-            reshape = self._maker[used]
-            assert reshape.op_type == "Reshape"
-            reshape.input[1] = shape
-            self._drop_initializer(shape)
-            self._graph.initializer.append(numpy_helper.from_array(np.array(array.shape, np.int64), shape))
+        item.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(stored), name))
         self.arrays[used] = array.astype(np.float32)
 
     def can_drop(self, branch: _Branch, constant: np.ndarray) -> bool:
@@ -230,12 +222,6 @@ class _Editor:
         gone = [node for node in (branch.writer, branch.relu, branch.depthwise, branch.reader, total) if node is not None]
         for node in gone:
             self._graph.node.remove(node)
-
-    def _drop_initializer(self, name: str) -> None:
-        for item in self._graph.initializer:
-            if item.name == name:
-                self._graph.initializer.remove(item)
-                return
 
     def finish(self) -> None:
         """Put in order what is left: no node or parameter that nothing reads, Casts only of what is float16."""
