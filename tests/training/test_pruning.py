@@ -13,7 +13,7 @@ from torch import nn  # noqa: E402
 
 from fewbits.families.blocks import DepthwiseBlock, Pointwise  # noqa: E402
 from fewbits.runtime.engines import onnxruntime_engine  # noqa: E402
-from fewbits.training.calibration import Ranges, _Observer  # noqa: E402
+from fewbits.training.calibration import Peaks, _Observer  # noqa: E402
 from fewbits.training.export import _copy_parameters, _initializers, export_network  # noqa: E402
 from fewbits.training.pruning import BLOCK, pruned  # noqa: E402
 
@@ -47,14 +47,14 @@ def net() -> Net:
 X = np.random.default_rng(0).normal(size=(1, 3, 12, 20)).astype(np.float32)
 
 
-def files(net: Net) -> tuple[bytes, Ranges]:
-    """The exported network, its weights as float16 holds them, and its ranges on X."""
+def files(net: Net) -> tuple[bytes, Peaks]:
+    """The exported network, its weights as float16 holds them, and its peaks on X."""
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.copy_(parameter.half().float())
-    data, ranges = export_network(net, {"x": torch.zeros(1, 3, 8, 8)}), Ranges()
-    _Observer(data, ranges)(x=X)
-    return data, ranges
+    data, peaks = export_network(net, {"x": torch.zeros(1, 3, 8, 8)}), Peaks()
+    _Observer(data, peaks)(x=X)
+    return data, peaks
 
 
 def kill(layer: Any, units: slice) -> None:
@@ -80,8 +80,8 @@ def test_the_network_gives_the_same_with_fewer_units(
         kill(net.block.expand, expanding)
     if mixing.stop != 0:
         kill(net.block.mix_in, mixing)
-    data, ranges = files(net)
-    smaller, left, _ = pruned(data, ranges)
+    data, peaks = files(net)
+    smaller, left, _ = pruned(data, peaks)
     assert left == units
     run = onnxruntime_engine(1)
     before, after = run(data)(x=X), run(smaller)(x=X)
@@ -90,10 +90,10 @@ def test_the_network_gives_the_same_with_fewer_units(
 
 
 def test_a_unit_that_fires_once_is_kept(net: Net) -> None:
-    data, ranges = files(net)
+    data, peaks = files(net)
     name = next(node.input[0] for node in onnx.load_from_string(data).graph.node if node.op_type == "Relu")
-    ranges[name] = ranges[name]._replace(high=np.where(np.arange(WIDTH) == 7, 1e-6, -1.0))
-    smaller, left, _ = pruned(data, ranges)
+    peaks[name] = np.where(np.arange(WIDTH) == 7, 1e-6, -1.0)
+    smaller, left, _ = pruned(data, peaks)
     assert left == {"block.mix_in": (BLOCK, WIDTH)}
     kept = _initializers(smaller)["block.mix_in.weight"]
     assert any(torch.equal(row.ravel(), net.block.mix_in.weight[7]) for row in kept.float())
@@ -101,8 +101,8 @@ def test_a_unit_that_fires_once_is_kept(net: Net) -> None:
 
 def test_it_tells_which_channels_are_left_of_what_a_convolution_reads(net: Net) -> None:
     kill(net.block.mix_in, slice(5, 25))
-    data, ranges = files(net)
-    smaller, _, channels = pruned(data, ranges)
+    data, peaks = files(net)
+    smaller, _, channels = pruned(data, peaks)
     left, all_ = _initializers(smaller), net.block.mix_out.weight
     assert set(channels) == {"block.spatial", "block.mix_out"}
     for keep in channels.values():
@@ -112,8 +112,8 @@ def test_it_tells_which_channels_are_left_of_what_a_convolution_reads(net: Net) 
 def test_what_was_left_out_begins_anew_and_changes_nothing(net: Net) -> None:
     kill(net.block.mix_in, slice(5, 25))
     kill(net.block.expand, slice(0, None))
-    data, ranges = files(net)
-    smaller, _, _ = pruned(data, ranges)
+    data, peaks = files(net)
+    smaller, _, _ = pruned(data, peaks)
     torch.manual_seed(1)
     fresh = Net()
     for layer in (fresh.block.mix_out, fresh.block.reduce):  # as families build them
@@ -151,8 +151,8 @@ def test_biases_of_zeros_are_kept_and_take_constants(net: Net) -> None:
     with torch.no_grad():
         for bias in (net.block.mix_out.bias, net.block.expand.bias):
             bias.zero_()
-    data, ranges = files(net)
-    smaller, left, _ = pruned(data, ranges)
+    data, peaks = files(net)
+    smaller, left, _ = pruned(data, peaks)
     assert left["block.mix_in"] == (BLOCK, WIDTH)
     graph = onnx.load_from_string(smaller).graph
     names = [item.name for item in graph.initializer]
@@ -170,8 +170,8 @@ def test_a_layer_without_a_bias_takes_no_constant(constant: bool) -> None:
     kill(net.block.mix_in, slice(5, 25))
     if not constant:
         nn.init.zeros_(net.block.spatial.bias)
-    data, ranges = files(net)
-    smaller, left, _ = pruned(data, ranges)
+    data, peaks = files(net)
+    smaller, left, _ = pruned(data, peaks)
     assert left.get("block.mix_in") == (None if constant else (BLOCK, WIDTH))
     expected = onnxruntime_engine(1)(data)(x=X)
     for found in (onnxruntime_engine(1)(smaller)(x=X), read_back(smaller, biased=False)):
@@ -181,8 +181,8 @@ def test_a_layer_without_a_bias_takes_no_constant(constant: bool) -> None:
 def test_a_branch_that_is_the_result_is_kept(net: Net) -> None:
     net.head = nn.Identity()
     kill(net.block.expand, slice(0, None))
-    data, ranges = files(net)
-    smaller, left, _ = pruned(data, ranges)
+    data, peaks = files(net)
+    smaller, left, _ = pruned(data, peaks)
     assert left == {} and np.array_equal(onnxruntime_engine(1)(smaller)(x=X), onnxruntime_engine(1)(data)(x=X))
 
 
@@ -193,7 +193,7 @@ def test_parameters_that_layers_share_are_left_alone(net: Net) -> None:
     net.forward = lambda x: net.head(net.second(net.block(net.stem(x))))  # type: ignore[method-assign]
     kill(net.block.mix_in, slice(5, 25))
     kill(net.second.mix_in, slice(5, 25))
-    data, ranges = files(net)
-    smaller, _, _ = pruned(data, ranges)
+    data, peaks = files(net)
+    smaller, _, _ = pruned(data, peaks)
     expected = onnxruntime_engine(1)(data)(x=X)
     assert np.allclose(onnxruntime_engine(1)(smaller)(x=X), expected, atol=1e-3 * np.abs(expected).max())

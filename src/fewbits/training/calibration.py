@@ -7,7 +7,7 @@ qualities taking turns.
 
 from collections.abc import Iterable
 from itertools import cycle
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -20,23 +20,15 @@ from fewbits.runtime.engines import Network
 QUALITIES: Final = (60, 20, 90, 40, 75, 5, 50)
 LARGEST: Final = 512  # pixels a side of what is taken of a picture, from its middle
 
-
-class Range(NamedTuple):
-    """Smallest and largest value of each channel of a tensor (1, channels, rows, columns): float32 (channels)."""
-
-    low: np.ndarray
-    high: np.ndarray
+Peaks = dict[str, np.ndarray]  # by tensor (1, channels, rows, columns): the largest value of each channel, float32 (channels,)
 
 
-Ranges = dict[str, Range]  # by tensor
-
-
-def observed(files: dict[str, bytes], pictures: Iterable[np.ndarray], networks: Iterable[str]) -> dict[str, Ranges]:
-    """For each named network of a bundle the ranges of all its tensors of four dimensions, inputs and output too.
+def observed(files: dict[str, bytes], pictures: Iterable[np.ndarray], networks: Iterable[str]) -> dict[str, Peaks]:
+    """For each named network of a bundle the largest values of all its tensors of four dimensions, inputs and output too.
 
     pictures: uint8 (height, width, 3). Raises ModelError where the files are no bundle.
     """
-    seen: dict[bytes, Ranges] = {files[f"{name}.onnx"]: {} for name in networks}
+    seen: dict[bytes, Peaks] = {files[f"{name}.onnx"]: {} for name in networks}
 
     def engine(data: bytes) -> Network:
         return _Observer(data, seen.get(data))
@@ -54,11 +46,11 @@ def middle(picture: np.ndarray) -> np.ndarray:
 
 
 class _Observer:
-    """A network that notes the ranges of its tensors, where it is one of those that are asked for."""
+    """A network that notes the largest values of its tensors, where it is one of those that are asked for."""
 
-    def __init__(self, data: bytes, ranges: Ranges | None) -> None:
+    def __init__(self, data: bytes, peaks: Peaks | None) -> None:
         model = onnx.load_from_string(data)
-        if ranges is not None:
+        if peaks is not None:
             held = {item.name for item in model.graph.initializer}
             for node in model.graph.node:
                 names = [name for name in node.output if name != model.graph.output[0].name]
@@ -71,17 +63,15 @@ class _Observer:
         options.intra_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         self._names = [output.name for output in self._session.get_outputs()]
-        self._ranges = ranges
+        self._peaks = peaks
 
     def __call__(self, **inputs: np.ndarray) -> np.ndarray:
         values: list[Any] = self._session.run(None, inputs)
-        if self._ranges is not None:
+        if self._peaks is not None:
             for name, value in (*zip(self._names, values, strict=True), *inputs.items()):
                 if value.ndim == 4:
-                    low, high = value.min((0, 2, 3)), value.max((0, 2, 3))
-                    if name in self._ranges:
-                        low, high = np.minimum(low, self._ranges[name].low), np.maximum(high, self._ranges[name].high)
-                    self._ranges[name] = Range(low, high)
+                    found = value.max((0, 2, 3))
+                    self._peaks[name] = np.maximum(found, self._peaks.get(name, found))
         return np.asarray(values[0])
 
 

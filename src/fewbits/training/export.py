@@ -92,8 +92,8 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
     steps = model.int8_steps() if hasattr(model, "int8_steps") else {}
     if pictures:
         card = card | {UNITS: {}}
-        for name, ranges in observed(pack_bundle(family, model.coding(), card, files), pictures, PRUNED).items():
-            files[f"{name}.onnx"], card[UNITS][name], kept = pruned(files[f"{name}.onnx"], ranges)
+        for name, peaks in observed(pack_bundle(family, model.coding(), card, files), pictures, PRUNED).items():
+            files[f"{name}.onnx"], card[UNITS][name], kept = pruned(files[f"{name}.onnx"], peaks)
             if name in steps:
                 steps[name] |= {layer: steps[name][layer][channels] for layer, channels in kept.items()}
     variants = {f"{name}.int8.onnx": quantized(files[f"{name}.onnx"], of_network) for name, of_network in steps.items()}

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from fewbits.training.calibration import Ranges, weights_of
+from fewbits.training.calibration import Peaks, weights_of
 
 BLOCK: Final = 16  # channels that CPU kernels take together: units are kept in multiples of it
 Units = dict[str, tuple[int, int]]  # units that are kept and that there were, by the convolution with the ReLU
@@ -28,14 +28,14 @@ class _Branch(NamedTuple):
     reader: onnx.NodeProto
 
 
-def pruned(data: bytes, ranges: Ranges) -> tuple[bytes, Units, Channels]:
-    """ONNX bytes of a network without the units whose ranges, before the ReLU, end at 0 or below; and what is left of them."""
+def pruned(data: bytes, peaks: Peaks) -> tuple[bytes, Units, Channels]:
+    """ONNX bytes of a network without the units whose peaks, before the ReLU, are 0 or below; and what is left of them."""
     model = onnx.load_from_string(data)
     editor, units, channels = _Editor(model), Units(), Channels()
     for branch in _branches(model.graph, editor.arrays):
         if not all(editor.owns_parameters(node) for node in (branch.writer, branch.depthwise, branch.reader) if node is not None):
             continue
-        high = ranges[branch.writer.output[0]].high
+        high = peaks[branch.writer.output[0]]
         alive = np.flatnonzero(high > 0)
         kept = -(-len(alive) // BLOCK) * BLOCK
         if kept >= len(high):
