@@ -176,6 +176,11 @@ def _rename(model: onnx.ModelProto, old: str, new: str) -> None:
     for item in model.graph.initializer:
         if item.name == old:
             item.name = new
+    _read_instead(model, old, new)
+
+
+def _read_instead(model: onnx.ModelProto, old: str, new: str) -> None:
+    """Let nodes that read `old` read `new`."""
     for node in model.graph.node:
         for k, name in enumerate(node.input):
             if name == old:
@@ -192,10 +197,7 @@ def _reshape_initializers(model: onnx.ModelProto) -> None:
         if uses[name] > 1 or 0 in sides:
             continue
         items[name].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(items[name]).reshape(sides), name))
-        for other in model.graph.node:
-            for k, used in enumerate(other.input):
-                if used == node.output[0]:
-                    other.input[k] = name
+        _read_instead(model, node.output[0], name)
         model.graph.node.remove(node)
     used = {name for node in model.graph.node for name in node.input}
     for item in [item for item in model.graph.initializer if item.name in uses and item.name not in used]:  # shapes
@@ -215,10 +217,7 @@ def _halve_initializers(model: onnx.ModelProto) -> None:
         if not np.array_equal(halved.astype(np.float32), array):
             continue
         name = item.name
-        for node in model.graph.node:
-            for k, used in enumerate(node.input):
-                if used == name:
-                    node.input[k] = name + "/float32"
+        _read_instead(model, name, name + "/float32")
         item.CopyFrom(numpy_helper.from_array(halved, name))
         casts.append(helper.make_node("Cast", [name], [name + "/float32"], to=TensorProto.FLOAT))
     nodes = [*casts, *model.graph.node]
