@@ -2,7 +2,7 @@
 """Seconds of whole processes: what a user waits for who starts `fewbits` for one picture. docs/performance.md quotes it.
 
 "model, both sides" is no whole process: what load_model and the first encode and decode, of 16x16 pixels, take in one that has
-imported what they need. Networks are loaded when they are first used, so that has loaded all of them.
+imported what they need ("imports"). Networks are loaded when they are first used, so that has loaded all of them.
 
 Commands take turns with each other and with a Python that does nothing, so that whatever else the machine does hits all alike.
 Files are warm: each command is run once before it counts. Python keeps byte code as it does for whoever installs the package,
@@ -25,16 +25,19 @@ from PIL import Image
 from fewbits.bench.record import cpu_name
 
 BARS: Final = {"fewbits encode": 0.6, "fewbits info": 0.15, "model, both sides": 0.15}  # seconds
-LOAD: Final = """
+NEEDED: Final = """
 import time
-import numpy, onnxruntime, PIL.Image
-import fewbits
+begun = time.perf_counter()
+import onnxruntime, PIL.Image
+from fewbits import load_model
+"""
+IMPORTS: Final = f"{NEEDED}print(time.perf_counter() - begun)"
+MODEL: Final = f"""{NEEDED}
 picture = PIL.Image.new("RGB", (16, 16))
 begun = time.perf_counter()
-model = fewbits.load_model("few")
+model = load_model("few")
 model.decode(model.encode(picture))
-print(time.perf_counter() - begun)
-"""
+print(time.perf_counter() - begun)"""
 
 
 def seconds(command: list[str], folder: Path) -> float:
@@ -56,7 +59,7 @@ def seconds(command: list[str], folder: Path) -> float:
     )
     if done.returncode:
         raise SystemExit(f"error: exit code {done.returncode} of {' '.join(command)}: {done.stderr.strip()}")
-    return float(done.stdout) if LOAD in command else elapsed
+    return float(done.stdout) if command[-1] in (IMPORTS, MODEL) else elapsed
 
 
 def commands(picture: Path, folder: Path) -> dict[str, list[str]]:
@@ -67,7 +70,8 @@ def commands(picture: Path, folder: Path) -> dict[str, list[str]]:
         "fewbits encode": [*program, "encode", str(picture), few, "--force"],
         "fewbits decode": [*program, "decode", few, out, "--force"],
         "fewbits info": [*program, "info", few],
-        "model, both sides": [sys.executable, "-c", LOAD],
+        "imports": [sys.executable, "-c", IMPORTS],
+        "model, both sides": [sys.executable, "-c", MODEL],
     }
 
 

@@ -628,7 +628,9 @@ def test_a_profile_tells_on_stderr_where_the_time_went(run: Callable[..., Result
 def test_engines_are_listed_with_the_one_that_is_chosen(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     lines = run("models", "--engines").out.decode().splitlines()
     assert lines[0].startswith("* onnxruntime") and lines[1].startswith("  openvino")
-    assert any(line.startswith("few: --precision auto is ") for line in lines)
+    assert any(line.startswith("few: precision auto, which is ") for line in lines)
+    monkeypatch.setenv("FEWBITS_PRECISION", "fp32")
+    assert "few: precision fp32" in run("models", "--engines").out.decode().splitlines()
     monkeypatch.setenv("FEWBITS_ENGINE", "abacus")
     result = run("models", "--engines")
     assert result.code == 1 and "$FEWBITS_ENGINE is 'abacus'" in result.err

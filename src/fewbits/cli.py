@@ -15,7 +15,6 @@ from fewbits.container import DEPTH_IDS, MAX_HEADER_BYTES, MAX_PIXELS, MAX_SIDE,
 from fewbits.errors import FewbitsError, ImageError, about
 from fewbits.installed import (
     AUTO,
-    DEFAULT_PRECISION,
     DEFAULT_QUALITY,
     DEFAULT_ROI_DROP,
     PRECISION_CHOICES,
@@ -57,11 +56,10 @@ model_option = option(
 )
 precision_option = option(
     "--precision",
-    default=DEFAULT_PRECISION,
     metavar="|".join(PRECISION_CHOICES),
     panel=MACHINE,
     help="Of the networks. int8, where the model has it, decodes faster; pixels differ a little. auto: int8 where the "
-    "processor is fast at it.",
+    "processor is fast at it. Default: $FEWBITS_PRECISION, else auto.",
 )
 engine_option = option(
     "--engine",
@@ -293,7 +291,7 @@ def decode(
     dimension_limit: int,
     model: str | None,
     threads: int | None,
-    precision: str,
+    precision: str | None,
     engine: str | None,
     profile: bool,
     force: bool,
@@ -331,8 +329,8 @@ def decode(
     convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json, profile=profile)
 
 
-def _precision(text: str) -> str:
-    if text not in PRECISION_CHOICES:
+def _precision(text: str | None) -> str | None:
+    if text is not None and text not in PRECISION_CHOICES:
         raise click.BadParameter(f"{text!r} is not one of {', '.join(PRECISION_CHOICES)}", param_hint="'--precision'")
     return text
 
@@ -415,7 +413,7 @@ def models(engines: bool) -> None:
 
 
 def _list_engines() -> None:
-    from fewbits.codec import auto_precision, chosen_engine
+    from fewbits.codec import auto_precision, chosen_engine, chosen_precision
     from fewbits.runtime.engines import ENGINES, engine_state
 
     chosen = chosen_engine()
@@ -423,8 +421,10 @@ def _list_engines() -> None:
         click.echo(f"{'*' if name == chosen else ' '} {name:14} {engine_state(name)}")
     if chosen not in ENGINES:
         raise FewbitsError(f"$FEWBITS_ENGINE is {chosen!r}, it must be one of {', '.join(ENGINES)}")
+    precision = chosen_precision()
     for path, manifest in installed_models().items():
-        click.echo(f"{Path(path).name}: --precision {AUTO} is {auto_precision(manifest, chosen)}")
+        said = f"{precision}, which is {auto_precision(manifest, chosen)} here" if precision == AUTO else precision
+        click.echo(f"{Path(path).name}: precision {said}")
 
 
 def _target(quality: float | None, given: dict[str, Any]) -> Target | None:

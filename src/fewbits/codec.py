@@ -52,6 +52,7 @@ PIPELINES: dict[str, Callable[[Bundle, Engine], Pipeline]] = {
 }
 Region = tuple[int, int, int, int]  # x, y, width, height in pixels
 ENGINE_VARIABLE: Final = "FEWBITS_ENGINE"
+PRECISION_VARIABLE: Final = "FEWBITS_PRECISION"
 NO_OTHER_LIMITS: Final = Limits()  # than the format's own
 _LOADING: Final = threading.Lock()
 
@@ -76,7 +77,7 @@ class Model:
     """A bundle ready to encode and decode; keep it to use its networks again. Safe to share between threads."""
 
     def __init__(
-        self, files: dict[str, bytes], where: str, engine: Engine | None = None, *, precision: str = DEFAULT_PRECISION
+        self, files: dict[str, bytes], where: str, engine: Engine | None = None, *, precision: str = PRECISIONS[0]
     ) -> None:
         """files: a bundle's files by name. engine: what runs its networks, ONNX Runtime by default. precision: "fp32", or
         another that the bundle has variants for. Raises ModelError."""
@@ -330,20 +331,20 @@ def load_model(
     name: str | Path = DEFAULT_MODEL,
     *,
     threads: int | None = None,
-    precision: str = DEFAULT_PRECISION,
+    precision: str | None = None,
     engine: str | None = None,
 ) -> Model:
     """A model by the name of a shipped bundle ("few") or the path of a bundle's folder. Raises ModelError.
 
     Cached: a folder that changes is not read again by the same process.
 
-    threads: CPU threads for the networks, all cores where None. precision: "fp32"; "int8", where the model has it: decodes
-    faster on processors with instructions for it (docs/performance.md), the same files to pixels that differ a little; or
-    "auto", int8 where the model has it and the processor is fast at it. engine: "onnxruntime", "openvino", "openvino-bf16" or
-    "cuda"; where None, the one that $FEWBITS_ENGINE names, else ONNX Runtime.
+    threads: CPU threads for the networks, all cores where None. precision: "fp32", which decodes to the same pixels on every
+    machine, up to 1 level; "int8", where the model has it: decodes faster on processors with instructions for it
+    (docs/performance.md), the same files to pixels that differ a little; or "auto", int8 where the model has it and the
+    processor is fast at it; where None, the one that $FEWBITS_PRECISION names, else "auto". engine: "onnxruntime", "openvino",
+    "openvino-bf16" or "cuda"; where None, the one that $FEWBITS_ENGINE names, else ONNX Runtime.
     """
-    if precision not in PRECISION_CHOICES:
-        raise ModelError(f"precision is {precision!r}, it must be one of {', '.join(PRECISION_CHOICES)}")
+    precision = chosen_precision(precision)
     path = Path(name)
     try:
         if isinstance(name, str) and name == path.name and (SHIPPED / name / MANIFEST).exists():
@@ -373,6 +374,15 @@ def chosen_engine(name: str | None = None) -> str:
     return name or os.environ.get(ENGINE_VARIABLE) or DEFAULT_ENGINE
 
 
+def chosen_precision(name: str | None = None) -> str:
+    """The precision of that name, or the one that the environment asks for, or the default. Raises ModelError."""
+    precision = (os.environ.get(PRECISION_VARIABLE) or DEFAULT_PRECISION) if name is None else name
+    if precision not in PRECISION_CHOICES:
+        field = "precision" if precision == name else f"${PRECISION_VARIABLE}"
+        raise ModelError(f"{field} is {precision!r}, it must be one of {', '.join(PRECISION_CHOICES)}")
+    return precision
+
+
 def auto_precision(manifest: dict[str, Any], engine: str) -> str:
     """What "auto" is for a model on this machine."""
     has_variant = any(name.endswith(".int8.onnx") for name in manifest.get(VARIANTS, {}))
@@ -394,9 +404,7 @@ def read_bundle(path: Path) -> dict[str, bytes]:
     return files
 
 
-def model_of(
-    header: Header, *, threads: int | None = None, precision: str = DEFAULT_PRECISION, engine: str | None = None
-) -> Model:
+def model_of(header: Header, *, threads: int | None = None, precision: str | None = None, engine: str | None = None) -> Model:
     """The installed model that a file was made with, as load_model gives it. Raises ModelError that names it."""
     for path, manifest in installed_models().items():
         if manifest_id(manifest) == header.model_id:

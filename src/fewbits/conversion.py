@@ -16,7 +16,6 @@ from fewbits.codec import NO_OTHER_LIMITS, Region, inspect, load_model, model_of
 from fewbits.container import EXTENSION, Header, Limits
 from fewbits.errors import about
 from fewbits.image import stripped
-from fewbits.installed import DEFAULT_PRECISION
 from fewbits.picture import Picture
 from fewbits.picturefile import read_picture, write_picture
 from fewbits.runtime.pipeline import Progress
@@ -120,7 +119,7 @@ class Decoding:
     scale: int = 1
     allow_truncated: bool = False
     limits: Limits = NO_OTHER_LIMITS
-    precision: str = DEFAULT_PRECISION
+    precision: str | None = None
     engine: str | None = None
     for_one = ""
     what = "decoding"

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewbits import codec
 from fewbits.codec import Model, load_model, read_bundle
 from fewbits.errors import ModelError
 from fewbits.installed import DEFAULT_MODEL
@@ -53,7 +52,7 @@ def test_scale_indices_are_exact_in_every_engine(name: str, model: Model) -> Non
 
 
 def test_another_engine_writes_files_that_this_one_reads(name: str, model: Model, picture) -> None:  # type: ignore[no-untyped-def]
-    other = load_model(DEFAULT_MODEL, threads=1, engine=name)
+    other = load_model(DEFAULT_MODEL, threads=1, precision="fp32", engine=name)
     pixels = picture(70, 150)
     for one, two in ((model, other), (other, model)):
         data = one.encode(pixels, 70)
@@ -94,29 +93,3 @@ def test_an_engine_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.
         engine_of("openvino", 1)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert engine_state("openvino").startswith("not installed")
-
-
-def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(ModelError, match="precision is 'int4', it must be one of fp32, int8, auto"):
-        load_model(DEFAULT_MODEL, precision="int4")
-
-
-def test_int8_is_refused_where_the_engine_has_no_operators_for_it() -> None:
-    with pytest.raises(ModelError, match="precision is 'int8', engine openvino-bf16 has fp32 only"):
-        load_model(DEFAULT_MODEL, precision="int8", engine="openvino-bf16")
-
-
-@pytest.mark.parametrize(
-    ("variants", "engine", "capable", "precision"),
-    [
-        ({"synthesis.int8.onnx": "hash"}, DEFAULT_ENGINE, True, "int8"),
-        ({"synthesis.int8.onnx": "hash"}, DEFAULT_ENGINE, False, "fp32"),
-        ({"synthesis.int8.onnx": "hash"}, "openvino", True, "fp32"),
-        ({}, DEFAULT_ENGINE, True, "fp32"),
-    ],
-)
-def test_auto_is_int8_where_model_engine_and_processor_have_it(
-    monkeypatch: pytest.MonkeyPatch, variants: dict[str, str], engine: str, capable: bool, precision: str
-) -> None:
-    monkeypatch.setattr(codec, "has_int8", lambda: capable)
-    assert codec.auto_precision({"variants": variants} if variants else {}, engine) == precision

@@ -176,7 +176,7 @@ class EightBits(nn.Module):
         """Inverse of steps(), of an int8 variant's arrays. Channels that export left out get the largest step of the others, and
         none where it left out all of them, or where an older variant has no such steps."""
         for key, own in self.named_buffers():
-            step = arrays.get(f"{key.replace('/', '.')}{STEPS}", own[:0])
+            step = arrays.get(f"{key.replace('/', '.')}{STEPS}", own[:0]).flatten()  # (channels, 1, 1); (channels,) in older ones
             if len(step):
                 own.fill_(step.max())
                 own[: len(step)] = step

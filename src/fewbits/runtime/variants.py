@@ -23,20 +23,24 @@ def with_weights(graph: bytes, source: bytes, *, signed: bool) -> bytes:
     overflow. Results are the same.
     """
     try:
-        models = [content for field, content in _fields(source) if field == GRAPH]
+        models = [content for field, content in _fields(memoryview(source)) if field == GRAPH]  # of megabytes, not copied
         weights = [content for model in models for field, content in _fields(model) if field == INITIALIZER]
     except IndexError:
         raise ModelError("it is no ONNX file") from None
-    zero = _tensor(3, b"\x00") if signed else _tensor(2, b"\x80")
-    return graph + _field(GRAPH, b"".join(_field(INITIALIZER, weight) for weight in [*weights, zero]))
+    weights.append(memoryview(_tensor(3, b"\x00") if signed else _tensor(2, b"\x80")))
+    beside: list[bytes | memoryview] = []
+    for weight in weights:
+        beside += [_head(INITIALIZER, len(weight)), weight]
+    return b"".join([graph, _head(GRAPH, sum(map(len, beside))), *beside])
 
 
 def _tensor(kind: int, data: bytes) -> bytes:
     """WEIGHT_ZERO as a TensorProto of no dimensions, whose fields are its type (2: uint8, 3: int8), name and bytes."""
-    return _coded(2 << 3) + _coded(kind) + _field(8, WEIGHT_ZERO.encode()) + _field(9, data)
+    name = WEIGHT_ZERO.encode()
+    return _coded(2 << 3) + _coded(kind) + _head(8, len(name)) + name + _head(9, len(data)) + data
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """The number and content of each field of a message that is text, bytes or a message. IndexError where it is none."""
     place = 0
     while place < len(message):
@@ -55,7 +59,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
                 raise IndexError
 
 
-def _varint(message: bytes, place: int) -> tuple[int, int]:
+def _varint(message: memoryview, place: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = message[place]
@@ -65,8 +69,9 @@ def _varint(message: bytes, place: int) -> tuple[int, int]:
             return value, place
 
 
-def _field(number: int, content: bytes) -> bytes:
-    return _coded(number << 3 | _BYTES) + _coded(len(content)) + content
+def _head(number: int, size: int) -> bytes:
+    """What comes before the `size` bytes of a field."""
+    return _coded(number << 3 | _BYTES) + _coded(size)
 
 
 def _coded(value: int) -> bytes:

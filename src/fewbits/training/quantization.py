@@ -25,14 +25,15 @@ Steps = Mapping[str, np.ndarray]  # float32 (channels,): of what a convolution r
 
 
 def quantized(data: bytes, steps: Steps) -> bytes:
-    """The ONNX file of the int8 variant, without the initializers that the ONNX file `data` has: see runtime/variants.py.
+    """The ONNX file of the int8 variant, without the initializers that the ONNX file `data` has: see runtime/variants.py. Of
+    convolutions those are kernels (out, in, rows, columns), and float32 biases, as export writes them.
 
     steps: as models give them by int8_steps(), of the channels that `data` has.
     """
     model = onnx.load_from_string(data)
     builder = _Builder({item.name: numpy_helper.to_array(item).astype(np.float32) for item in model.graph.initializer}, steps)
     builder.build(model.graph.output[0].name)
-    builder.keep(steps)
+    builder.keep()
     del model.graph.node[:]
     del model.graph.initializer[:]
     del model.graph.value_info[:]
@@ -59,7 +60,7 @@ class _Builder:
         deep = self._node("Transpose", [self._node("Mul", [told, unit], "blocks_16/planes")], "blocks_16/in", perm=[0, 2, 3, 1])
         deep, total = self._blocks(deep, "blocks_16")
         deep, total = self._blocks(self._doubled(deep, total), "blocks_8")
-        pixels = self._float_product(deep, "head", self._rows("head"), total)
+        pixels = self._float_product(deep, "head", self._float("head.weight"), total)
         pixels = self._node("Transpose", [pixels], "head/planes", perm=[0, 3, 1, 2])
         pixels = self._node("DepthToSpace", [pixels], "head/pixels", blocksize=8, mode="CRD")
         linear = self._node(
@@ -67,10 +68,10 @@ class _Builder:
         )
         self._node("Add", [linear, pixels], output)
 
-    def keep(self, steps: Steps) -> None:
-        """Steps as constants NAME/steps, whether or not they are read: training that goes on from the bundle wants them."""
-        for name, step in steps.items():
-            self._constant(f"{name}{STEPS}", step)
+    def keep(self) -> None:
+        """All steps, whether or not the graph reads them: training that goes on from the bundle wants them."""
+        for name in self._steps:
+            self._per_input(name)
 
     def _blocks(self, x: str, stack: str) -> tuple[str, str]:
         """What blocks make of x, and in which of the SUMS' units; export may have left out a branch of theirs, or both."""
@@ -95,9 +96,7 @@ class _Builder:
 
     def _plane_convolution(self, name: str) -> str:
         """Of the latent, 1x1, as in the float file."""
-        shape = self._constant(f"{name}/shape", np.array([0, 0, 1, 1], np.int64))
-        kernel = self._node("Reshape", [self._rows(name), shape], f"{name}/kernel")
-        return self._node("Conv", ["y_hat", kernel, self._float(f"{name}.bias")], f"{name}/out")
+        return self._node("Conv", ["y_hat", self._float(f"{name}.weight"), f"{name}.bias"], f"{name}/out")
 
     def _read(self, x: str, name: str, total: str) -> str:
         """The sum x in the steps of what the convolution `name` reads, which are in the proportions of its units."""
@@ -107,15 +106,14 @@ class _Builder:
     def _convolution(self, x: str, name: str, reader: str) -> str:
         """8 bits to 8 bits, those that `reader` reads; a ReLU is the lower end of the unsigned result."""
         codes, unit = self._codes(name)
-        rows, size = len(unit), 3 if _is_depthwise(name) else 1
-        shape = self._constant(f"{name}/shape", np.array([rows, -1, size, size], np.int64))
+        rows, size = len(unit), self._weights[f"{name}.weight"].shape[-1]
         bias = np.rint(self._bias(name).astype(np.float64) / unit).astype(np.int32)
         scale = self._constant(f"{name}/scale", (unit / self._steps[reader]).astype(np.float32))
         return self._node(
             "QLinearConv",
             [
                 *(x, self._one(), self._zero(signed=not is_positive(name))),
-                *(self._node("Reshape", [codes, shape], f"{name}/kernel"), scale, self._weight_zeros(rows)),
+                *(codes, scale, self._weight_zeros(rows)),
                 *(self._one(), self._zero(signed=not is_positive(reader)), self._constant(f"{name}/bias", bias)),
             ],
             f"{name}/out",
@@ -131,8 +129,8 @@ class _Builder:
         codes, unit = self._codes(name)
         scale = self._constant(f"{name}/scale", (unit / unit_out).astype(np.float32))
         bias = self._constant(f"{name}/bias", (self._bias(name) / unit_out).astype(np.float32))
-        matrix = self._node("Transpose", [codes], f"{name}/matrix", perm=[1, 0])
-        inputs = [x, matrix, self._one(), scale, self._zero(signed=not is_positive(name)), self._weight_zeros(len(unit)), bias]
+        zeros = [self._zero(signed=not is_positive(name)), self._weight_zeros(len(unit))]
+        inputs = [x, self._matrix(codes, name), self._one(), scale, *zeros, bias]
         return self._node("MatMulIntegerToFloat", inputs, f"{name}/out", domain=RUNTIMES_OWN)
 
     def _doubled(self, x: str, total: str) -> str:
@@ -140,9 +138,9 @@ class _Builder:
         unit = self._steps["blocks_8"]
         # of channels: from (c, row, column), as planes have them, to (row, column, c)
         order = np.arange(4 * len(unit)).reshape(len(unit), 2, 2).transpose(1, 2, 0).ravel()
-        rows = self._node("Gather", [self._rows("up"), self._constant("up/order", order)], "up/ordered", axis=0)
-        rows = self._node("Mul", [rows, self._constant("up/unit", 1 / np.tile(unit, 4)[:, None])], "up/in_units")
-        x = self._float_product(x, "up", rows, total)
+        kernel = self._node("Gather", [self._float("up.weight"), self._constant("up/order", order)], "up/ordered", axis=0)
+        kernel = self._node("Mul", [kernel, self._constant("up/unit", 1 / np.tile(unit, 4)[:, None, None, None])], "up/in_units")
+        x = self._float_product(x, "up", kernel, total)
         x = self._node("Add", [x, self._constant("up/bias_in_units", self._bias("up")[order] / np.tile(unit, 4))], "up/sum")
 
         def shaped(x: str, *shape: int) -> str:
@@ -155,29 +153,32 @@ class _Builder:
         x = shaped(self._node("Flatten", [x], "up/flat", axis=2), 0, -1, len(unit))
         return self._node("Unsqueeze", [x, batch], "blocks_8/in")
 
-    def _float_product(self, x: str, name: str, rows: str, total: str) -> str:
-        """Of the sum x, with weights as `rows` (out, in) has them."""
-        rows = self._node("Mul", [rows, self._constant(f"{total}{STEPS}", self._steps[total])], f"{name}/of_units")
-        return self._node("MatMul", [x, self._node("Transpose", [rows], f"{name}/matrix", perm=[1, 0])], f"{name}/out")
+    def _float_product(self, x: str, name: str, kernel: str, total: str) -> str:
+        """Of the sum x, with weights as `kernel` (out, in, 1, 1) has them."""
+        kernel = self._node("Mul", [kernel, self._per_input(total)], f"{name}/of_units")
+        return self._node("MatMul", [x, self._matrix(kernel, name)], f"{name}/out")
 
-    def _rows(self, name: str) -> str:
-        """The weights of a convolution in float (out, in x places)."""
-        weight = self._weights[f"{name}.weight"]
-        shape = self._constant(f"{name}/rows_shape", np.array([len(weight), weight.size // len(weight)], np.int64))
-        return self._node("Reshape", [self._float(f"{name}.weight"), shape], f"{name}/rows")
+    def _matrix(self, kernel: str, name: str) -> str:
+        """(in, out), of a kernel (out, in, 1, 1) of the convolution `name`."""
+        rows = self._node("Flatten", [kernel], f"{name}/rows")
+        return self._node("Transpose", [rows], f"{name}/matrix", perm=[1, 0])
+
+    def _per_input(self, name: str) -> str:
+        """Steps of what `name` reads, as a constant (in, 1, 1) to multiply a kernel (out, in, 1, 1) with."""
+        return self._constant(f"{name}{STEPS}", self._steps[name][:, None, None])
 
     def _codes(self, name: str) -> tuple[str, np.ndarray]:
         """The weights of a convolution as 8-bit codes, and the unit (out,) of its products: of a weight's and a value's steps."""
-        step, rows, per_input = self._steps[name], self._rows(name), np.ones(1, np.float32)
-        weight = self._weights[f"{name}.weight"].reshape(self._bias(name).size, -1)
+        step, kernel, per_input = self._steps[name], self._float(f"{name}.weight"), np.ones(1, np.float32)
+        weight = self._weights[f"{name}.weight"]
         if _is_depthwise(name):  # a channel's step is that of all that it reads
             per_input = step
         else:
-            rows = self._node("Mul", [rows, self._constant(f"{name}{STEPS}", step)], f"{name}/stepped")
-            weight = weight * step
-        unit = np.abs(weight).max(1) / LEVELS
+            kernel = self._node("Mul", [kernel, self._per_input(name)], f"{name}/stepped")
+            weight = weight * step[:, None, None]
+        unit = np.abs(weight).max((1, 2, 3)) / LEVELS
         unit = np.maximum(unit, np.maximum(np.abs(self._bias(name)) / per_input / LARGEST_BIAS, SMALLEST)).astype(np.float32)
-        inputs = [rows, self._constant(f"{name}/weight_step", unit), self._weight_zeros(len(unit))]
+        inputs = [kernel, self._constant(f"{name}/weight_step", unit), self._weight_zeros(len(unit))]
         return self._node("QuantizeLinear", inputs, f"{name}/codes", axis=0), unit * per_input
 
     def _bias(self, name: str) -> np.ndarray:
