@@ -185,7 +185,8 @@ def measured(options: argparse.Namespace, folder: Path) -> str:
     finally:
         other.close()
     used = f"compressai {other.versions['compressai']}, torch {other.versions['torch']}"
-    how = f"{len(pictures)} pictures, {options.repeat} repeats, threads of each: {options.threads}; {used}, random weights"
+    how = f"{len(pictures)} pictures, {options.repeat} repeats, threads of each: {options.threads}"
+    how += f"; fewbits decodes in {model.precision}; {used}, random weights"
     return f"{how}, {'scaled to that rate' if options.bpp else 'as they are'}.\n\n{report(ours, theirs)}"
 
 

@@ -200,11 +200,11 @@ def cost(options: argparse.Namespace) -> None:
     """What each way costs in rate against float32 both ways: int8 in decoding, and other engines in both."""
     from fewbits.bench.bjontegaard import Curve, rate_change
 
-    plain = load_model(options.model, threads=1)
-    ways = {"fp32": (plain, plain), "int8 in decoding": (plain, load_model(options.model, threads=1, precision="int8"))}
+    plain, coarse = (load_model(options.model, threads=1, precision=precision) for precision in ("fp32", "int8"))
+    ways = {"fp32": (plain, plain), "int8 in decoding": (plain, coarse)}
     for engine in ENGINES:
         if engine != DEFAULT_ENGINE and not engine_state(engine).startswith("not"):
-            ways[f"{engine} both ways"] = (load_model(options.model, threads=1, engine=engine),) * 2
+            ways[f"{engine} both ways"] = (load_model(options.model, threads=1, precision="fp32", engine=engine),) * 2
     scores: dict[str, list[list[tuple[float, float, float]]]] = {name: [[] for _ in QUALITIES] for name in ways}
     for path in pictures(options)[:: options.every]:
         with Image.open(path) as opened:
@@ -240,12 +240,12 @@ def stages(options: argparse.Namespace) -> None:
         )
 
 
-def model_from(source: Path, name: str) -> Model:
+def model_from(source: Path, name: str, precision: str) -> Model:
     """A model run by the code in `source`, whatever has been imported from elsewhere."""
     for module in [module for module in sys.modules if module.partition(".")[0] == "fewbits"]:
         del sys.modules[module]
     sys.path.insert(0, str(source))
-    loaded: Model = importlib.import_module("fewbits.codec").load_model(name, threads=1)
+    loaded: Model = importlib.import_module("fewbits.codec").load_model(name, threads=1, precision=precision)
     sys.path.remove(str(source))
     return loaded
 
@@ -253,7 +253,8 @@ def model_from(source: Path, name: str) -> Model:
 def against(options: argparse.Namespace) -> None:
     own = Path(find_spec("fewbits").origin).parents[1]  # type: ignore[union-attr,arg-type]
     pixels = picture(options)
-    models = {"other": model_from(options.source, options.other), "this": model_from(own, options.model)}
+    asked = {"other": (options.source, options.other), "this": (own, options.model)}
+    models = {name: model_from(*place, options.precision) for name, place in asked.items()}
     files = {name: model.encode(pixels, 60) for name, model in models.items()}
     for what in ("encode", "decode"):
         calls: dict[str, Callable[[], object]] = {
@@ -277,7 +278,9 @@ def main() -> None:
     parser.add_argument("table", choices=tables)
     parser.add_argument("images", type=Path, nargs="?", help="a folder of photographs (default: scikit-image's)")
     parser.add_argument("--model", default="few", help="a model's name, or the folder of a bundle (default %(default)s)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="for budget and stages")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="for budget, stages and against (default %(default)s)"
+    )
     parser.add_argument("--repeat", type=int, default=15, help="times each is timed (default %(default)s)")
     parser.add_argument("--size", type=size, default=SIZE, metavar="WxH", help="pixels of the picture (default 1024x768)")
     parser.add_argument("--every", type=int, default=1, help="cost: take only each N-th picture")

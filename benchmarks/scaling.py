@@ -201,9 +201,10 @@ def run(options: argparse.Namespace) -> str:
         for direction in DIRECTIONS
         for k, threads in enumerate(options.threads)
     }
-    plot_speed(options.out / PLOT, lines, styles, f"{options.model}, quality {options.quality:g}, {cpu_name()}")
+    where = f"decoding in {load_model(options.model, threads=1).precision}, {cpu_name()}"
+    plot_speed(options.out / PLOT, lines, styles, f"{options.model}, quality {options.quality:g}, {where}")
     parts = [
-        f"`{shlex.join(['python', 'benchmarks/scaling.py', *sys.argv[1:]])}`, {cpu_name()}:",
+        f"`{shlex.join(['python', 'benchmarks/scaling.py', *sys.argv[1:]])}`, {where}:",
         f"![Speed against size]({PLOT})",
         speed_table(found, options.sizes),
         "Where the time goes on one thread, by the stages of `--profile`:",

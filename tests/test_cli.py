@@ -626,6 +626,7 @@ def test_a_profile_tells_on_stderr_where_the_time_went(run: Callable[..., Result
 
 
 def test_engines_are_listed_with_the_one_that_is_chosen(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FEWBITS_PRECISION", raising=False)
     lines = run("models", "--engines").out.decode().splitlines()
     assert lines[0].startswith("* onnxruntime") and lines[1].startswith("  openvino")
     assert any(line.startswith("few: precision auto, which is ") for line in lines)
