@@ -34,7 +34,7 @@ from PIL import Image
 
 from fewbits import FewbitsError, Target, inspect, load_model
 from fewbits.bench.text import table, with_block
-from fewbits.codec import Model
+from fewbits.codec import Model, chosen_engine
 from fewbits.stages import watched
 
 BAR: Final = 8.0  # times its speed
@@ -186,7 +186,7 @@ def measured(options: argparse.Namespace, folder: Path) -> str:
         other.close()
     used = f"compressai {other.versions['compressai']}, torch {other.versions['torch']}"
     how = f"{len(pictures)} pictures, {options.repeat} repeats, threads of each: {options.threads}"
-    how += f"; fewbits decodes in {model.precision}; {used}, random weights"
+    how += f"; fewbits decodes in {model.precision} by {chosen_engine()}; {used}, random weights"
     return f"{how}, {'scaled to that rate' if options.bpp else 'as they are'}.\n\n{report(ours, theirs)}"
 
 

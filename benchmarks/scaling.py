@@ -31,6 +31,7 @@ from fewbits import FewbitsError, load_model
 from fewbits.bench.plots import Style, plot_speed
 from fewbits.bench.record import cpu_name
 from fewbits.bench.text import table, with_block
+from fewbits.codec import chosen_engine
 from fewbits.installed import DEFAULT_QUALITY
 from fewbits.processor import cores
 from fewbits.stages import Watch, watched
@@ -201,7 +202,7 @@ def run(options: argparse.Namespace) -> str:
         for direction in DIRECTIONS
         for k, threads in enumerate(options.threads)
     }
-    where = f"decoding in {load_model(options.model, threads=1).precision}, {cpu_name()}"
+    where = f"decoding in {load_model(options.model, threads=1).precision} by {chosen_engine()}, {cpu_name()}"
     plot_speed(options.out / PLOT, lines, styles, f"{options.model}, quality {options.quality:g}, {where}")
     parts = [
         f"`{shlex.join(['python', 'benchmarks/scaling.py', *sys.argv[1:]])}`, {where}:",

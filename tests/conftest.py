@@ -2,6 +2,7 @@
 """What tests share: pictures, the shipped model, and one tiny training run. Imports no torch by itself."""
 
 import importlib.util
+import os
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,8 @@ from fewbits.runtime.bundle import pack_bundle
 from fewbits.runtime.engines import onnxruntime_engine
 from fewbits.runtime.manifest import MANIFEST, parse_manifest
 
+for variable in ("FEWBITS_ENGINE", "FEWBITS_PRECISION"):  # which change what models are, and are the tester's own
+    os.environ.pop(variable, None)
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Which precision decodes where nothing is said, and how near the shipped models' int8 variant is to float32."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -13,10 +15,12 @@ from fewbits.installed import DEFAULT_MODEL, TUNINGS
 from fewbits.runtime.engines import DEFAULT_ENGINE
 
 
-@pytest.fixture(autouse=True)
-def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("FEWBITS_PRECISION", raising=False)
-    monkeypatch.delenv("FEWBITS_ENGINE", raising=False)
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """Models that are loaded for a processor which is not this one are not kept."""
+    codec._load.cache_clear(), codec._precision.cache_clear()
+    yield
+    codec._load.cache_clear(), codec._precision.cache_clear()
 
 
 def test_an_unknown_precision_is_refused() -> None:
@@ -42,15 +46,16 @@ def test_auto_is_int8_where_model_engine_and_processor_have_it(
     monkeypatch: pytest.MonkeyPatch, variants: dict[str, str], engine: str, capable: bool, precision: str
 ) -> None:
     monkeypatch.setattr(codec, "has_int8", lambda: capable)
-    assert codec.auto_precision({"variants": variants} if variants else {}, engine) == precision
+    assert codec.precision_here({"variants": variants} if variants else {}, engine, "auto") == precision
 
 
 @pytest.mark.parametrize("capable", [True, False])
+@pytest.mark.usefixtures("forgotten")
 def test_a_model_decodes_in_what_is_fast_here_where_nothing_is_said(monkeypatch: pytest.MonkeyPatch, capable: bool) -> None:
     monkeypatch.setattr(codec, "has_int8", lambda: capable)
-    codec._load.cache_clear()
-    assert load_model(DEFAULT_MODEL, threads=1).precision == ("int8" if capable else "fp32")
-    codec._load.cache_clear()  # others ask the processor
+    model = load_model(DEFAULT_MODEL, threads=1)
+    assert model.precision == ("int8" if capable else "fp32")
+    assert load_model(DEFAULT_MODEL, threads=1, precision=model.precision) is model  # and is not loaded twice
 
 
 def test_the_environment_chooses_a_precision_and_an_argument_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,17 +63,20 @@ def test_the_environment_chooses_a_precision_and_an_argument_another(monkeypatch
         monkeypatch.setenv("FEWBITS_PRECISION", said)
         assert load_model(DEFAULT_MODEL, threads=1).precision == said
         assert load_model(DEFAULT_MODEL, threads=1, precision=other).precision == other
+    monkeypatch.setenv("FEWBITS_PRECISION", "int8")
+    assert load_model("klt", threads=1).precision == "fp32"  # the variable is for all models, an argument for one
+    with pytest.raises(ModelError, match="precision is 'int8', this model has fp32"):
+        load_model("klt", threads=1, precision="int8")
     monkeypatch.setenv("FEWBITS_PRECISION", "int4")
     with pytest.raises(ModelError, match=r"\$FEWBITS_PRECISION is 'int4', it must be one of fp32, int8, auto"):
         load_model(DEFAULT_MODEL, threads=1)
 
 
 def test_a_table_is_in_float32_on_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec, "has_int8", lambda: True)
     measured = BundleCodec("few", "few")
-    assert measured.identity().endswith("decoded in fp32")
+    assert measured.identity().endswith("fp32 by onnxruntime")
     monkeypatch.setenv("FEWBITS_PRECISION", "int8")
-    assert measured.identity().endswith("decoded in int8")
+    assert measured.identity().endswith("int8 by onnxruntime")
 
 
 @pytest.mark.parametrize("name", TUNINGS.values())

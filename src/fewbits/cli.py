@@ -14,7 +14,6 @@ from fewbits.cli_help import CONTENT, FILES, LIMITS, MACHINE, PICTURE, RATE, Gro
 from fewbits.container import DEPTH_IDS, MAX_HEADER_BYTES, MAX_PIXELS, MAX_SIDE, Limits, parse_header
 from fewbits.errors import FewbitsError, ImageError, about
 from fewbits.installed import (
-    AUTO,
     DEFAULT_QUALITY,
     DEFAULT_ROI_DROP,
     PRECISION_CHOICES,
@@ -413,7 +412,7 @@ def models(engines: bool) -> None:
 
 
 def _list_engines() -> None:
-    from fewbits.codec import auto_precision, chosen_engine, chosen_precision
+    from fewbits.codec import chosen_engine, chosen_precision, precision_here
     from fewbits.runtime.engines import ENGINES, engine_state
 
     chosen = chosen_engine()
@@ -423,8 +422,7 @@ def _list_engines() -> None:
         raise FewbitsError(f"$FEWBITS_ENGINE is {chosen!r}, it must be one of {', '.join(ENGINES)}")
     precision = chosen_precision()
     for path, manifest in installed_models().items():
-        said = f"{precision}, which is {auto_precision(manifest, chosen)} here" if precision == AUTO else precision
-        click.echo(f"{Path(path).name}: precision {said}")
+        click.echo(f"{Path(path).name}: decodes in {precision_here(manifest, chosen, precision)} (asked for: {precision})")
 
 
 def _target(quality: float | None, given: dict[str, Any]) -> Target | None:

@@ -290,7 +290,8 @@ def decode(
 ) -> Image.Image:
     """The bytes of a .few file -> a Pillow image of mode RGB, RGBA, L or LA (numpy.asarray of it is uint8).
 
-    Its `info` has what the file keeps of icc_profile, exif and xmp.
+    Its `info` has what the file keeps of icc_profile, exif and xmp. Pixels may differ by a few levels from one processor to
+    another; by 1 with a model of load_model(..., precision="fp32"), or where $FEWBITS_PRECISION is fp32.
     region: (x, y, width, height) in pixels of the upright picture: decodes only what that part needs. scale: 1, 2, 4 or 8: of
     every block of so many pixels a side, from the region's upper left corner on, their mean. allow_truncated: a file that ends
     too early gives a picture all the same, coarser the less of it is there, and grey where nothing is; inspect(data).file_bytes >
@@ -341,10 +342,10 @@ def load_model(
     threads: CPU threads for the networks, all cores where None. precision: "fp32", which decodes to the same pixels on every
     machine, up to 1 level; "int8", where the model has it: decodes faster on processors with instructions for it
     (docs/performance.md), the same files to pixels that differ a little; or "auto", int8 where the model has it and the
-    processor is fast at it; where None, the one that $FEWBITS_PRECISION names, else "auto". engine: "onnxruntime", "openvino",
-    "openvino-bf16" or "cuda"; where None, the one that $FEWBITS_ENGINE names, else ONNX Runtime.
+    processor is fast at it; where None, the one that $FEWBITS_PRECISION names, as far as the model has it, else "auto". engine:
+    "onnxruntime", "openvino", "openvino-bf16" or "cuda"; where None, the one that $FEWBITS_ENGINE names, else ONNX Runtime.
     """
-    precision = chosen_precision(precision)
+    wanted = chosen_precision(precision)
     path = Path(name)
     try:
         if isinstance(name, str) and name == path.name and (SHIPPED / name / MANIFEST).exists():
@@ -356,17 +357,30 @@ def load_model(
         names = ", ".join(sorted(Path(found).name for found in installed_models())) or "none"
         raise ModelError(f"model {name} is neither a bundle's folder nor an installed model (installed: {names})")
     with _LOADING:  # threads that ask at once share one
-        return _load(path.resolve(), threads, precision, chosen_engine(engine))
+        path, engine = path.resolve(), chosen_engine(engine)
+        return _load(path, threads, _precision(path, engine, wanted, precision is not None), engine)
 
 
 @lru_cache(maxsize=4)
 def _load(path: Path, threads: int | None, precision: str, engine: str) -> Model:
     if precision == "int8" and engine in ENGINES and engine not in INT8_ENGINES:
         raise ModelError(f"precision is 'int8', engine {engine} has fp32 only: leave one of them out")
-    files = read_bundle(path)
-    if precision == AUTO:
-        precision = auto_precision(parse_manifest(files[MANIFEST], str(path)), engine)
-    return Model(files, str(path), engine_of(engine, threads), precision=precision)
+    return Model(read_bundle(path), str(path), engine_of(engine, threads), precision=precision)
+
+
+@lru_cache(maxsize=16)
+def _precision(path: Path, engine: str, precision: str, by_name: bool) -> str:
+    return precision_here(_manifest(path), engine, precision, by_name=by_name)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """Of a bundle's folder. Raises ModelError."""
+    try:
+        return parse_manifest((path / MANIFEST).read_bytes(), str(path))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no {MANIFEST}: this is not a bundle") from None
+    except OSError as error:
+        raise ModelError(f"{path}: the bundle cannot be read: {error}") from error
 
 
 def chosen_engine(name: str | None = None) -> str:
@@ -383,19 +397,20 @@ def chosen_precision(name: str | None = None) -> str:
     return precision
 
 
-def auto_precision(manifest: dict[str, Any], engine: str) -> str:
-    """What "auto" is for a model on this machine."""
-    has_variant = any(name.endswith(".int8.onnx") for name in manifest.get(VARIANTS, {}))
-    return "int8" if has_variant and engine == DEFAULT_ENGINE and has_int8() else PRECISIONS[0]
+def precision_here(manifest: dict[str, Any], engine: str, precision: str, *, by_name: bool = False) -> str:
+    """What a model decodes in on this machine. by_name: for this model alone, so that what it lacks is an error to come."""
+    able = engine in INT8_ENGINES and any(name.endswith(".int8.onnx") for name in manifest.get(VARIANTS, {}))
+    if precision == AUTO:
+        return "int8" if able and engine == DEFAULT_ENGINE and has_int8() else PRECISIONS[0]
+    return precision if able or by_name else PRECISIONS[0]
 
 
 def read_bundle(path: Path) -> dict[str, bytes]:
     """The files of a bundle's folder by name: the manifest and those that it names. Raises ModelError."""
-    if not (path / MANIFEST).exists():
-        raise ModelError(f"{path}: no {MANIFEST}: this is not a bundle")
+    manifest = _manifest(path)
     try:
         files = {MANIFEST: (path / MANIFEST).read_bytes()}
-        for name in files_of(parse_manifest(files[MANIFEST], str(path))):
+        for name in files_of(manifest):
             if name != Path(name).name:
                 raise ModelError(f"{path}: {MANIFEST} names {name!r}, which is no file's name")
             files[name] = (path / name).read_bytes()

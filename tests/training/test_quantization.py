@@ -25,7 +25,7 @@ from fewbits.runtime.manifest import MANIFEST, manifest_id, parse_manifest  # no
 from fewbits.runtime.variants import with_weights  # noqa: E402
 from fewbits.training import checkpoint  # noqa: E402
 from fewbits.training.calibration import observed  # noqa: E402
-from fewbits.training.export import amended, load_model, run_files  # noqa: E402
+from fewbits.training.export import amended, bundle_files, load_model, run_files  # noqa: E402
 from fewbits.training.loop import Budget, grown, train  # noqa: E402
 
 Picture = Callable[..., np.ndarray]
@@ -76,18 +76,36 @@ def example(rows: int = 6, columns: int = 10) -> dict[str, np.ndarray]:
     return values | {"y_hat": 0.3 * values["y_hat"], "scale": 1 + 0.1 * values["scale"]}
 
 
-def test_the_variant_computes_what_training_computes_with(run: Path) -> None:
-    files = run_files(run, {})
-    model, inputs = load_model(parse_bundle(files, "here")).eval(), example()
+def noises(model: Any, files: dict[str, bytes]) -> tuple[float, float]:
+    """Of 8-bit values, root mean square: what training adds, and how far the exported variant is from that."""
+    inputs = example()
     with torch.no_grad():
         tensors = [torch.from_numpy(value) for value in inputs.values()]
         trained, plain = (model.eight_bits(model.synthesis, *tensors, values).numpy() for values in (True, False))
     network = with_weights(files["synthesis.int8.onnx"], files["synthesis.onnx"], signed=True)
     coded = onnxruntime_engine(1)(network)(**inputs)
-    noise = np.sqrt(np.mean((trained - plain) ** 2))  # of 8-bit values
+    return tuple(float(np.sqrt(np.mean((one - trained) ** 2))) for one in (plain, coded))  # type: ignore[return-value]
+
+
+def test_the_variant_computes_what_training_computes_with(run: Path) -> None:
+    files = run_files(run, {})
+    noise, error = noises(load_model(parse_bundle(files, "here")).eval(), files)
     assert noise > 1e-4
     # Not 0: where a sum of floats is another one in its last digits, a code is, and each that follows from it may be.
-    assert np.sqrt(np.mean((coded - trained) ** 2)) < 0.25 * noise
+    assert error < 0.25 * noise
+
+
+def test_layers_with_equal_weights_are_exported_too(run: Path) -> None:
+    """Export merges them, as in blocks that begin as the identity, and keeps them as matrices."""
+    model = load_model(parse_bundle(run_files(run, {}), "here")).eval()
+    with torch.no_grad():
+        for block in model.synthesis.blocks_8:
+            block.mix_out.weight.zero_()
+    files = bundle_files("few", model, {})
+    kernels = {item.name: item.dims for item in onnx.load_from_string(files["synthesis.onnx"]).graph.initializer}
+    assert len(kernels["blocks_8.1.mix_out.weight"]) == 2
+    noise, error = noises(model, files)
+    assert noise > 1e-4 and error < 0.25 * noise
 
 
 def test_weights_without_a_sign_give_the_same(files: dict[str, bytes]) -> None:

@@ -17,7 +17,7 @@ import PIL
 from PIL import AvifImagePlugin, Image, features
 
 from fewbits import __version__
-from fewbits.codec import PRECISION_VARIABLE, Model, load_model
+from fewbits.codec import PRECISION_VARIABLE, Model, chosen_engine, load_model
 from fewbits.errors import FewbitsError
 from fewbits.fidelity import psnr
 from fewbits.runtime.manifest import PRECISIONS
@@ -156,7 +156,7 @@ class BundleCodec:
         model = self._loaded(1)
         zones = model.bundle.card.get("dead_zones")  # an encoder's choice, of which the id says nothing
         choice = f" with dead zones from {max(zones):g} to {min(zones):g}" if zones else ""
-        return f"model {model.bundle.model_id.hex()}{choice}, fewbits {__version__}, decoded in {model.precision}"
+        return f"model {model.bundle.model_id.hex()}{choice}, fewbits {__version__}, {model.precision} by {chosen_engine()}"
 
     def encode(self, image: np.ndarray, setting: float, threads: int = 1) -> bytes:
         return self._loaded(threads).encode(image, setting)
@@ -165,9 +165,13 @@ class BundleCodec:
         return np.asarray(self._loaded(threads).decode(data).convert("RGB"))
 
     def _loaded(self, threads: int) -> Model:
-        """In float32 where $FEWBITS_PRECISION asks for nothing else: a table is then the same on every machine, and models
-        with an int8 variant compare with those that have none."""
-        return load_model(self.model, threads=threads, precision=os.environ.get(PRECISION_VARIABLE) or PRECISIONS[0])
+        return load_model(self.model, threads=threads, precision=bench_precision())
+
+
+def bench_precision() -> str | None:
+    """As load_model takes it: float32 where $FEWBITS_PRECISION asks for nothing else. So a table is the same on every machine,
+    and models with an int8 variant compare with those that have none."""
+    return None if os.environ.get(PRECISION_VARIABLE) else PRECISIONS[0]
 
 
 def _avif(name: str, label: str, speed: int, subsampling: str) -> PillowCodec:
@@ -207,7 +211,7 @@ def find_codec(name: str) -> Codec:
     if name == "jxl":
         return JpegXl()
     try:
-        load_model(name, threads=1)
+        load_model(name, threads=1, precision=bench_precision())
     except FewbitsError as error:
         known = ", ".join([*PILLOW_CODECS, "jxl"])
         raise FewbitsError(f"--codecs {name}: neither a codec ({known}) nor a model: {error}") from error

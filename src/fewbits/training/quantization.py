@@ -25,8 +25,8 @@ Steps = Mapping[str, np.ndarray]  # float32 (channels,): of what a convolution r
 
 
 def quantized(data: bytes, steps: Steps) -> bytes:
-    """The ONNX file of the int8 variant, without the initializers that the ONNX file `data` has: see runtime/variants.py. Of
-    convolutions those are kernels (out, in, rows, columns), and float32 biases, as export writes them.
+    """The ONNX file of the int8 variant, without the initializers that the ONNX file `data` has: see runtime/variants.py. Biases
+    are float32 there, as export writes them.
 
     steps: as models give them by int8_steps(), of the channels that `data` has.
     """
@@ -47,7 +47,9 @@ class _Builder:
     """Writes the graph. Tensors are (1, rows, columns, channels), but for planes at both ends."""
 
     def __init__(self, weights: dict[str, np.ndarray], steps: Steps) -> None:
-        self._weights, self._steps = weights, steps
+        self._matrices = {name for name, value in weights.items() if value.ndim == 2}  # kernels of 1x1 that export has so
+        self._weights = {name: _kernel_shaped(value) for name, value in weights.items()}
+        self._steps = steps
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
 
@@ -60,7 +62,7 @@ class _Builder:
         deep = self._node("Transpose", [self._node("Mul", [told, unit], "blocks_16/planes")], "blocks_16/in", perm=[0, 2, 3, 1])
         deep, total = self._blocks(deep, "blocks_16")
         deep, total = self._blocks(self._doubled(deep, total), "blocks_8")
-        pixels = self._float_product(deep, "head", self._float("head.weight"), total)
+        pixels = self._float_product(deep, "head", self._kernel("head"), total)
         pixels = self._node("Transpose", [pixels], "head/planes", perm=[0, 3, 1, 2])
         pixels = self._node("DepthToSpace", [pixels], "head/pixels", blocksize=8, mode="CRD")
         linear = self._node(
@@ -96,7 +98,7 @@ class _Builder:
 
     def _plane_convolution(self, name: str) -> str:
         """Of the latent, 1x1, as in the float file."""
-        return self._node("Conv", ["y_hat", self._float(f"{name}.weight"), f"{name}.bias"], f"{name}/out")
+        return self._node("Conv", ["y_hat", self._kernel(name), f"{name}.bias"], f"{name}/out")
 
     def _read(self, x: str, name: str, total: str) -> str:
         """The sum x in the steps of what the convolution `name` reads, which are in the proportions of its units."""
@@ -138,7 +140,7 @@ class _Builder:
         unit = self._steps["blocks_8"]
         # of channels: from (c, row, column), as planes have them, to (row, column, c)
         order = np.arange(4 * len(unit)).reshape(len(unit), 2, 2).transpose(1, 2, 0).ravel()
-        kernel = self._node("Gather", [self._float("up.weight"), self._constant("up/order", order)], "up/ordered", axis=0)
+        kernel = self._node("Gather", [self._kernel("up"), self._constant("up/order", order)], "up/ordered", axis=0)
         kernel = self._node("Mul", [kernel, self._constant("up/unit", 1 / np.tile(unit, 4)[:, None, None, None])], "up/in_units")
         x = self._float_product(x, "up", kernel, total)
         x = self._node("Add", [x, self._constant("up/bias_in_units", self._bias("up")[order] / np.tile(unit, 4))], "up/sum")
@@ -169,7 +171,7 @@ class _Builder:
 
     def _codes(self, name: str) -> tuple[str, np.ndarray]:
         """The weights of a convolution as 8-bit codes, and the unit (out,) of its products: of a weight's and a value's steps."""
-        step, kernel, per_input = self._steps[name], self._float(f"{name}.weight"), np.ones(1, np.float32)
+        step, kernel, per_input = self._steps[name], self._kernel(name), np.ones(1, np.float32)
         weight = self._weights[f"{name}.weight"]
         if _is_depthwise(name):  # a channel's step is that of all that it reads
             per_input = step
@@ -184,8 +186,15 @@ class _Builder:
     def _bias(self, name: str) -> np.ndarray:
         return self._weights.get(f"{name}.bias", np.zeros(len(self._weights[f"{name}.weight"]), np.float32))
 
-    def _float(self, name: str) -> str:
-        return self._node("Cast", [name], f"{name}/float32", to=TensorProto.FLOAT)
+    def _kernel(self, name: str) -> str:
+        """The weights of a convolution in float (out, in, rows, columns)."""
+        weight = f"{name}.weight"
+        kernel = self._node("Cast", [weight], f"{weight}/float32", to=TensorProto.FLOAT)
+        if weight not in self._matrices:
+            return kernel
+        return self._node(
+            "Reshape", [kernel, self._constant("kernel_shape", np.array([0, 0, 1, 1], np.int64))], f"{weight}/kernel"
+        )
 
     def _one(self) -> str:
         return self._constant("one", np.float32(1))
@@ -207,6 +216,10 @@ class _Builder:
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
+
+
+def _kernel_shaped(value: np.ndarray) -> np.ndarray:
+    return value[:, :, None, None] if value.ndim == 2 else value
 
 
 def _is_depthwise(name: str) -> bool:
