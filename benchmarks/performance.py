@@ -36,6 +36,14 @@ from fewbits.structure import decibels, ms_ssim
 QUALITIES: Final = (5, 20, 35, 50, 65, 80, 95)
 SIZE: Final = (1024, 768)  # of the picture for times, columns and rows: one tile
 NETWORKS: Final = {"encode": ("analysis", "hyper_analysis", "means", "scales"), "decode": ("means", "scales", "synthesis")}
+# The input by which a network's share of the picture is known, and the pixels that each of its positions stands for.
+COVERED: Final = {
+    "analysis": ("x", 64),
+    "hyper_analysis": ("y", 256),
+    "scales": ("z_hat", 4096),
+    "means": ("z_hat", 4096),
+    "synthesis": ("y_hat", 256),
+}
 CALLS: Final = 7  # a median is of so many
 
 
@@ -150,9 +158,8 @@ def budget(options: argparse.Namespace) -> None:
     for name, inputs in recorded.items():
         graph, shapes = observe(model.bundle.networks[name], inputs)
         macs, moved = multiplications(graph, shapes)
-        position = {"analysis": 256, "hyper_analysis": 256, "synthesis": 256, "means": 4096, "scales": 4096}[name]
-        first = next(iter(inputs.values())) if name != "analysis" else np.empty((1, 1, *(n // 2 for n in inputs["x"].shape[2:])))
-        covered = position * first.shape[2] * first.shape[3]
+        source, px = COVERED[name]
+        covered = px * inputs[source].shape[2] * inputs[source].shape[3]
         network = loaded(name)
         seconds = median(cpu_seconds(partial(network, **inputs)) for _ in range(CALLS))
         floor = max(macs / macs_per_s, moved / bytes_per_s) / covered
