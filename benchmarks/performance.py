@@ -204,7 +204,8 @@ def ways(options: argparse.Namespace) -> None:
 
 
 def cost(options: argparse.Namespace) -> None:
-    """What each way costs in rate against float32 both ways: int8 in decoding, and other engines in both."""
+    """What each way costs in rate against float32 both ways: int8 in decoding, and other engines in both. And how many of the
+    decoded values are how far from those of float32: of a file of their own, where encoding is by another engine."""
     from fewbits.bench.bjontegaard import Curve, rate_change
 
     plain, coarse = (load_model(options.model, threads=1, precision=precision) for precision in ("fp32", "int8"))
@@ -213,16 +214,18 @@ def cost(options: argparse.Namespace) -> None:
         if engine != DEFAULT_ENGINE and not engine_state(engine).startswith("not"):
             ways[f"{engine} both ways"] = (load_model(options.model, threads=1, precision="fp32", engine=engine),) * 2
     scores: dict[str, list[list[tuple[float, float, float]]]] = {name: [[] for _ in QUALITIES] for name in ways}
+    apart = {name: np.zeros(256, np.int64) for name in ways}  # values by their difference in levels
     for path in pictures(options)[:: options.every]:
         with Image.open(path) as opened:
             pixels = np.asarray(opened.convert("RGB"))
         for k, quality in enumerate(QUALITIES):
-            for name, (encoder, decoder) in ways.items():
-                data = encoder.encode(pixels, quality)
-                decoded = np.asarray(decoder.decode(data))
-                bpp = 8 * len(data) / (pixels.shape[0] * pixels.shape[1])
-                scores[name][k].append((bpp, psnr(pixels, decoded), decibels(ms_ssim(pixels, decoded))))
-    curves = {name: np.array([np.mean(each, axis=0) for each in own]) for name, own in scores.items()}
+            files = {name: encoder.encode(pixels, quality) for name, (encoder, _) in ways.items()}
+            decoded = {name: np.asarray(decoder.decode(files[name])) for name, (_, decoder) in ways.items()}
+            for name, own in decoded.items():
+                apart[name] += np.bincount(np.abs(own.astype(int) - decoded["fp32"]).ravel(), minlength=256)
+                bpp = 8 * len(files[name]) / (pixels.shape[0] * pixels.shape[1])
+                scores[name][k].append((bpp, psnr(pixels, own), decibels(ms_ssim(pixels, own))))
+    curves = {name: np.array([np.mean(each, axis=0) for each in rows]) for name, rows in scores.items()}
     reference = curves.pop("fp32")
     print(f"means over {len(scores['fp32'][0])} pictures; Bjontegaard rates against fp32, and differences of PSNR in dB")
     for name, curve in curves.items():
@@ -232,6 +235,10 @@ def cost(options: argparse.Namespace) -> None:
             changes.append(rate_change(anchor, test).mean)
         losses = ", ".join(f"Q{quality} {loss:+.3f}" for quality, loss in zip(QUALITIES, (curve - reference)[:, 1], strict=True))
         print(f"{name:24} PSNR {changes[0]:+.2f} %, MS-SSIM {changes[1]:+.2f} %; {losses}")
+        shares = ", ".join(
+            f"{100 * apart[name][level:].sum() / apart[name].sum():.4f} % by {level} or more" for level in (2, 4, 8)
+        )
+        print(f"{'':24} values differ {shares}; {np.flatnonzero(apart[name])[-1]} at most")
 
 
 def stages(options: argparse.Namespace) -> None:
