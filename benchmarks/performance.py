@@ -4,6 +4,7 @@
 budget    multiplications and bytes of each network, the machine's peaks, the floor they give, and the time that is reached
 ways      seconds of encoding and decoding by precision and engine: medians of the process's time, taking turns in one process
 cost      Bjontegaard rates, by PSNR and MS-SSIM, of int8 in decoding and of other engines both ways, against fp32
+graphics  what int8 in decoding costs of made pictures with flat colours and hard edges, which are beyond its ranges
 stages    where the time goes inside encode and decode, as --profile tells
 against   seconds of this code beside another checkout's, --source PATH/src, with the models --other and --model, in one process
 
@@ -23,7 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 from demo import PHOTOGRAPHS, photographs
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from fewbits import FewbitsError, load_model
 from fewbits.codec import Model
@@ -241,6 +242,38 @@ def cost(options: argparse.Namespace) -> None:
         print(f"{'':24} values differ {shares}; {np.flatnonzero(apart[name])[-1]} at most")
 
 
+def made_graphics() -> dict[str, np.ndarray]:
+    """uint8 (512, 512, 3) by name."""
+    rng, side = np.random.default_rng(0), 512
+    page = Image.new("RGB", (side, side), "white")
+    for row in range(0, side, 12):
+        ImageDraw.Draw(page).text(
+            (4, row), "The quick brown fox jumps over the lazy dog. " * 3, fill="red" if row % 24 else "black"
+        )
+    colours = np.array([[k & 4, k & 2, k & 1] for k in range(8)], bool)
+    squares = np.indices((side // 8, side // 8)).sum(0) % 2
+    small = {
+        "bars of saturated colours": np.repeat(colours[None], 8, axis=0),
+        "squares of 8x8, black and white": np.repeat(squares[:, :, None], 3, axis=2),
+        "squares of 8x8 in saturated colours": rng.integers(0, 2, (side // 8, side // 8, 3)),
+    }
+    grown = {name: np.kron(255 * pixels, np.ones((side // len(pixels),) * 2 + (1,))) for name, pixels in small.items()}
+    return {"a page of text": np.asarray(page)} | {name: pixels.astype(np.uint8) for name, pixels in grown.items()}
+
+
+def graphics(options: argparse.Namespace) -> None:
+    whole, coarse = (load_model(options.model, threads=1, precision=precision) for precision in ("fp32", "int8"))
+    print("dB in float32, the difference in int8, and by how many levels values differ at most, at the qualities 5, 50 and 95")
+    for name, pixels in made_graphics().items():
+        cells = []
+        for quality in (5, 50, 95):
+            data = whole.encode(pixels, quality)
+            float_px, int_px = (np.asarray(model.decode(data)).astype(int) for model in (whole, coarse))
+            dbs = [psnr(pixels, values.astype(np.uint8)) for values in (float_px, int_px)]
+            cells.append(f"{dbs[0]:5.2f} {dbs[1] - dbs[0]:+5.2f} {np.abs(float_px - int_px).max():4}")
+        print(f"{name:38} {'   '.join(cells)}")
+
+
 def stages(options: argparse.Namespace) -> None:
     pixels, model = picture(options), load_model(options.model, threads=1, precision=options.precision)
     data = model.encode(pixels, 60)
@@ -288,7 +321,7 @@ def size(word: str) -> tuple[int, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    tables = {table.__name__: table for table in (budget, ways, cost, stages, against)}
+    tables = {table.__name__: table for table in (budget, ways, cost, graphics, stages, against)}
     parser.add_argument("table", choices=tables)
     parser.add_argument("images", type=Path, nargs="?", help="a folder of photographs (default: scikit-image's)")
     parser.add_argument("--model", default="few", help="a model's name, or the folder of a bundle (default %(default)s)")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which precision decodes where nothing is said, and how near the shipped models' int8 variant is to float32."""
+"""Which precision decodes, and how near the shipped models' int8 variant is to float32."""
 
 from collections.abc import Iterator
 
@@ -51,9 +51,10 @@ def test_auto_is_int8_where_model_engine_and_processor_have_it(
 
 @pytest.mark.parametrize("capable", [True, False])
 @pytest.mark.usefixtures("forgotten")
-def test_a_model_decodes_in_what_is_fast_here_where_nothing_is_said(monkeypatch: pytest.MonkeyPatch, capable: bool) -> None:
+def test_a_model_decodes_in_what_is_fast_here_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch, capable: bool) -> None:
     monkeypatch.setattr(codec, "has_int8", lambda: capable)
-    model = load_model(DEFAULT_MODEL, threads=1)
+    assert load_model(DEFAULT_MODEL, threads=1).precision == "fp32"
+    model = load_model(DEFAULT_MODEL, threads=1, precision="auto")
     assert model.precision == ("int8" if capable else "fp32")
     assert load_model(DEFAULT_MODEL, threads=1, precision=model.precision) is model  # and is not loaded twice
 
@@ -72,7 +73,7 @@ def test_the_environment_chooses_a_precision_and_an_argument_another(monkeypatch
         load_model(DEFAULT_MODEL, threads=1)
 
 
-def test_a_table_is_in_float32_on_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_names_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = BundleCodec("few", "few")
     assert measured.identity().endswith("fp32 by onnxruntime")
     monkeypatch.setenv("FEWBITS_PRECISION", "int8")
@@ -80,7 +81,7 @@ def test_a_table_is_in_float32_on_every_machine(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("name", TUNINGS.values())
-def test_shipped_models_decode_within_a_tenth_of_a_decibel_in_int8(name: str, photo: np.ndarray) -> None:
+def test_shipped_models_decode_a_photograph_within_a_tenth_of_a_decibel_in_int8(name: str, photo: np.ndarray) -> None:
     whole, coarse = (load_model(name, threads=1, precision=precision) for precision in ("fp32", "int8"))
     pixels = photo[:256, 128:400]
     for quality in (5, 50, 95):

@@ -14,6 +14,7 @@ from fewbits.cli_help import CONTENT, FILES, LIMITS, MACHINE, PICTURE, RATE, Gro
 from fewbits.container import DEPTH_IDS, MAX_HEADER_BYTES, MAX_PIXELS, MAX_SIDE, Limits, parse_header
 from fewbits.errors import FewbitsError, ImageError, about
 from fewbits.installed import (
+    AUTO,
     DEFAULT_QUALITY,
     DEFAULT_ROI_DROP,
     PRECISION_CHOICES,
@@ -57,8 +58,8 @@ precision_option = option(
     "--precision",
     metavar="|".join(PRECISION_CHOICES),
     panel=MACHINE,
-    help="Of the networks. int8, where the model has it, decodes faster; pixels differ a little. auto: int8 where the "
-    "processor is fast at it. Default: $FEWBITS_PRECISION, else auto.",
+    help="Of the networks. int8, where the model has it, decodes photographs faster, to pixels that differ a little; not for "
+    "graphics. auto: int8 where the processor is fast at it. Default: $FEWBITS_PRECISION, else fp32.",
 )
 engine_option = option(
     "--engine",
@@ -422,7 +423,8 @@ def _list_engines() -> None:
         raise FewbitsError(f"$FEWBITS_ENGINE is {chosen!r}, it must be one of {', '.join(ENGINES)}")
     precision = chosen_precision()
     for path, manifest in installed_models().items():
-        click.echo(f"{Path(path).name}: decodes in {precision_here(manifest, chosen, precision)} (asked for: {precision})")
+        here, auto = (precision_here(manifest, chosen, name) for name in (precision, AUTO))
+        click.echo(f"{Path(path).name}: decodes in {here}; --precision {AUTO} is {auto}")
 
 
 def _target(quality: float | None, given: dict[str, Any]) -> Target | None:

@@ -290,8 +290,7 @@ def decode(
 ) -> Image.Image:
     """The bytes of a .few file -> a Pillow image of mode RGB, RGBA, L or LA (numpy.asarray of it is uint8).
 
-    Its `info` has what the file keeps of icc_profile, exif and xmp. Pixels may differ by a few levels from one processor to
-    another; by 1 with a model of load_model(..., precision="fp32"), or where $FEWBITS_PRECISION is fp32.
+    Its `info` has what the file keeps of icc_profile, exif and xmp.
     region: (x, y, width, height) in pixels of the upright picture: decodes only what that part needs. scale: 1, 2, 4 or 8: of
     every block of so many pixels a side, from the region's upper left corner on, their mean. allow_truncated: a file that ends
     too early gives a picture all the same, coarser the less of it is there, and grey where nothing is; inspect(data).file_bytes >
@@ -340,9 +339,9 @@ def load_model(
     Cached: a folder that changes is not read again by the same process.
 
     threads: CPU threads for the networks, all cores where None. precision: "fp32", which decodes to the same pixels on every
-    machine, up to 1 level; "int8", where the model has it: decodes faster on processors with instructions for it
-    (docs/performance.md), the same files to pixels that differ a little; or "auto", int8 where the model has it and the
-    processor is fast at it; where None, the one that $FEWBITS_PRECISION names, as far as the model has it, else "auto". engine:
+    machine, up to 1 level; "int8", where the model has it: decodes faster on processors with instructions for it, photographs
+    to pixels that differ a little, graphics to worse ones (docs/performance.md); or "auto", int8 where the model has it and the
+    processor is fast at it; where None, the one that $FEWBITS_PRECISION names, as far as the model has it, else "fp32". engine:
     "onnxruntime", "openvino", "openvino-bf16" or "cuda"; where None, the one that $FEWBITS_ENGINE names, else ONNX Runtime.
     """
     wanted = chosen_precision(precision)

@@ -17,10 +17,9 @@ import PIL
 from PIL import AvifImagePlugin, Image, features
 
 from fewbits import __version__
-from fewbits.codec import PRECISION_VARIABLE, Model, chosen_engine, load_model
+from fewbits.codec import Model, chosen_engine, load_model
 from fewbits.errors import FewbitsError
 from fewbits.fidelity import psnr
-from fewbits.runtime.manifest import PRECISIONS
 
 LOWEST_QUALITY: Final = 1  # 0 has meant "not given" to Pillow's JPEG
 HIGHEST_QUALITY: Final = 100
@@ -165,13 +164,7 @@ class BundleCodec:
         return np.asarray(self._loaded(threads).decode(data).convert("RGB"))
 
     def _loaded(self, threads: int) -> Model:
-        return load_model(self.model, threads=threads, precision=bench_precision())
-
-
-def bench_precision() -> str | None:
-    """As load_model takes it: float32 where $FEWBITS_PRECISION asks for nothing else. So a table is the same on every machine,
-    and models with an int8 variant compare with those that have none."""
-    return None if os.environ.get(PRECISION_VARIABLE) else PRECISIONS[0]
+        return load_model(self.model, threads=threads)
 
 
 def _avif(name: str, label: str, speed: int, subsampling: str) -> PillowCodec:
@@ -211,7 +204,7 @@ def find_codec(name: str) -> Codec:
     if name == "jxl":
         return JpegXl()
     try:
-        load_model(name, threads=1, precision=bench_precision())
+        load_model(name, threads=1)
     except FewbitsError as error:
         known = ", ".join([*PILLOW_CODECS, "jxl"])
         raise FewbitsError(f"--codecs {name}: neither a codec ({known}) nor a model: {error}") from error
