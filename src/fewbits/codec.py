@@ -369,13 +369,13 @@ def _load(path: Path, threads: int | None, precision: str, engine: str) -> Model
 
 @lru_cache(maxsize=16)
 def _precision(path: Path, engine: str, precision: str, by_name: bool) -> str:
-    return precision_here(_manifest(path), engine, precision, by_name=by_name)
+    return precision_here(parse_manifest(_manifest_bytes(path), str(path)), engine, precision, by_name=by_name)
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _manifest_bytes(path: Path) -> bytes:
     """Of a bundle's folder. Raises ModelError."""
     try:
-        return parse_manifest((path / MANIFEST).read_bytes(), str(path))
+        return (path / MANIFEST).read_bytes()
     except FileNotFoundError:
         raise ModelError(f"{path}: no {MANIFEST}: this is not a bundle") from None
     except OSError as error:
@@ -406,10 +406,9 @@ def precision_here(manifest: dict[str, Any], engine: str, precision: str, *, by_
 
 def read_bundle(path: Path) -> dict[str, bytes]:
     """The files of a bundle's folder by name: the manifest and those that it names. Raises ModelError."""
-    manifest = _manifest(path)
+    files = {MANIFEST: _manifest_bytes(path)}
     try:
-        files = {MANIFEST: (path / MANIFEST).read_bytes()}
-        for name in files_of(manifest):
+        for name in files_of(parse_manifest(files[MANIFEST], str(path))):
             if name != Path(name).name:
                 raise ModelError(f"{path}: {MANIFEST} names {name!r}, which is no file's name")
             files[name] = (path / name).read_bytes()

@@ -17,7 +17,7 @@ import PIL
 from PIL import AvifImagePlugin, Image, features
 
 from fewbits import __version__
-from fewbits.codec import Model, chosen_engine, load_model
+from fewbits.codec import chosen_engine, load_model
 from fewbits.errors import FewbitsError
 from fewbits.fidelity import psnr
 
@@ -152,19 +152,16 @@ class BundleCodec:
         return "fewbits" if self.name == "few" else f"fewbits {self.name}"
 
     def identity(self) -> str:
-        model = self._loaded(1)
+        model = load_model(self.model, threads=1)
         zones = model.bundle.card.get("dead_zones")  # an encoder's choice, of which the id says nothing
         choice = f" with dead zones from {max(zones):g} to {min(zones):g}" if zones else ""
         return f"model {model.bundle.model_id.hex()}{choice}, fewbits {__version__}, {model.precision} by {chosen_engine()}"
 
     def encode(self, image: np.ndarray, setting: float, threads: int = 1) -> bytes:
-        return self._loaded(threads).encode(image, setting)
+        return load_model(self.model, threads=threads).encode(image, setting)
 
     def decode(self, data: bytes, threads: int = 1) -> np.ndarray:
-        return np.asarray(self._loaded(threads).decode(data).convert("RGB"))
-
-    def _loaded(self, threads: int) -> Model:
-        return load_model(self.model, threads=threads)
+        return np.asarray(load_model(self.model, threads=threads).decode(data).convert("RGB"))
 
 
 def _avif(name: str, label: str, speed: int, subsampling: str) -> PillowCodec:
