@@ -4,7 +4,7 @@
 budget    multiplications and bytes of each network, the machine's peaks, the floor they give, and the time that is reached
 ways      seconds of encoding and decoding by precision and engine: medians of the process's time, taking turns in one process
 cost      Bjontegaard rates, by PSNR and MS-SSIM, of int8 in decoding and of other engines both ways, against fp32
-graphics  what int8 in decoding costs of made pictures with flat colours and hard edges, which are beyond its ranges
+graphics  what int8 in decoding costs of made pictures with flat colours and hard edges, and which are left to float32
 stages    where the time goes inside encode and decode, as --profile tells
 against   seconds of this code beside another checkout's, --source PATH/src, with the models --other and --model, in one process
 
@@ -15,6 +15,7 @@ import argparse
 import importlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -24,11 +25,13 @@ from typing import Any, Final
 
 import numpy as np
 from demo import PHOTOGRAPHS, photographs
+from graphics import KINDS
 from PIL import Image, ImageDraw
 
 from fewbits import FewbitsError, load_model
 from fewbits.codec import Model
 from fewbits.fidelity import psnr
+from fewbits.runtime.bundle import WIDE
 from fewbits.runtime.engines import DEFAULT_ENGINE, ENGINES, engine_of, engine_state
 from fewbits.runtime.manifest import PRECISIONS
 from fewbits.stages import watched
@@ -45,6 +48,8 @@ COVERED: Final = {
     "means": ("z_hat", 4096),
     "synthesis": ("y_hat", 256),
 }
+DRAWN: Final = 3  # made graphics of each kind
+SEEDS_APART: Final = 10_000  # from those of graphics.py, which are for training
 CALLS: Final = 7  # a median is of so many
 
 
@@ -216,12 +221,14 @@ def cost(options: argparse.Namespace) -> None:
             ways[f"{engine} both ways"] = (load_model(options.model, threads=1, precision="fp32", engine=engine),) * 2
     scores: dict[str, list[list[tuple[float, float, float]]]] = {name: [[] for _ in QUALITIES] for name in ways}
     apart = {name: np.zeros(256, np.int64) for name in ways}  # values by their difference in levels
+    tiles: Counter[str] = Counter()
     for path in pictures(options)[:: options.every]:
         with Image.open(path) as opened:
             pixels = np.asarray(opened.convert("RGB"))
         for k, quality in enumerate(QUALITIES):
             files = {name: encoder.encode(pixels, quality) for name, (encoder, _) in ways.items()}
             decoded = {name: np.asarray(decoder.decode(files[name])) for name, (_, decoder) in ways.items()}
+            tiles += synthesis_calls(coarse, files["fp32"])
             for name, own in decoded.items():
                 apart[name] += np.bincount(np.abs(own.astype(int) - decoded["fp32"]).ravel(), minlength=256)
                 bpp = 8 * len(files[name]) / (pixels.shape[0] * pixels.shape[1])
@@ -240,6 +247,14 @@ def cost(options: argparse.Namespace) -> None:
             f"{100 * apart[name][level:].sum() / apart[name].sum():.4f} % by {level} or more" for level in (2, 4, 8)
         )
         print(f"{'':24} values differ {shares}; {np.flatnonzero(apart[name])[-1]} at most")
+    print(f"of {tiles.total()} tiles {tiles[WIDE]} are beyond the variant's range, and decoded in float32")
+
+
+def synthesis_calls(model: Model, data: bytes) -> Counter[str]:
+    """How many tiles are decoded by the model's own synthesis (""), and how many by the one beside its variant (WIDE)."""
+    with watched() as watch:
+        model.decode(data)
+    return Counter({end: watch.calls.get(f"synthesis{end}", 0) for end in ("", WIDE)})
 
 
 def made_graphics() -> dict[str, np.ndarray]:
@@ -258,20 +273,30 @@ def made_graphics() -> dict[str, np.ndarray]:
         "squares of 8x8 in saturated colours": rng.integers(0, 2, (side // 8, side // 8, 3)),
     }
     grown = {name: np.kron(255 * pixels, np.ones((side // len(pixels),) * 2 + (1,))) for name, pixels in small.items()}
-    return {"a page of text": np.asarray(page)} | {name: pixels.astype(np.uint8) for name, pixels in grown.items()}
+    made = {"a page of text": np.asarray(page)} | {name: pixels.astype(np.uint8) for name, pixels in grown.items()}
+    for draw in dict.fromkeys(KINDS):
+        for k in range(DRAWN):
+            made[f"{draw.__name__} {k + 1}"] = np.asarray(draw(np.random.default_rng(SEEDS_APART + k)))
+    return made
 
 
 def graphics(options: argparse.Namespace) -> None:
     whole, coarse = (load_model(options.model, threads=1, precision=precision) for precision in ("fp32", "int8"))
-    print("dB in float32, the difference in int8, and by how many levels values differ at most, at the qualities 5, 50 and 95")
+    print("dB in float32, the difference in int8, and by how many levels values differ at most, at the qualities 5, 50 and 95;")
+    print("f: decoded in float32, since it is beyond the variant's range")
+    losses: dict[int, list[float]] = {5: [], 50: [], 95: []}
     for name, pixels in made_graphics().items():
         cells = []
-        for quality in (5, 50, 95):
+        for quality, lost in losses.items():
             data = whole.encode(pixels, quality)
             float_px, int_px = (np.asarray(model.decode(data)).astype(int) for model in (whole, coarse))
             dbs = [psnr(pixels, values.astype(np.uint8)) for values in (float_px, int_px)]
-            cells.append(f"{dbs[0]:5.2f} {dbs[1] - dbs[0]:+5.2f} {np.abs(float_px - int_px).max():4}")
+            lost.append(dbs[1] - dbs[0])
+            left = "f" if synthesis_calls(coarse, data)[WIDE] else " "
+            cells.append(f"{dbs[0]:5.2f} {lost[-1]:+5.2f} {np.abs(float_px - int_px).max():4} {left}")
         print(f"{name:38} {'   '.join(cells)}")
+    means = ", ".join(f"{np.mean(lost):+.3f} at quality {quality}" for quality, lost in losses.items())
+    print(f"mean difference in dB of the {len(losses[50])} pictures: {means}")
 
 
 def stages(options: argparse.Namespace) -> None:

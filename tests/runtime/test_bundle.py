@@ -83,7 +83,7 @@ BAD_MANIFESTS = {
     "other version": json.dumps(GOOD | {"bundle": 2}).encode(),
     **{
         f"{field} is {value!r}": json.dumps(GOOD | {field: value}).encode()
-        for field in ("family", "coding", "files", "card")
+        for field in ("family", "coding", "files", "card", "variants", "ranges")
         for value in (None, 3, ["a"])
     },
 }
@@ -95,6 +95,19 @@ def test_a_damaged_manifest_is_refused(name: str) -> None:
         parse_bundle(bundle() | {MANIFEST: BAD_MANIFESTS[name]}, "here")
     with pytest.raises(ModelError, match="here"):
         parse_manifest(BAD_MANIFESTS[name], "here")
+
+
+@pytest.mark.parametrize("limits", [None, 1.5, "1", ["a"], [[1.0]], {"a": 1}])
+def test_ranges_that_are_no_list_of_numbers_are_refused(limits: Any) -> None:
+    with pytest.raises(ModelError, match=r"here: ranges in manifest.json must be lists of numbers: "):
+        parse_bundle(bundle() | {MANIFEST: json.dumps(GOOD | {"ranges": {"synthesis": limits}}).encode()}, "here")
+
+
+def test_ranges_come_back_and_are_no_part_of_the_models_id() -> None:
+    files = pack_bundle("few", CODING, {}, {TABLES: tables(gain=np.arange(6.0))}, {}, {"synthesis": np.array([1.23456, 7e-9])})
+    parsed = parse_bundle(files, "here")
+    assert np.array_equal(parsed.ranges["synthesis"], np.array([1.235, 7e-9], np.float32))
+    assert parsed.model_id == parse_bundle(pack_bundle("few", CODING, {}, {TABLES: files[TABLES]}), "here").model_id
 
 
 def test_tables_are_never_unpickled() -> None:

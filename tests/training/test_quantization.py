@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """An int8 variant is near the float network, needs its file for the weights, and runs on integers."""
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,12 +20,13 @@ from fewbits.codec import Model  # noqa: E402
 from fewbits.errors import ModelError  # noqa: E402
 from fewbits.families.few import Few, FewConfig  # noqa: E402
 from fewbits.fidelity import psnr  # noqa: E402
+from fewbits.runtime import hyperprior  # noqa: E402
 from fewbits.runtime.bundle import TABLES, pack_bundle, parse_bundle  # noqa: E402
 from fewbits.runtime.engines import onnxruntime_engine  # noqa: E402
 from fewbits.runtime.manifest import MANIFEST, manifest_id, parse_manifest  # noqa: E402
 from fewbits.runtime.variants import with_weights  # noqa: E402
 from fewbits.training import checkpoint  # noqa: E402
-from fewbits.training.calibration import observed  # noqa: E402
+from fewbits.training.calibration import latent_range, observed  # noqa: E402
 from fewbits.training.export import amended, bundle_files, load_model, run_files  # noqa: E402
 from fewbits.training.loop import Budget, grown, train  # noqa: E402
 
@@ -184,14 +186,46 @@ def test_a_variant_that_is_damaged_or_of_no_network_is_refused(files: dict[str, 
 
 def test_files_of_one_precision_decode_in_the_other(files: dict[str, bytes], picture: Picture) -> None:
     models = {precision: Model(files, "here", onnxruntime_engine(1), precision=precision) for precision in ("fp32", "int8")}
-    pixels = picture(130, 200, 5)
+    pixels = picture(64, 130, 1)  # within the range
     for quality in (20, 60, 100):
         data = {precision: model.encode(pixels, quality) for precision, model in models.items()}
         assert data["fp32"] == data["int8"]  # only synthesis has a variant
-        scores = {name: psnr(pixels, np.asarray(model.decode(data["fp32"]))) for name, model in models.items()}
-        assert abs(scores["fp32"] - scores["int8"]) < 0.1
+        decoded = {name: np.asarray(model.decode(data["fp32"])) for name, model in models.items()}
+        assert not np.array_equal(*decoded.values())
+        assert abs(psnr(pixels, decoded["fp32"]) - psnr(pixels, decoded["int8"])) < 0.1
         symbols = [model.symbols(data["fp32"]) for model in models.values()]
         assert all(np.array_equal(one, other) for one, other in zip(*symbols, strict=True))
+
+
+def test_a_tile_beyond_the_range_is_decoded_in_float32(
+    files: dict[str, bytes], picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The picture of which the range was measured is within it; a tile with a latent beyond it is float32's, others are not."""
+    monkeypatch.setattr(hyperprior, "TILE_COLUMNS", 8)
+    calm, manifest = picture(96, 512), json.loads(files[MANIFEST])
+    manifest["ranges"]["synthesis"] = (1.001 * latent_range(files, [calm])).tolist()
+    files = files | {MANIFEST: json.dumps(manifest).encode()}
+    plain, coarse = (Model(files, "here", onnxruntime_engine(1), precision=precision) for precision in ("fp32", "int8"))
+    data = plain.encode(calm, 60)
+    exact, rounded = (np.asarray(model.decode(data)).astype(int) for model in (plain, coarse))
+    assert all((exact[:, part] != rounded[:, part]).any() for part in (slice(0, 128), slice(128, 384), slice(384, 512)))
+    wild = calm.copy()
+    wild[16:80, 440:504] = 255 * (np.indices((64, 64)).sum(0) % 2)[:, :, None] * np.array([1, 0, 1])
+    data = plain.encode(wild, 60)
+    exact, rounded = (np.asarray(model.decode(data)).astype(int) for model in (plain, coarse))
+    assert np.array_equal(exact[:, 384:], rounded[:, 384:])
+    assert (exact[:, :128] != rounded[:, :128]).any()
+
+
+def test_a_range_of_other_channels_is_refused(files: dict[str, bytes]) -> None:
+    manifest = json.loads(files[MANIFEST])
+    manifest["ranges"]["synthesis"].pop()
+    with pytest.raises(ModelError, match="the number of ranges of synthesis is missing or wrong"):
+        Model(files | {MANIFEST: json.dumps(manifest).encode()}, "here", precision="int8")
+
+
+def test_no_pictures_no_range(run: Path) -> None:
+    assert parse_bundle(run_files(run, {}), "here").ranges == {}
 
 
 def test_a_precision_that_a_model_lacks_is_refused(files: dict[str, bytes]) -> None:
@@ -202,8 +236,9 @@ def test_a_precision_that_a_model_lacks_is_refused(files: dict[str, bytes]) -> N
 
 
 def test_an_amended_bundle_keeps_its_variants(files: dict[str, bytes]) -> None:
-    changed = parse_bundle(amended(files, {}, {"name": "other"}), "here")
-    assert changed.variants == parse_bundle(files, "here").variants and changed.card["name"] == "other"
+    changed, before = parse_bundle(amended(files, {}, {"name": "other"}), "here"), parse_bundle(files, "here")
+    assert changed.variants == before.variants and changed.card["name"] == "other"
+    assert list(changed.ranges) == ["synthesis"] and np.array_equal(changed.ranges["synthesis"], before.ranges["synthesis"])
     again = parse_bundle(amended(files, {"gain": np.asarray(changed.tables["gain"]) + 1}, {}), "here")
     assert again.model_id != changed.model_id and TABLES in files
 

@@ -20,17 +20,28 @@ import numpy as np
 
 from fewbits.errors import ModelError
 from fewbits.processor import has_int8
-from fewbits.runtime.manifest import BUNDLE_VERSION, MANIFEST, PRECISIONS, VARIANTS, files_of, manifest_id, parse_manifest
+from fewbits.runtime.manifest import (
+    BUNDLE_VERSION,
+    MANIFEST,
+    PRECISIONS,
+    RANGES,
+    VARIANTS,
+    files_of,
+    manifest_id,
+    parse_manifest,
+)
 from fewbits.runtime.variants import with_weights
 
 TABLES: Final = "tables.npz"
+WIDE: Final = f".{PRECISIONS[0]}"  # ends the name of a network beside its variant, for what is beyond the variant's range
 
 
 @dataclass(frozen=True)
 class Bundle:
     """A parsed bundle. coding: the numbers of its pipeline; networks: ONNX files by name; tables: arrays by name.
 
-    variants: ONNX files without weights, by precision and name of the network that they stand for.
+    variants: ONNX files without weights, by precision and name of the network that they stand for. ranges: by that name the
+    largest magnitudes float32 (channels,) of its first input that variants are made for; what is not there has no such limits.
     """
 
     family: str
@@ -40,12 +51,17 @@ class Bundle:
     networks: Mapping[str, bytes]
     tables: Mapping[str, np.ndarray]
     variants: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
+    ranges: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def at(self, precision: str) -> "Bundle":
-        """The same model with its networks in that precision where it has such variants. Raises ModelError."""
+        """The same model with its networks in that precision where it has such variants. Raises ModelError.
+
+        A network whose variant has a range stays beside it, its name with WIDE.
+        """
         graphs = self.variants.get(precision, {})
         swapped = {name: with_weights(graph, self.networks[name], signed=has_int8()) for name, graph in graphs.items()}
-        return replace(self, networks={**self.networks, **swapped})
+        beside = {f"{name}{WIDE}": self.networks[name] for name in swapped if name in self.ranges}
+        return replace(self, networks={**self.networks, **swapped, **beside})
 
 
 def pack_bundle(
@@ -54,11 +70,18 @@ def pack_bundle(
     card: Mapping[str, Any],
     files: Mapping[str, bytes],
     variants: Mapping[str, bytes] | None = None,
+    ranges: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, bytes]:
-    """All files of a bundle by name, with a manifest that holds the hashes of `files` (networks and tables) and of variants."""
+    """All files of a bundle by name, with a manifest that holds the hashes of `files` (networks and tables) and of variants.
+
+    ranges: see Bundle; four digits of them are kept.
+    """
     variants = variants or {}
     manifest: dict[str, Any] = {"bundle": BUNDLE_VERSION, "family": family, "coding": coding, "files": _hashes(files)}
-    manifest |= ({VARIANTS: _hashes(variants)} if variants else {}) | {"card": card}
+    manifest |= {VARIANTS: _hashes(variants)} if variants else {}
+    if ranges:
+        manifest[RANGES] = {name: [float(f"{limit:.4g}") for limit in limits] for name, limits in ranges.items()}
+    manifest["card"] = card
     return {MANIFEST: (json.dumps(manifest, indent=1) + "\n").encode(), **files, **variants}
 
 
@@ -88,4 +111,11 @@ def parse_bundle(files: Mapping[str, bytes], where: str) -> Bundle:
         if network != "synthesis" or network not in networks or precision not in PRECISIONS[1:]:  # others could change symbols
             raise ModelError(f"{where}: {file} in {MANIFEST} is no variant of a network of this bundle")
         variants.setdefault(precision, {})[network] = files[file]
-    return Bundle(manifest["family"], manifest_id(manifest), manifest["coding"], manifest["card"], networks, tables, variants)
+    try:
+        ranges = {name: np.array(limits, np.float32) for name, limits in manifest.get(RANGES, {}).items()}
+        if any(limits.ndim != 1 for limits in ranges.values()):
+            raise ValueError("one has another shape")
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{where}: {RANGES} in {MANIFEST} must be lists of numbers: {error}") from error
+    identity = manifest_id(manifest)
+    return Bundle(manifest["family"], identity, manifest["coding"], manifest["card"], networks, tables, variants, ranges)

@@ -18,7 +18,7 @@ from fewbits.coding.streams import SignedTable, check_length, decode_planes, dec
 from fewbits.coding.tables import FrequencyTable, checked_frequencies
 from fewbits.container import QUALITY_STEPS, SECTION_COARSE, SECTION_HYPER, SECTION_LATENT, SECTION_QUALITIES, Cut
 from fewbits.errors import ModelError
-from fewbits.runtime.bundle import Bundle
+from fewbits.runtime.bundle import WIDE, Bundle
 from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
 from fewbits.runtime.levels import HYPER_STRIDE, Level, floats_at, integers_at
@@ -135,6 +135,9 @@ class HyperpriorCodec(Pipeline):
                 self._rounding = np.float32(0.5) - np.array(bundle.card["dead_zones"], np.float32)
                 if self._rounding.shape != limits.shape or not ((self._rounding >= 0) & (self._rounding <= 0.5)).all():
                     raise ValueError("dead_zones in the card, one of 0 to 0.5 for each scale index,")
+            self._range = bundle.ranges["synthesis"] if f"synthesis{WIDE}" in bundle.networks else None
+            if self._range is not None and self._range.shape != (self.latent_channels,):
+                raise ValueError("the number of ranges of synthesis")
             self._deviation = tables["deviation"].astype(np.float32)[:, None, None]
             if self._deviation.shape != (self.latent_channels, 1, 1):
                 raise ValueError("the shape of table deviation")
@@ -394,8 +397,15 @@ class HyperpriorCodec(Pipeline):
 
     def _synthesised(self, y_hat: np.ndarray, level: Level, tile: Tile) -> np.ndarray:
         here = {name: level.between(each, tile.outer_rows, tile.outer_columns) for name, each in level.synthesis.items()}
-        planes: np.ndarray = self._network("synthesis")(y_hat=y_hat[None], **here)[0]
+        planes: np.ndarray = self._network(self._synthesis_for(y_hat))(y_hat=y_hat[None], **here)[0]
         return planes
+
+    def _synthesis_for(self, y_hat: np.ndarray) -> str:
+        """The network for a tile: not the variant where a magnitude is beyond what it is made for, which it would clip."""
+        if self._range is None:
+            return "synthesis"
+        largest = np.maximum(y_hat.max((1, 2)), -y_hat.min((1, 2)))
+        return "synthesis" if (largest <= self._range).all() else f"synthesis{WIDE}"
 
     # Rates
 

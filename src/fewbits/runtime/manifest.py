@@ -11,6 +11,7 @@ from fewbits.errors import ModelError
 
 MANIFEST: Final = "manifest.json"
 VARIANTS: Final = "variants"  # the manifest's entry for them
+RANGES: Final = "ranges"  # and for the magnitudes that they are made for
 PRECISIONS: Final = ("fp32", "int8")  # of networks: that of the files that make the model's id, and the variants there may be
 BUNDLE_VERSION: Final = 1
 
@@ -33,7 +34,7 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
         if manifest["bundle"] != BUNDLE_VERSION:
             raise ModelError(f"{where}: bundle version is {manifest['bundle']}, this release reads {BUNDLE_VERSION}")
         fields = [("family", str), ("coding", dict), ("files", dict), ("card", dict)]
-        for name, kind in fields + [(VARIANTS, dict)] * (VARIANTS in manifest):
+        for name, kind in fields + [(extra, dict) for extra in (VARIANTS, RANGES) if extra in manifest]:
             if not isinstance(manifest[name], kind):
                 raise ModelError(
                     f"{where}: {name} in {MANIFEST} is a {type(manifest[name]).__name__}, it must be a {kind.__name__}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the values inside a bundle's networks are on pictures: what pruning needs to know.
+"""What the values inside a bundle's networks are on pictures: what pruning needs to know, and for what an int8 variant is made.
 
 The networks run in the coding pipeline itself, so they see what they see in use: each picture is encoded and decoded once, the
 qualities taking turns.
@@ -15,9 +15,10 @@ import onnxruntime
 from onnx import numpy_helper
 
 from fewbits.codec import Model
-from fewbits.runtime.engines import Network
+from fewbits.runtime.engines import Network, onnxruntime_engine
 
 QUALITIES: Final = (60, 20, 90, 40, 75, 5, 50)
+MARGIN: Final = 1.25  # of magnitudes: other pictures of the same kind have somewhat larger ones
 LARGEST: Final = 512  # pixels a side of what is taken of a picture, from its middle
 
 Peaks = dict[str, np.ndarray]  # by tensor (1, channels, rows, columns): the largest value of each channel, float32 (channels,)
@@ -43,6 +44,23 @@ def middle(picture: np.ndarray) -> np.ndarray:
     """What is taken of a picture (height, width, 3): calibration sees many pictures rather than large ones."""
     top, left = (max(0, (side - LARGEST) // 2) for side in picture.shape[:2])
     return np.ascontiguousarray(picture[top : top + LARGEST, left : left + LARGEST])
+
+
+def latent_range(files: dict[str, bytes], pictures: Iterable[np.ndarray]) -> np.ndarray:
+    """The largest magnitudes float32 (channels,) of what synthesis reads of pictures at all QUALITIES, times MARGIN, but of the
+    pyramid's channels as they are: those are mean colours, whose extremes photographs reach.
+
+    pictures: uint8 (height, width, 3). Raises ModelError where the files are no bundle.
+    """
+    model, largest = Model(files, "the bundle", onnxruntime_engine(1)), np.zeros(1, np.float32)
+    pipeline = model.pipeline
+    for picture in pictures:
+        levels = [pipeline.level(100 * quality, "rgb") for quality in QUALITIES]
+        y = pipeline.analyse(picture, levels[0], lambda done: None)
+        for level in levels:
+            largest = np.maximum(largest, np.abs(pipeline.requantize(y, level)).max((1, 2)))
+    largest[int(model.bundle.coding.get("pyramid", 0)) :] *= np.float32(MARGIN)
+    return largest
 
 
 class _Observer:

@@ -28,7 +28,7 @@ from fewbits.families import FAMILIES
 from fewbits.runtime.bundle import TABLES, Bundle, pack_bundle, parse_bundle
 from fewbits.runtime.manifest import MANIFEST
 from fewbits.training import checkpoint
-from fewbits.training.calibration import observed
+from fewbits.training.calibration import latent_range, observed
 from fewbits.training.data import to_tensor
 from fewbits.training.loop import extended
 from fewbits.training.pruning import pruned
@@ -75,7 +75,7 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
 
     pictures: uint8 (height, width, 3); where there are some, a model that offers calibrate() is given them, and analysis and
     synthesis lose the hidden units that none of them makes fire. Raises TrainingError where their weights are inputs. Networks of
-    which the model offers int8_steps() get an int8 variant.
+    which the model offers int8_steps() get an int8 variant, for latents as large as pictures have them where there are some.
     """
     if pictures and model.frozen_networks.intersection(PRUNED):
         raise TrainingError(f"the family {family} takes no pictures for calibration: the weights of its networks are inputs")
@@ -97,7 +97,8 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
             if name in steps:
                 steps[name] |= {layer: steps[name][layer][channels] for layer, channels in kept.items()}
     variants = {f"{name}.int8.onnx": quantized(files[f"{name}.onnx"], of_network) for name, of_network in steps.items()}
-    return pack_bundle(family, model.coding(), card, files, variants)
+    ranges = {"synthesis": latent_range(pack_bundle(family, model.coding(), card, files), pictures)} if pictures and steps else {}
+    return pack_bundle(family, model.coding(), card, files, variants, ranges)
 
 
 def amended(files: dict[str, bytes], tables: dict[str, np.ndarray], card: dict[str, Any]) -> dict[str, bytes]:
@@ -106,7 +107,8 @@ def amended(files: dict[str, bytes], tables: dict[str, np.ndarray], card: dict[s
     variants = {f"{name}.{precision}.onnx": data for precision, all_ in bundle.variants.items() for name, data in all_.items()}
     others = {name: data for name, data in files.items() if name not in (MANIFEST, TABLES, *variants)}
     packed = _packed(dict(bundle.tables) | tables) if tables else files[TABLES]
-    return pack_bundle(bundle.family, bundle.coding, dict(bundle.card) | card, {**others, TABLES: packed}, variants)
+    files = {**others, TABLES: packed}
+    return pack_bundle(bundle.family, bundle.coding, dict(bundle.card) | card, files, variants, bundle.ranges)
 
 
 def _packed(tables: dict[str, np.ndarray]) -> bytes:
