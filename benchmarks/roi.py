@@ -128,7 +128,7 @@ def measured(model: Model, pixels: np.ndarray, quality: float, drop: float) -> R
 
 
 def run(options: argparse.Namespace) -> None:
-    model = load_model(options.model, threads=1)
+    model = load_model(options.model, threads=1, precision="fp32")
     command = shlex.join(["python", "benchmarks/roi.py", *sys.argv[1:]])
     parts = [f"Printed by `{command}`."]
     pictures = {path.stem: np.asarray(Image.open(path).convert("RGB")) for path in options.pictures}

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
     print("gradient of the error at the grid's borders, over that elsewhere\n")
     print(f"{'model':10} {'whole':>7} {'tiles':>7} {'naive blocks':>13} {'symbols that differ':>22} {'pixels differ by':>17}")
     for name in options.models.split(","):
-        model = load_model(name)
+        model = load_model(name, precision="fp32")
         stride = int(model.bundle.coding.get("stride", 16))
         ratios, moved, symbols, worst = [], 0, 0, 0
         for picture in pictures:

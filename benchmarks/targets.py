@@ -77,7 +77,7 @@ def pictures(options: argparse.Namespace) -> list[np.ndarray]:
 
 
 def run(options: argparse.Namespace) -> None:
-    model = load_model(options.model, threads=options.threads)
+    model = load_model(options.model, threads=options.threads, precision="fp32")
     photos = pictures(options)
     model.decode(model.encode(photos[0][:128, :128]))  # loads the networks, which the times leave out
     size = f"{photos[0].shape[1]}x{photos[0].shape[0]}"

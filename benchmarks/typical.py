@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=120, help="take only the first N (default %(default)s)")
     options = parser.parse_args()
     try:
-        model = load_model(options.model, threads=1)
+        model = load_model(options.model, threads=1, precision="fp32")
         rows = [
             [(typical.features(pixels), scores(model, pixels)) for pixels in photographs(source, options.limit)]
             for source in (options.fit, options.check)

@@ -64,7 +64,7 @@ def picture() -> Picture:
 @pytest.fixture(scope="session")
 def model() -> Model:
     """The shipped flagship, on one thread, with the pixels that every machine gives."""
-    return load_model("few", threads=1)
+    return load_model("few", threads=1, precision="fp32")
 
 
 def ordered(order: str | None) -> Model:

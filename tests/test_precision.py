@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Which precision decodes, and how near the shipped models' int8 variant is to float32."""
+"""Which precision decodes where nothing is said, and how near the shipped models' int8 variant is to float32."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,27 +35,27 @@ def test_int8_is_refused_where_the_engine_has_no_operators_for_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variants", "engine", "capable", "precision"),
+    ("manifest", "engine", "capable", "precision"),
     [
-        ({"synthesis.int8.onnx": "hash"}, DEFAULT_ENGINE, True, "int8"),
-        ({"synthesis.int8.onnx": "hash"}, DEFAULT_ENGINE, False, "fp32"),
-        ({"synthesis.int8.onnx": "hash"}, "openvino", True, "fp32"),
+        ({"variants": {"synthesis.int8.onnx": "hash"}, "ranges": {"synthesis": [1.0]}}, DEFAULT_ENGINE, True, "int8"),
+        ({"variants": {"synthesis.int8.onnx": "hash"}, "ranges": {"synthesis": [1.0]}}, DEFAULT_ENGINE, False, "fp32"),
+        ({"variants": {"synthesis.int8.onnx": "hash"}, "ranges": {"synthesis": [1.0]}}, "openvino", True, "fp32"),
+        ({"variants": {"synthesis.int8.onnx": "hash"}}, DEFAULT_ENGINE, True, "fp32"),
         ({}, DEFAULT_ENGINE, True, "fp32"),
     ],
 )
 def test_auto_is_int8_where_model_engine_and_processor_have_it(
-    monkeypatch: pytest.MonkeyPatch, variants: dict[str, str], engine: str, capable: bool, precision: str
+    monkeypatch: pytest.MonkeyPatch, manifest: dict[str, Any], engine: str, capable: bool, precision: str
 ) -> None:
     monkeypatch.setattr(codec, "has_int8", lambda: capable)
-    assert codec.precision_here({"variants": variants} if variants else {}, engine, "auto") == precision
+    assert codec.precision_here(manifest, engine, "auto") == precision
 
 
 @pytest.mark.parametrize("capable", [True, False])
 @pytest.mark.usefixtures("forgotten")
-def test_a_model_decodes_in_what_is_fast_here_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch, capable: bool) -> None:
+def test_a_model_decodes_in_what_is_fast_here_where_nothing_is_said(monkeypatch: pytest.MonkeyPatch, capable: bool) -> None:
     monkeypatch.setattr(codec, "has_int8", lambda: capable)
-    assert load_model(DEFAULT_MODEL, threads=1).precision == "fp32"
-    model = load_model(DEFAULT_MODEL, threads=1, precision="auto")
+    model = load_model(DEFAULT_MODEL, threads=1)
     assert model.precision == ("int8" if capable else "fp32")
     assert load_model(DEFAULT_MODEL, threads=1, precision=model.precision) is model  # and is not loaded twice
 
@@ -73,7 +74,7 @@ def test_the_environment_chooses_a_precision_and_an_argument_another(monkeypatch
         load_model(DEFAULT_MODEL, threads=1)
 
 
-def test_a_table_names_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_is_in_float32_on_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = BundleCodec("few", "few")
     assert measured.identity().endswith("fp32 by onnxruntime")
     monkeypatch.setenv("FEWBITS_PRECISION", "int8")
@@ -81,7 +82,7 @@ def test_a_table_names_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", TUNINGS.values())
-def test_shipped_models_decode_a_photograph_within_a_tenth_of_a_decibel_in_int8(name: str, photo: np.ndarray) -> None:
+def test_shipped_models_decode_within_a_tenth_of_a_decibel_in_int8(name: str, photo: np.ndarray) -> None:
     whole, coarse = (load_model(name, threads=1, precision=precision) for precision in ("fp32", "int8"))
     pixels = photo[:256, 128:400]
     for quality in (5, 50, 95):
@@ -90,3 +91,13 @@ def test_shipped_models_decode_a_photograph_within_a_tenth_of_a_decibel_in_int8(
         decoded = {model.precision: np.asarray(model.decode(data)) for model in (whole, coarse)}
         assert not np.array_equal(*decoded.values())
         assert abs(psnr(pixels, decoded["fp32"]) - psnr(pixels, decoded["int8"])) < 0.1
+
+
+@pytest.mark.parametrize("name", TUNINGS.values())
+def test_shipped_models_leave_saturated_bars_to_float32(name: str) -> None:
+    """Which int8 would clip: they lost up to 3.5 dB."""
+    colours = np.array([[k & 4, k & 2, k & 1] for k in range(8)], bool)
+    bars = np.broadcast_to(np.repeat(255 * colours.astype(np.uint8), 32, axis=0), (256, 256, 3))
+    whole, coarse = (load_model(name, threads=1, precision=precision) for precision in ("fp32", "int8"))
+    data = whole.encode(bars, 80)
+    assert np.array_equal(whole.decode(data), coarse.decode(data))

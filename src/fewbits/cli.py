@@ -14,7 +14,6 @@ from fewbits.cli_help import CONTENT, FILES, LIMITS, MACHINE, PICTURE, RATE, Gro
 from fewbits.container import DEPTH_IDS, MAX_HEADER_BYTES, MAX_PIXELS, MAX_SIDE, Limits, parse_header
 from fewbits.errors import FewbitsError, ImageError, about
 from fewbits.installed import (
-    AUTO,
     DEFAULT_QUALITY,
     DEFAULT_ROI_DROP,
     PRECISION_CHOICES,
@@ -58,8 +57,8 @@ precision_option = option(
     "--precision",
     metavar="|".join(PRECISION_CHOICES),
     panel=MACHINE,
-    help="Of the networks. int8, where the model has it, decodes photographs faster, to pixels that differ a little; not for "
-    "graphics. auto: int8 where the processor is fast at it. Default: $FEWBITS_PRECISION, else fp32.",
+    help="Of the networks. int8, where the model has it, decodes faster; pixels differ a little. auto: int8 where the "
+    "processor is fast at it. Default: $FEWBITS_PRECISION, else auto.",
 )
 engine_option = option(
     "--engine",
@@ -423,8 +422,7 @@ def _list_engines() -> None:
         raise FewbitsError(f"$FEWBITS_ENGINE is {chosen!r}, it must be one of {', '.join(ENGINES)}")
     precision = chosen_precision()
     for path, manifest in installed_models().items():
-        here, auto = (precision_here(manifest, chosen, name) for name in (precision, AUTO))
-        click.echo(f"{Path(path).name}: decodes in {here}; --precision {AUTO} is {auto}")
+        click.echo(f"{Path(path).name}: decodes in {precision_here(manifest, chosen, precision)} (asked for: {precision})")
 
 
 def _target(quality: float | None, given: dict[str, Any]) -> Target | None:

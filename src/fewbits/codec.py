@@ -37,7 +37,7 @@ from fewbits.runtime.bundle import Bundle, parse_bundle
 from fewbits.runtime.engines import DEFAULT_ENGINE, ENGINES, INT8_ENGINES, Engine, engine_of, onnxruntime_engine
 from fewbits.runtime.factorized import FactorizedCodec
 from fewbits.runtime.hyperprior import HyperpriorCodec, IndexedSymbols
-from fewbits.runtime.manifest import MANIFEST, PRECISIONS, VARIANTS, files_of, manifest_id, parse_manifest
+from fewbits.runtime.manifest import MANIFEST, PRECISIONS, RANGES, VARIANTS, files_of, manifest_id, parse_manifest
 from fewbits.runtime.masked import MaskedCodec
 from fewbits.runtime.pipeline import CutSection, Pipeline, Progress, Section
 from fewbits.runtime.places import Roi, parse_places
@@ -290,7 +290,8 @@ def decode(
 ) -> Image.Image:
     """The bytes of a .few file -> a Pillow image of mode RGB, RGBA, L or LA (numpy.asarray of it is uint8).
 
-    Its `info` has what the file keeps of icc_profile, exif and xmp.
+    Its `info` has what the file keeps of icc_profile, exif and xmp. Pixels may differ by a few levels from one processor to
+    another; by 1 with a model of load_model(..., precision="fp32"), or where $FEWBITS_PRECISION is fp32.
     region: (x, y, width, height) in pixels of the upright picture: decodes only what that part needs. scale: 1, 2, 4 or 8: of
     every block of so many pixels a side, from the region's upper left corner on, their mean. allow_truncated: a file that ends
     too early gives a picture all the same, coarser the less of it is there, and grey where nothing is; inspect(data).file_bytes >
@@ -339,10 +340,11 @@ def load_model(
     Cached: a folder that changes is not read again by the same process.
 
     threads: CPU threads for the networks, all cores where None. precision: "fp32", which decodes to the same pixels on every
-    machine, up to 1 level; "int8", where the model has it: decodes faster on processors with instructions for it, photographs
-    to pixels that differ a little, graphics to worse ones (docs/performance.md); or "auto", int8 where the model has it and the
-    processor is fast at it; where None, the one that $FEWBITS_PRECISION names, as far as the model has it, else "fp32". engine:
-    "onnxruntime", "openvino", "openvino-bf16" or "cuda"; where None, the one that $FEWBITS_ENGINE names, else ONNX Runtime.
+    machine, up to 1 level; "int8", where the model has it: decodes faster on processors with instructions for it
+    (docs/performance.md), the same files to pixels that differ a little, and parts that it is not made for, such as graphics,
+    in float32; or "auto", int8 where the model has it and the processor is fast at it; where None, the one that
+    $FEWBITS_PRECISION names, as far as the model has it, else "auto". engine: "onnxruntime", "openvino", "openvino-bf16" or
+    "cuda"; where None, the one that $FEWBITS_ENGINE names, else ONNX Runtime.
     """
     wanted = chosen_precision(precision)
     path = Path(name)
@@ -399,8 +401,8 @@ def chosen_precision(name: str | None = None) -> str:
 def precision_here(manifest: dict[str, Any], engine: str, precision: str, *, by_name: bool = False) -> str:
     """What a model decodes in on this machine. by_name: for this model alone, so that what it lacks is an error to come."""
     able = engine in INT8_ENGINES and any(name.endswith(".int8.onnx") for name in manifest.get(VARIANTS, {}))
-    if precision == AUTO:
-        return "int8" if able and engine == DEFAULT_ENGINE and has_int8() else PRECISIONS[0]
+    if precision == AUTO:  # never a variant of which is not known what it would clip
+        return "int8" if able and RANGES in manifest and engine == DEFAULT_ENGINE and has_int8() else PRECISIONS[0]
     return precision if able or by_name else PRECISIONS[0]
 
 

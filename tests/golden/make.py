@@ -55,7 +55,7 @@ def crop(name: str, place: tuple[int, int, int, int]) -> np.ndarray:
 def make(name: str) -> dict[str, bytes]:
     """The three files of a case by extension."""
     model_name, source, place, quality = CASES[name]
-    model = load_model(model_name, threads=1)
+    model = load_model(model_name, threads=1, precision="fp32")
     data = model.encode(crop(source, place), quality)
     png = io.BytesIO()
     model.decode(data).save(png, "PNG", optimize=True)

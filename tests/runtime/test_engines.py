@@ -52,7 +52,7 @@ def test_scale_indices_are_exact_in_every_engine(name: str, model: Model) -> Non
 
 
 def test_another_engine_writes_files_that_this_one_reads(name: str, model: Model, picture) -> None:  # type: ignore[no-untyped-def]
-    other = load_model(DEFAULT_MODEL, threads=1, engine=name)
+    other = load_model(DEFAULT_MODEL, threads=1, precision="fp32", engine=name)
     pixels = picture(70, 150)
     for one, two in ((model, other), (other, model)):
         data = one.encode(pixels, 70)

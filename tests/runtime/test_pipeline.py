@@ -27,7 +27,7 @@ EXTRA_ROWS = 9  # of the last of three strips
 @pytest.fixture(scope="module", params=sorted(Path(path).name for path in installed_models()))
 def each(request: pytest.FixtureRequest) -> Model:
     """Every shipped model."""
-    return load_model(request.param, threads=1)
+    return load_model(request.param, threads=1, precision="fp32")
 
 
 @pytest.fixture(scope="module")

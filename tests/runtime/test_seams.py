@@ -22,7 +22,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch, positions: int) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_tiles_leave_no_seam(name: str, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     photo = photo[:320, 80:400]
-    model = load_model(name, threads=1)
+    model = load_model(name, threads=1, precision="fp32")
     stride = int(model.bundle.coding.get("stride", 16))
     whole = model.encode(photo, 30)
     as_whole = np.asarray(model.decode(whole)).astype(int)

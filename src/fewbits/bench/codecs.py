@@ -17,9 +17,10 @@ import PIL
 from PIL import AvifImagePlugin, Image, features
 
 from fewbits import __version__
-from fewbits.codec import chosen_engine, load_model
+from fewbits.codec import PRECISION_VARIABLE, Model, chosen_engine, load_model
 from fewbits.errors import FewbitsError
 from fewbits.fidelity import psnr
+from fewbits.runtime.manifest import PRECISIONS
 
 LOWEST_QUALITY: Final = 1  # 0 has meant "not given" to Pillow's JPEG
 HIGHEST_QUALITY: Final = 100
@@ -152,16 +153,25 @@ class BundleCodec:
         return "fewbits" if self.name == "few" else f"fewbits {self.name}"
 
     def identity(self) -> str:
-        model = load_model(self.model, threads=1)
+        model = self._loaded()
         zones = model.bundle.card.get("dead_zones")  # an encoder's choice, of which the id says nothing
         choice = f" with dead zones from {max(zones):g} to {min(zones):g}" if zones else ""
         return f"model {model.bundle.model_id.hex()}{choice}, fewbits {__version__}, {model.precision} by {chosen_engine()}"
 
     def encode(self, image: np.ndarray, setting: float, threads: int = 1) -> bytes:
-        return load_model(self.model, threads=threads).encode(image, setting)
+        return self._loaded(threads).encode(image, setting)
 
     def decode(self, data: bytes, threads: int = 1) -> np.ndarray:
-        return np.asarray(load_model(self.model, threads=threads).decode(data).convert("RGB"))
+        return np.asarray(self._loaded(threads).decode(data).convert("RGB"))
+
+    def _loaded(self, threads: int = 1) -> Model:
+        return load_model(self.model, threads=threads, precision=bench_precision())
+
+
+def bench_precision() -> str | None:
+    """As load_model takes it: float32 where $FEWBITS_PRECISION asks for nothing else. So a table is the same on every machine,
+    and models with an int8 variant compare with those that have none."""
+    return None if os.environ.get(PRECISION_VARIABLE) else PRECISIONS[0]
 
 
 def _avif(name: str, label: str, speed: int, subsampling: str) -> PillowCodec:
@@ -201,7 +211,7 @@ def find_codec(name: str) -> Codec:
     if name == "jxl":
         return JpegXl()
     try:
-        load_model(name, threads=1)
+        load_model(name, threads=1, precision=bench_precision())
     except FewbitsError as error:
         known = ", ".join([*PILLOW_CODECS, "jxl"])
         raise FewbitsError(f"--codecs {name}: neither a codec ({known}) nor a model: {error}") from error

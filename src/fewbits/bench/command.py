@@ -16,7 +16,7 @@ import numpy as np
 from fewbits.bench import metrics as metric_table
 from fewbits.bench import summary
 from fewbits.bench.bjontegaard import EVERYTHING, BppRange
-from fewbits.bench.codecs import Codec, find_codec, with_settings
+from fewbits.bench.codecs import Codec, bench_precision, find_codec, with_settings
 from fewbits.bench.external import TIME_LIMIT_S, parse_command
 from fewbits.bench.gallery import write_gallery
 from fewbits.bench.journal import Journal
@@ -29,11 +29,10 @@ from fewbits.bench.record import record
 from fewbits.bench.report import CodecInfo, MetricInfo, ReportData, write_report
 from fewbits.bench.text import curves as curves_text
 from fewbits.bench.text import summary as summary_text
-from fewbits.codec import decode
+from fewbits.codec import inspect, model_of
 from fewbits.container import MAGIC
 from fewbits.errors import FewbitsError, ImageError
 from fewbits.files import replacing
-from fewbits.image import to_picture
 from fewbits.picture import opaque_bytes
 from fewbits.picturefile import read_picture
 from fewbits.processor import cores
@@ -211,8 +210,9 @@ def _pixels(path: Path) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror or error}") from error
-    picture = to_picture(decode(data)) if data.startswith(MAGIC) else read_picture(data, str(path))
-    return opaque_bytes(picture, str(path))
+    if not data.startswith(MAGIC):
+        return opaque_bytes(read_picture(data, str(path)), str(path))
+    return opaque_bytes(model_of(inspect(data), precision=bench_precision()).decode_picture(data), str(path))
 
 
 def _has_lpips() -> bool:
