@@ -70,6 +70,12 @@ def files(run: Path, picture: Picture) -> dict[str, bytes]:
     return run_files(run, {}, [picture(96, 80), picture(64, 130, 1)])
 
 
+@pytest.fixture(scope="module")
+def bare(run: Path) -> dict[str, bytes]:
+    """Its bundle as it is without pictures."""
+    return run_files(run, {})
+
+
 def example(rows: int = 6, columns: int = 10) -> dict[str, np.ndarray]:
     """Inputs of synthesis."""
     draw = np.random.default_rng(0)
@@ -89,17 +95,16 @@ def noises(model: Any, files: dict[str, bytes]) -> tuple[float, float]:
     return tuple(float(np.sqrt(np.mean((one - trained) ** 2))) for one in (plain, coded))  # type: ignore[return-value]
 
 
-def test_the_variant_computes_what_training_computes_with(run: Path) -> None:
-    files = run_files(run, {})
-    noise, error = noises(load_model(parse_bundle(files, "here")).eval(), files)
+def test_the_variant_computes_what_training_computes_with(bare: dict[str, bytes]) -> None:
+    noise, error = noises(load_model(parse_bundle(bare, "here")).eval(), bare)
     assert noise > 1e-4
     # Not 0: where a sum of floats is another one in its last digits, a code is, and each that follows from it may be.
     assert error < 0.25 * noise
 
 
-def test_layers_with_equal_weights_are_exported_too(run: Path) -> None:
+def test_layers_with_equal_weights_are_exported_too(bare: dict[str, bytes]) -> None:
     """Export merges them, as in blocks that begin as the identity, and keeps them as matrices."""
-    model = load_model(parse_bundle(run_files(run, {}), "here")).eval()
+    model = load_model(parse_bundle(bare, "here")).eval()
     with torch.no_grad():
         for block in model.synthesis.blocks_8:
             block.mix_out.weight.zero_()
@@ -144,8 +149,8 @@ def test_its_products_are_of_integers_and_its_layout_never_changes_inside(files:
     assert not {"DequantizeLinear", "Gather", "Expand", "Cast"} & set(kinds)  # nothing is computed of weights at every run
 
 
-def test_training_goes_on_from_a_bundle_with_its_steps(run: Path) -> None:
-    model = load_model(parse_bundle(run_files(run, {}), "here"))
+def test_training_goes_on_from_a_bundle_with_its_steps(run: Path, bare: dict[str, bytes]) -> None:
+    model = load_model(parse_bundle(bare, "here"))
     assert model.eight_bits.known
     own, loaded = (dict(part.items()) for part in (checkpoint.load(run / checkpoint.TRUNK)["averaged"], model.state_dict()))
     names = [name for name in own if name.startswith("eight_bits.")]
@@ -153,8 +158,8 @@ def test_training_goes_on_from_a_bundle_with_its_steps(run: Path) -> None:
     assert all(torch.equal(loaded[name], own[name]) for name in names)
 
 
-def test_training_may_go_on_without_int8(run: Path) -> None:
-    start = load_model(parse_bundle(run_files(run, {}), "here")).state_dict()
+def test_training_may_go_on_without_int8(bare: dict[str, bytes]) -> None:
+    start = load_model(parse_bundle(bare, "here")).state_dict()
     state = grown(start, Few(replace(LAYERS, int8=0.0)))
     assert set(start) - set(state) == {name for name in start if name.startswith("eight_bits.")}
 
@@ -224,8 +229,8 @@ def test_a_range_of_other_channels_is_refused(files: dict[str, bytes]) -> None:
         Model(files | {MANIFEST: json.dumps(manifest).encode()}, "here", precision="int8")
 
 
-def test_no_pictures_no_range(run: Path) -> None:
-    assert parse_bundle(run_files(run, {}), "here").ranges == {}
+def test_no_pictures_no_range(bare: dict[str, bytes]) -> None:
+    assert parse_bundle(bare, "here").ranges == {}
 
 
 def test_a_precision_that_a_model_lacks_is_refused(files: dict[str, bytes]) -> None:
