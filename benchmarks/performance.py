@@ -227,10 +227,10 @@ def cost(options: argparse.Namespace) -> None:
             pixels = np.asarray(opened.convert("RGB"))
         for k, quality in enumerate(QUALITIES):
             files = {name: encoder.encode(pixels, quality) for name, (encoder, _) in ways.items()}
-            decoded = {name: np.asarray(decoder.decode(files[name])) for name, (_, decoder) in ways.items()}
-            tiles += synthesis_calls(coarse, files["fp32"])
-            for name, own in decoded.items():
-                apart[name] += np.bincount(np.abs(own.astype(int) - decoded["fp32"]).ravel(), minlength=256)
+            decoded = {name: decoded_by(decoder, files[name]) for name, (_, decoder) in ways.items()}
+            tiles += decoded["int8 in decoding"][1]
+            for name, (own, _) in decoded.items():
+                apart[name] += np.bincount(np.abs(own.astype(int) - decoded["fp32"][0]).ravel(), minlength=256)
                 bpp = 8 * len(files[name]) / (pixels.shape[0] * pixels.shape[1])
                 scores[name][k].append((bpp, psnr(pixels, own), decibels(ms_ssim(pixels, own))))
     curves = {name: np.array([np.mean(each, axis=0) for each in rows]) for name, rows in scores.items()}
@@ -250,11 +250,11 @@ def cost(options: argparse.Namespace) -> None:
     print(f"of {tiles.total()} tiles {tiles[WIDE]} are beyond the variant's range, and decoded in float32")
 
 
-def synthesis_calls(model: Model, data: bytes) -> Counter[str]:
-    """How many tiles are decoded by the model's own synthesis (""), and how many by the one beside its variant (WIDE)."""
+def decoded_by(model: Model, data: bytes) -> tuple[np.ndarray, Counter[str]]:
+    """Pixels, and how many tiles of them its synthesis decoded (""), and how many the one beside its variant (WIDE)."""
     with watched() as watch:
-        model.decode(data)
-    return Counter({end: watch.calls.get(f"synthesis{end}", 0) for end in ("", WIDE)})
+        pixels = np.asarray(model.decode(data))
+    return pixels, Counter({end: watch.calls.get(f"synthesis{end}", 0) for end in ("", WIDE)})
 
 
 def made_graphics() -> dict[str, np.ndarray]:
@@ -289,11 +289,11 @@ def graphics(options: argparse.Namespace) -> None:
         cells = []
         for quality, lost in losses.items():
             data = whole.encode(pixels, quality)
-            float_px, int_px = (np.asarray(model.decode(data)).astype(int) for model in (whole, coarse))
-            dbs = [psnr(pixels, values.astype(np.uint8)) for values in (float_px, int_px)]
+            (float_px, _), (int_px, tiles) = (decoded_by(model, data) for model in (whole, coarse))
+            dbs = [psnr(pixels, values) for values in (float_px, int_px)]
             lost.append(dbs[1] - dbs[0])
-            left = "f" if synthesis_calls(coarse, data)[WIDE] else " "
-            cells.append(f"{dbs[0]:5.2f} {lost[-1]:+5.2f} {np.abs(float_px - int_px).max():4} {left}")
+            farthest = np.abs(float_px.astype(int) - int_px).max()
+            cells.append(f"{dbs[0]:5.2f} {lost[-1]:+5.2f} {farthest:4} {'f' if tiles[WIDE] else ' '}")
         print(f"{name:38} {'   '.join(cells)}")
     means = ", ".join(f"{np.mean(lost):+.3f} at quality {quality}" for quality, lost in losses.items())
     print(f"mean difference in dB of the {len(losses[50])} pictures: {means}")
