@@ -436,7 +436,7 @@ def _target(quality: float | None, given: dict[str, Any]) -> Target | None:
         raise click.BadParameter(str(error), param_hint=f"'{names[0]}'") from error
 
 
-for research_command in (research_cli.train, research_cli.export, research_cli.bench, research_cli.compare):
+for research_command in (research_cli.train, research_cli.export, research_cli.prune, research_cli.bench, research_cli.compare):
     app.add_command(research_command)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The commands for who trains and compares models: train, export, bench, compare. What they do needs extras."""
+"""The commands for who trains and compares models: train, export, prune, bench, compare. What they do needs extras."""
 
 import importlib
 from collections.abc import Iterator
@@ -172,6 +172,36 @@ def export(
     `fewbits encode` and `decode` take it by --model. Needs the extra `train`.
     """
     _extra("train").run_export(run, bundle, card, list(measure), list(calibrate), list(exclude))
+
+
+@command()
+@argument("bundle", type=PATH, metavar="BUNDLE", help="A bundle of the family few.")
+@argument("pruned", type=PATH, metavar="PRUNED", help="The folder to write; a bundle that is there is replaced.")
+@option(
+    "--data",
+    type=PATH,
+    multiple=True,
+    required=True,
+    metavar="PATH",
+    help="Training pictures, by which units are chosen; may be given again.",
+)
+@option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave out pictures of --data whose file name matches; may be given again.",
+)
+@option("--analysis", type=float, default=0.0, metavar="SHARE", help="Of the multiplications of analysis's blocks to leave out.")
+@option("--synthesis", type=float, default=0.0, metavar="SHARE", help="Of those of synthesis's blocks.")
+def prune(
+    bundle: Path, pruned: Path, data: tuple[Path, ...], exclude: tuple[str, ...], analysis: float, synthesis: float
+) -> None:
+    """Make a model faster: leave out the hidden units that matter least.
+
+    What reads the others is changed to suit (Optimal Brain Surgeon). The bundle that this writes is meant to be trained on, by
+    `fewbits train few --init PRUNED`. Needs the extra `train`.
+    """
+    _extra("train").run_prune(bundle, pruned, list(data), list(exclude), {"analysis": analysis, "synthesis": synthesis})
 
 
 @command()

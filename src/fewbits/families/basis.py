@@ -94,9 +94,10 @@ def change_basis(synthesis: "Synthesis", basis: Tensor) -> None:
     readers = [synthesis.head]
     for block in synthesis.blocks_8:
         assert isinstance(block, DepthwiseBlock)
-        readers += [block.mix_in, block.expand]
-        _multiply(block.mix_out, wide)
-        _multiply(block.reduce, wide)
+        pairs = [(block.mix_in, block.mix_out)] if block.lean else [(block.mix_in, block.mix_out), (block.expand, block.reduce)]
+        for first, last in pairs:
+            readers.append(first)
+            _multiply(last, wide)
     for layer in readers:
         layer.weight.copy_(layer.weight.double() @ inverse)
 

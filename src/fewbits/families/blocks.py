@@ -84,21 +84,22 @@ class DepthwiseBlock(nn.Module):
     """Spatial mixing (1x1, ReLU, depthwise 3x3, 1x1), then channel mixing (1x1 up, ReLU, 1x1 down), both residual.
 
     After the blocks of DCVC-RT (Jia et al., CVPR 2025, section 3.2), with ReLU so that int8 runtimes fuse it.
-    It starts as the identity: the last layer of either branch is zero. 6 C^2 + 9 C multiplications a position, or, where it is
-    lean, without the second branch, 2 C^2 + 9 C.
+    It starts as the identity: the last layer of either branch is zero. 2 (mix + wide) C + 9 mix multiplications a position, of
+    `mix` hidden units in the one and `wide` in the other, C and 2 C where nothing is said; 0 wide: there is no second branch.
     """
 
     starts_as_identity = True  # so a trained model may grow by it, see training.loop.grown
 
-    def __init__(self, n_channels: int, *, lean: bool = False) -> None:
+    def __init__(self, n_channels: int, mix: int | None = None, wide: int | None = None) -> None:
         super().__init__()
-        self.mix_in = Pointwise(n_channels, n_channels)
-        self.spatial = Depthwise(n_channels)
-        self.mix_out = Pointwise(n_channels, n_channels, zero=True)
-        self.lean = lean
-        if not lean:
-            self.expand = Pointwise(n_channels, 2 * n_channels)
-            self.reduce = Pointwise(2 * n_channels, n_channels, zero=True)
+        mix, wide = n_channels if mix is None else mix, 2 * n_channels if wide is None else wide
+        self.mix_in = Pointwise(n_channels, mix)
+        self.spatial = Depthwise(mix)
+        self.mix_out = Pointwise(mix, n_channels, zero=True)
+        self.lean = not wide
+        if wide:
+            self.expand = Pointwise(n_channels, wide)
+            self.reduce = Pointwise(wide, n_channels, zero=True)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.mix_out(self.spatial(F.relu(self.mix_in(x))))

@@ -108,6 +108,8 @@ class EightBits(nn.Module):
         x = x + self._layer(
             self._layer(mixed, block.spatial, f"{name}.spatial", values), block.mix_out, f"{name}.mix_out", values
         )
+        if block.lean:
+            return x
         return x + self._layer(
             F.relu(self._layer(x, block.expand, f"{name}.expand", values)), block.reduce, f"{name}.reduce", values
         )

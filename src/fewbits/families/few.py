@@ -64,9 +64,13 @@ class FewConfig:
     width_8: int = setting(128, "channels of the blocks at 1/8")
     depth_8: int = setting(3, "blocks at 1/8, in analysis and synthesis each")
     analysis_extra_8: int = setting(0, "further blocks at 1/8 in analysis alone, which may be slower than synthesis")
-    analysis_lean_8: tuple[int, ...] = setting((), "those of analysis's blocks at 1/8, from 0 on, that have no wide layer")
+    analysis_units_8: tuple[int, ...] = setting(
+        (), "of each of analysis's blocks at 1/8 the units of its spatial mixing and of its wide layer, which may be 0; none: all"
+    )
     width_16: int = setting(256, "channels of the blocks at 1/16")
     depth_16: int = setting(1, "blocks at 1/16, in synthesis alone")
+    synthesis_units_8: tuple[int, ...] = setting((), "like analysis_units_8, of synthesis's blocks at 1/8")
+    synthesis_units_16: tuple[int, ...] = setting((), "and of its blocks at 1/16")
     hyper_width: int = setting(128, "channels of the hyper networks")
     pyramid: int = setting(3, "leading channels of the latent, of blocks' brightness and colours, predicted from coarse to fine")
     hyper_limit: int = setting(8, "largest magnitude of a hyper symbol")
@@ -131,18 +135,29 @@ def phases_of(index: Tensor) -> Tensor:
     return torch.from_numpy(phases(*index.shape[-2:]).copy()).to(index.device)
 
 
+def blocks(config: FewConfig, units: str) -> nn.Sequential:
+    """The blocks whose units the setting `units` names. Raises TrainingError where it is not two numbers for each of them."""
+    width = config.width_16 if units.endswith("_16") else config.width_8
+    depth = config.depth_16 if units.endswith("_16") else config.depth_8
+    depth += config.analysis_extra_8 if units.startswith("analysis") else 0
+    given: tuple[int, ...] = getattr(config, units) or (width, 2 * width) * depth
+    pairs = list(zip(given[::2], given[1::2], strict=False))
+    if len(given) != 2 * depth or not all(mix > 0 and wide >= 0 for mix, wide in pairs):
+        raise TrainingError(
+            f"{units} is {','.join(map(str, given))}, it must be two numbers for each of {depth} blocks, units of the spatial "
+            "mixing, 1 or more, and of the wide layer, 0 or more"
+        )
+    return nn.Sequential(*[DepthwiseBlock(width, *pair) for pair in pairs])
+
+
 class Analysis(nn.Module):
     """x - 1/2, unshuffled by 8: (b, 192, h/8, w/8) -> y (b, latent, h/16, w/16)."""
 
     def __init__(self, config: FewConfig) -> None:
         super().__init__()
-        depth = config.depth_8 + config.analysis_extra_8
-        if not all(0 <= number < depth for number in config.analysis_lean_8):
-            raise TrainingError(f"analysis_lean_8 is {config.analysis_lean_8}, analysis has the blocks 0 to {depth - 1}")
         self.shortcut = Pointwise(192, config.latent, patch=2)
         self.stem = Pointwise(192, config.width_8)
-        blocks = [DepthwiseBlock(config.width_8, lean=k in config.analysis_lean_8) for k in range(depth)]
-        self.blocks_8 = nn.Sequential(*blocks)
+        self.blocks_8 = blocks(config, "analysis_units_8")
         self.head = Pointwise(config.width_8, config.latent, patch=2, bias=False, zero=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -161,9 +176,9 @@ class Synthesis(nn.Module):
         self.blocked = Blocked()
         self.shortcut_16 = Pointwise(config.latent, 768)  # channel (c, row, column) of the 16x16 block
         self.stem = Pointwise(config.latent, config.width_16)
-        self.blocks_16 = nn.Sequential(*[DepthwiseBlock(config.width_16) for _ in range(config.depth_16)])
+        self.blocks_16 = blocks(config, "synthesis_units_16")
         self.up = Pointwise(config.width_16, 4 * config.width_8)
-        self.blocks_8 = nn.Sequential(*[DepthwiseBlock(config.width_8) for _ in range(config.depth_8)])
+        self.blocks_8 = blocks(config, "synthesis_units_8")
         self.head = Pointwise(config.width_8, 192, bias=False, zero=True)
 
     def forward(self, y_hat: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,16 @@ from fewbits.families import FAMILIES
 from fewbits.families.settings import described, override
 from fewbits.fidelity import psnr
 from fewbits.processor import cores
-from fewbits.training import checkpoint, export
+from fewbits.training import checkpoint, export, surgeon
 from fewbits.training.calibration import middle
-from fewbits.training.data import decode_rgb, find_pictures
+from fewbits.training.data import decode_rgb, find_pictures, to_tensor
 from fewbits.training.loop import Budget, TrainConfig, train
 from fewbits.training.profile import profile
 from fewbits.training.ranks import Ranks, torchrun_ranks
 
 CURVE_QUALITIES = (0, 20, 40, 60, 80, 100)
 CALIBRATION_PICTURES = 200
+PRUNING_CROP, PRUNING_BATCH = 256, 8  # pixels a side; crops
 
 
 def described_settings(family: str) -> dict[str, list[tuple[str, str]]]:
@@ -107,6 +109,35 @@ def _chosen(family: str, out: Path, init: Path | None, settings: list[str]) -> t
     model_config = override(model_config, [s for s in settings if s.partition("=")[0] in own])
     config = override(config, [s for s in settings if s.partition("=")[0] not in own])
     return model_config, config, model.state_dict() if model else None
+
+
+def run_prune(bundle: Path, target: Path, data: list[Path], exclude: list[str], shares: dict[str, float]) -> None:
+    """Everything behind `fewbits prune`; see its help."""
+    export.check_target(target)
+    source = export.load_bundle(bundle)
+    pictures = _spread(data, exclude)
+    torch.manual_seed(0)
+    model, units = surgeon.pruned(export.load_model(source), _crops(pictures), shares)
+    for name, (left, before) in units.items():
+        print(f"{name:<30} {left} of {before} units")
+    kept = {name: value for name, value in source.card.items() if name not in ("curve", export.UNITS)}
+    card = kept | {"architecture": dataclasses.asdict(model.config)}
+    export.write_folder(target, export.bundle_files(source.family, model, card, pictures))
+    print(f"{target} holds a model to train on from: fewbits train {source.family} --init {target}")
+
+
+def _crops(pictures: list[np.ndarray]) -> Iterator[Tensor]:
+    """A crop of each picture that is large enough, in batches."""
+    generator, crops = np.random.default_rng(0), []
+    for picture in pictures:
+        free = [side - PRUNING_CROP for side in picture.shape[:2]]
+        if min(free) >= 0:
+            top, left = (int(generator.integers(n + 1)) for n in free)
+            crops.append(picture[top : top + PRUNING_CROP, left : left + PRUNING_CROP])
+    if not crops:
+        raise TrainingError(f"no picture of {PRUNING_CROP}x{PRUNING_CROP} pixels or more to prune by")
+    for k in range(0, len(crops), PRUNING_BATCH):
+        yield to_tensor(np.stack(crops[k : k + PRUNING_BATCH]), torch.device("cpu"))
 
 
 def run_export(
