@@ -2,6 +2,7 @@
 """Training in 8 bits: values and weights lie on grids, gradients pass, and steps are those that were measured."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -96,6 +97,22 @@ def test_steps_are_such_that_nothing_that_was_measured_is_clipped(model: Any) ->
         )
     assert 0 < (weights - plain).square().mean().sqrt() < 0.02 * plain.std()
     assert 0 < (both - weights).square().mean().sqrt() < 0.02 * plain.std()
+
+
+def test_blocks_without_a_wide_layer_are_in_8_bits_too() -> None:
+    torch.manual_seed(0)
+    model = Few(replace(CONFIG, synthesis_units_8=(8, 0, 6, 4), synthesis_units_16=(4, 0)))
+    for name, parameter in model.synthesis.named_parameters():
+        if name.endswith("weight"):
+            torch.nn.init.normal_(parameter, std=0.2)
+    eight_bits = measured(model)
+    assert {name for name in eight_bits.steps() if name.endswith(("expand", "reduce"))} == {
+        "blocks_8.1.expand",
+        "blocks_8.1.reduce",
+    }
+    with torch.no_grad():
+        plain, both = model.synthesis(*inputs()), eight_bits(model.synthesis, *inputs(), values=True)
+    assert 0 < (both - plain).square().mean().sqrt() < 0.02 * plain.std()
 
 
 def test_measuring_changes_weights_and_not_what_synthesis_computes(model: Any) -> None:

@@ -348,9 +348,27 @@ def test_int8_needs_blocks_of_both_sizes(depth: str) -> None:
         Few(replace(TINY, int8=0.5, **{depth: 0}))
 
 
-def test_lean_blocks_have_no_wide_layer_and_other_numbers_are_refused() -> None:
-    model = Few(replace(TINY, analysis_lean_8=(0, 2)))
-    assert [hasattr(block, "expand") for block in model.analysis.blocks_8] == [False, True, False]
-    assert all(hasattr(block, "expand") for block in model.synthesis.blocks_8)
-    with pytest.raises(TrainingError, match=r"analysis_lean_8 is \(1, 3\), analysis has the blocks 0 to 2"):
-        Few(replace(TINY, analysis_lean_8=(1, 3)))
+def test_blocks_have_the_units_that_settings_give_them() -> None:
+    config = replace(TINY, analysis_units_8=(4, 0, 5, 6, 7, 0), synthesis_units_16=(3, 2))
+    model = Few(config)
+    blocks = [(len(block.spatial.weight), 0 if block.lean else len(block.expand.weight)) for block in model.analysis.blocks_8]
+    assert blocks == [(4, 0), (5, 6), (7, 0)]
+    assert len(model.synthesis.blocks_16[0].reduce.weight[0]) == 2
+    width = TINY.width_8
+    assert [len(block.expand.weight) for block in model.synthesis.blocks_8] == [2 * width] * TINY.depth_8
+    assert model(torch.rand(1, 3, 64, 64), torch.zeros(1)).x_hat.shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "units", "blocks"),
+    [
+        ("analysis_units_8", (4, 0), 3),
+        ("analysis_units_8", (4, 0, 0, 4, 4, 4), 3),
+        ("synthesis_units_8", (4, -1, 4, 4, 4, 4), 3),
+        ("synthesis_units_16", (4,), 1),
+    ],
+)
+def test_units_that_do_not_fit_the_blocks_are_refused(name: str, units: tuple[int, ...], blocks: int) -> None:
+    given = ",".join(map(str, units))
+    with pytest.raises(TrainingError, match=rf"{name} is {given}, it must be two numbers for each of {blocks} blocks"):
+        Few(replace(TINY, **{name: units}))

@@ -126,7 +126,7 @@ def _observed(model: Any, own: Sequence[Branch], crops: Iterable[Tensor]) -> dic
     top = len(model.config.lambdas) - 1
     for x in crops:
         level = torch.rand(len(x)) * top
-        out, weight = model(x.requires_grad_(), level), model.loss_weight(level)
+        out, weight = model(x.detach().requires_grad_(), level), model.loss_weight(level)
         # the root of the curvature of lambda 255^2 MSE / lambda^0.5, as Few.loss has it
         root = (2 * weight.sqrt() * 255**2 / x[0].numel()).sqrt().view(-1, 1, 1, 1)
         for _ in range(PROBES):
