@@ -190,3 +190,8 @@ def test_pictures_that_are_too_small_to_prune_by_are_named(tmp_path: Path, tiny_
     with pytest.raises(TrainingError, match="no picture of 256x256 pixels or more to prune by"):
         command.run_prune(tiny_run.bundle, tmp_path / "pruned", [tiny_run.data], [], {"analysis": 0.1, "synthesis": 0.0})
     assert not (tmp_path / "pruned").exists()
+
+
+def test_a_share_has_to_be_asked_for(tmp_path: Path, tiny_run: Any) -> None:
+    with pytest.raises(TrainingError, match="say which share to leave out, --analysis or --synthesis: each is 0"):
+        command.run_prune(tiny_run.bundle, tmp_path / "pruned", [tiny_run.data], [], {"analysis": 0.0, "synthesis": 0.0})

@@ -113,6 +113,8 @@ def _chosen(family: str, out: Path, init: Path | None, settings: list[str]) -> t
 
 def run_prune(bundle: Path, target: Path, data: list[Path], exclude: list[str], shares: dict[str, float]) -> None:
     """Everything behind `fewbits prune`; see its help."""
+    if not any(shares.values()):
+        raise TrainingError(f"say which share to leave out, {' or '.join(f'--{network}' for network in shares)}: each is 0")
     export.check_target(target)
     source = export.load_bundle(bundle)
     pictures = _spread(data, exclude)
