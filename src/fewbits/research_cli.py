@@ -183,7 +183,8 @@ def export(
     multiple=True,
     required=True,
     metavar="PATH",
-    help="Training pictures, by which units are chosen; may be given again.",
+    help="Training pictures: 200 of them choose the units, and calibrate the bundle as `fewbits export` does. May be given "
+    "again.",
 )
 @option(
     "--exclude",

@@ -349,10 +349,10 @@ def test_int8_needs_blocks_of_both_sizes(depth: str) -> None:
 
 
 def test_blocks_have_the_units_that_settings_give_them() -> None:
-    config = replace(TINY, analysis_units_8=(4, 0, 5, 6, 7, 0), synthesis_units_16=(3, 2))
+    config = replace(TINY, analysis_units_8=(4, 0, 5, 6), synthesis_units_16=(3, 2))
     model = Few(config)
     blocks = [(len(block.spatial.weight), 0 if block.lean else len(block.expand.weight)) for block in model.analysis.blocks_8]
-    assert blocks == [(4, 0), (5, 6), (7, 0)]
+    assert blocks == [(4, 0), (5, 6), (TINY.width_8, 2 * TINY.width_8)]  # so that a model may grow by blocks
     assert len(model.synthesis.blocks_16[0].reduce.weight[0]) == 2
     width = TINY.width_8
     assert [len(block.expand.weight) for block in model.synthesis.blocks_8] == [2 * width] * TINY.depth_8
@@ -362,13 +362,14 @@ def test_blocks_have_the_units_that_settings_give_them() -> None:
 @pytest.mark.parametrize(
     ("name", "units", "blocks"),
     [
-        ("analysis_units_8", (4, 0), 3),
+        ("analysis_units_8", (4, 0, 4), 3),
         ("analysis_units_8", (4, 0, 0, 4, 4, 4), 3),
+        ("analysis_units_8", (4, 0, 4, 4, 4, 4, 4, 4), 3),
         ("synthesis_units_8", (4, -1, 4, 4, 4, 4), 3),
         ("synthesis_units_16", (4,), 1),
     ],
 )
 def test_units_that_do_not_fit_the_blocks_are_refused(name: str, units: tuple[int, ...], blocks: int) -> None:
     given = ",".join(map(str, units))
-    with pytest.raises(TrainingError, match=rf"{name} is {given}, it must be two numbers for each of {blocks} blocks"):
+    with pytest.raises(TrainingError, match=rf"{name} is {given}, it must be two numbers for each of up to {blocks} blocks"):
         Few(replace(TINY, **{name: units}))

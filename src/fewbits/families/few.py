@@ -65,7 +65,7 @@ class FewConfig:
     depth_8: int = setting(3, "blocks at 1/8, in analysis and synthesis each")
     analysis_extra_8: int = setting(0, "further blocks at 1/8 in analysis alone, which may be slower than synthesis")
     analysis_units_8: tuple[int, ...] = setting(
-        (), "of each of analysis's blocks at 1/8 the units of its spatial mixing and of its wide layer, which may be 0; none: all"
+        (), "of analysis's blocks at 1/8, in turn, the units of spatial mixing and wide layer (may be 0); of others all"
     )
     width_16: int = setting(256, "channels of the blocks at 1/16")
     depth_16: int = setting(1, "blocks at 1/16, in synthesis alone")
@@ -136,17 +136,18 @@ def phases_of(index: Tensor) -> Tensor:
 
 
 def blocks(config: FewConfig, units: str) -> nn.Sequential:
-    """The blocks whose units the setting `units` names. Raises TrainingError where it is not two numbers for each of them."""
+    """The blocks whose units the setting `units` gives: those beyond it have all. Raises TrainingError where it cannot be."""
     width = config.width_16 if units.endswith("_16") else config.width_8
     depth = config.depth_16 if units.endswith("_16") else config.depth_8
     depth += config.analysis_extra_8 if units.startswith("analysis") else 0
-    given: tuple[int, ...] = getattr(config, units) or (width, 2 * width) * depth
+    given: tuple[int, ...] = getattr(config, units)
     pairs = list(zip(given[::2], given[1::2], strict=False))
-    if len(given) != 2 * depth or not all(mix > 0 and wide >= 0 for mix, wide in pairs):
+    if len(given) % 2 or len(pairs) > depth or not all(mix > 0 and wide >= 0 for mix, wide in pairs):
         raise TrainingError(
-            f"{units} is {','.join(map(str, given))}, it must be two numbers for each of {depth} blocks, units of the spatial "
-            "mixing, 1 or more, and of the wide layer, 0 or more"
+            f"{units} is {','.join(map(str, given))}, it must be two numbers for each of up to {depth} blocks: units of the "
+            "spatial mixing, 1 or more, and of the wide layer, 0 or more"
         )
+    pairs += [(width, 2 * width)] * (depth - len(pairs))
     return nn.Sequential(*[DepthwiseBlock(width, *pair) for pair in pairs])
 
 

@@ -3,7 +3,6 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,22 +112,29 @@ def _chosen(family: str, out: Path, init: Path | None, settings: list[str]) -> t
 
 def run_prune(bundle: Path, target: Path, data: list[Path], exclude: list[str], shares: dict[str, float]) -> None:
     """Everything behind `fewbits prune`; see its help."""
-    if not any(shares.values()):
-        raise TrainingError(f"say which share to leave out, {' or '.join(f'--{network}' for network in shares)}: each is 0")
+    surgeon.check_shares(shares)
     export.check_target(target)
     source = export.load_bundle(bundle)
+    if source.family != "few":
+        raise TrainingError(f"{bundle} is of family {source.family}: only models of few have blocks to leave units out of")
+    model = export.load_model(source)
     pictures = _spread(data, exclude)
+    crops = _crops(pictures)
     torch.manual_seed(0)
-    model, units = surgeon.pruned(export.load_model(source), _crops(pictures), shares)
+    model, units = surgeon.pruned(model, crops, shares)
     for name, (left, before) in units.items():
         print(f"{name:<30} {left} of {before} units")
     kept = {name: value for name, value in source.card.items() if name not in ("curve", export.UNITS)}
-    card = kept | {"architecture": dataclasses.asdict(model.config)}
+    pruned = {"from": source.model_id.hex(), "crops": sum(map(len, crops)), **shares}
+    card = kept | {"architecture": dataclasses.asdict(model.config), "pruned": pruned}
     export.write_folder(target, export.bundle_files(source.family, model, card, pictures))
-    print(f"{target} holds a model to train on from: fewbits train {source.family} --init {target}")
+    loss = source.card.get("training", {}).get("loss", "mse")
+    print(f"{target} holds a model, chosen by {pruned['crops']} crops, to train on from:")
+    print(f"fewbits train few --init {target} --loss {loss} --lr 3e-4 --matrix-lr 3e-4 --data PICTURES --out RUN --steps 1")
+    print("fewbits train few --data PICTURES --out RUN --anneal 45")
 
 
-def _crops(pictures: list[np.ndarray]) -> Iterator[Tensor]:
+def _crops(pictures: list[np.ndarray]) -> list[Tensor]:
     """A crop of each picture that is large enough, in batches."""
     generator, crops = np.random.default_rng(0), []
     for picture in pictures:
@@ -138,8 +144,8 @@ def _crops(pictures: list[np.ndarray]) -> Iterator[Tensor]:
             crops.append(picture[top : top + PRUNING_CROP, left : left + PRUNING_CROP])
     if not crops:
         raise TrainingError(f"no picture of {PRUNING_CROP}x{PRUNING_CROP} pixels or more to prune by")
-    for k in range(0, len(crops), PRUNING_BATCH):
-        yield to_tensor(np.stack(crops[k : k + PRUNING_BATCH]), torch.device("cpu"))
+    batches = [crops[k : k + PRUNING_BATCH] for k in range(0, len(crops), PRUNING_BATCH)]
+    return [to_tensor(np.stack(batch), torch.device("cpu")) for batch in batches]
 
 
 def run_export(

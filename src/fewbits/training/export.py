@@ -67,7 +67,7 @@ def _build(family: str, architecture: Any, where: str) -> Any:
         config_class, model_class = FAMILIES[family]
         return model_class(config_class(**checkpoint.plain_settings(architecture)))
     except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{where}: family {family!r} with architecture {architecture!r} cannot be built: {error}") from error
+        raise ModelError(f"{where}: this release cannot build its {family!r}: {error}") from error
 
 
 def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequence[np.ndarray] = ()) -> dict[str, bytes]:
@@ -231,6 +231,9 @@ def check_target(target: Path) -> None:
     """Raises TrainingError where a bundle must not be written to `target`."""
     if target.exists() and not (target / MANIFEST).exists():
         raise TrainingError(f"{target} exists and is no bundle: choose another name")
+    there = next(parent for parent in target.absolute().parents if parent.exists())
+    if not there.is_dir():
+        raise TrainingError(f"{target}: {there} is no folder")
 
 
 def write_folder(target: Path, files: dict[str, bytes]) -> None:

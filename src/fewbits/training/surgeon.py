@@ -2,13 +2,12 @@
 """Hidden units that matter least are left out of the blocks of a trained model, and what reads the others makes up for them.
 
 Optimal Brain Surgeon (Hassibi, Stork, NIPS 1992) for whole units: a unit is a column of the matrix that reads it, and the change
-of a loss that comes of a change of that matrix is told by its curvature, taken to be a product of two small matrices (K-FAC;
-Martens, Grosse, ICML 2015): what the readers see, and how much the decoded picture hears of what they give (Gauss-Newton, of the
-squared error at all levels alike). No other weights change. Units go where they are worth least for the multiplications that
-they take. Train on from what is left: docs/training.md.
+of the distortion that comes of a change of that matrix is told by its curvature, taken to be a product of two small matrices
+(K-FAC; Martens, Grosse, ICML 2015): what the readers see, and how much the decoded picture hears of what they give (Gauss-Newton,
+of the squared error, levels weighed as in training). No other weights change. Units go where they are worth least for the
+multiplications that they take. Train on from what is left: docs/training.md.
 """
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
@@ -21,9 +20,10 @@ from fewbits.families.blocks import DepthwiseBlock, Pointwise
 
 UNITS: Final = 16  # that go together: channels that CPU kernels take together
 PROBES: Final = 2  # random directions a picture in which the decoded picture is felt
-_DAMPING: Final = 1e-4  # of the mean square of what a layer reads, added to each unit's
+_DAMPING: Final = 1e-4  # of a unit's mean square, added to it
+_FLOOR: Final = 1e-9  # of the mean square of all, likewise: of units that never fire
 
-# Of the settings that number units: where the blocks are, and how many latent positions' sides theirs have
+# By the setting that gives their units, the blocks: network, stack, and positions a side for one of the latent
 STACKS: Final = {
     "analysis_units_8": ("analysis", "blocks_8", 2),
     "synthesis_units_8": ("synthesis", "blocks_8", 2),
@@ -45,8 +45,8 @@ class Branch(NamedTuple):
 class Order(NamedTuple):
     """How a branch's units go, least first.
 
-    harm: what the loss, of all pictures, is expected to gain by it when the first k + 1 have gone. readers: after each UNITS of
-    them the units that are left, and weight (out, units) and bias (out,) of what reads them.
+    harm: by how much the distortion's part of the loss, of all pictures, is expected to rise when the first k + 1 have gone.
+    readers: after each UNITS of them the units that are left, and weight (out, units) and bias (out,) of what reads them.
     """
 
     harm: Tensor
@@ -70,14 +70,11 @@ def pruned(model: Any, crops: Iterable[Tensor], shares: Mapping[str, float]) -> 
     """A copy of a trained model whose blocks take fewer multiplications; and, by what reads them, units left and before.
 
     crops: batches (b, 3, h, w), in 0..1, sides multiples of 64. shares: of the multiplications of a network's blocks, what
-    goes, 0 or more and below 1. Raises TrainingError on a model without such blocks, or a share that is none.
+    goes. Units that nothing reads, as there are where export had left out some, go first, and are not counted. Raises
+    TrainingError on a share that cannot be.
     """
-    for network, share in shares.items():
-        if network not in NETWORKS or not 0 <= share < 1:
-            raise TrainingError(f"the share of {network} to leave out is {share:g}, it must be 0 or more and below 1")
-    if not all(hasattr(model.config, name) for name in STACKS):
-        raise TrainingError("only models of the family few have blocks to leave units out of")
-    model = _in_float(model)
+    check_shares(shares)
+    model = _in_float(_without_idle(model))
     found = {network: list(branches(model, network)) for network in shares}
     seen = _observed(model, [branch for own in found.values() for branch in own], crops)
     readers, units = {}, {}
@@ -91,9 +88,32 @@ def pruned(model: Any, crops: Iterable[Tensor], shares: Mapping[str, float]) -> 
     return _without(model, readers), units
 
 
+def check_shares(shares: Mapping[str, float]) -> None:
+    """Raises TrainingError where one is below 0, or not below 1, or all are 0."""
+    for network, share in shares.items():
+        if not 0 <= share < 1:
+            raise TrainingError(f"the share of {network} to leave out is {share:g}, it must be 0 or more and below 1")
+    if not any(shares.values()):
+        raise TrainingError(f"say which share to leave out, of {' or '.join(shares)}: each is 0")
+
+
+@torch.no_grad()
+def _without_idle(model: Any) -> Any:
+    """A copy of the model without the units whose columns in what reads them are 0."""
+    readers = {}
+    for branch in (branch for network in NETWORKS for branch in branches(model, network)):
+        read = branch.reader.weight.any(0)
+        if branch.inside != ("expand",) and not read.any():  # a block without spatial mixing is none
+            read[:UNITS] = True
+        if not read.all():
+            assert branch.reader.bias is not None
+            readers[branch.name] = (read.nonzero()[:, 0], branch.reader.weight[:, read], branch.reader.bias)
+    return _without(model, readers)
+
+
 def _in_float(model: Any) -> Any:
-    """A copy of the model; where it is trained for int8, with synthesis's weights as 8 bits give them, in float."""
-    model = copy.deepcopy(model).eval().requires_grad_(False)
+    """The model, for good; where it is trained for int8, with synthesis's weights as 8 bits give them, in float."""
+    model = model.eval().requires_grad_(False)
     if (rounding := model.eight_bits) is not None and rounding.known:
         rounding.round_weights(model.synthesis)
     return model
@@ -147,7 +167,8 @@ def _order(reader: Pointwise, read: Tensor, heard: Tensor) -> Order:
     assert reader.bias is not None
     weight = torch.cat([reader.weight, reader.bias[:, None]], dim=1).double()
     n = weight.shape[1] - 1
-    inverse = torch.linalg.inv(read + _DAMPING * read.diagonal()[:n].mean() * torch.eye(n + 1, dtype=read.dtype))
+    squares = read.diagonal()
+    inverse = torch.linalg.inv(read + torch.diag(_DAMPING * squares + _FLOOR * squares.mean()))
     left = torch.ones(n, dtype=torch.bool)
     harm, readers = torch.zeros(n, dtype=torch.float64), []
     for k in range(n):
