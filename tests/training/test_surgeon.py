@@ -15,7 +15,7 @@ from fewbits.families.blocks import Pointwise  # noqa: E402
 from fewbits.families.few import Few, FewConfig  # noqa: E402
 from fewbits.installed import SHIPPED  # noqa: E402
 from fewbits.training import command, export  # noqa: E402
-from fewbits.training.surgeon import UNITS, Branch, Order, _chosen, branches, pruned  # noqa: E402
+from fewbits.training.surgeon import UNITS, Branch, Order, _chosen, _observed, branches, pruned  # noqa: E402
 
 CONFIG = FewConfig(
     latent=12, hyper=4, width_8=32, depth_8=2, width_16=32, depth_16=1, hyper_width=8, lambdas=(0.0018, 0.0175, 0.17)
@@ -101,6 +101,16 @@ def test_units_that_nothing_hears_go_however_large_they_are(model: Any, crops: l
     assert units["analysis.blocks_8.1.reduce"] == (32, 64)
     assert torch.equal(found.analysis.blocks_8[1].expand.weight, model.analysis.blocks_8[1].expand.weight[:32])
     assert torch.allclose(given(found, crops)[0], given(model, crops)[0], atol=1e-3)
+
+
+def test_levels_weigh_as_in_training(model: Any, crops: list[Any]) -> None:
+    """By the root of their lambda, see Few.loss."""
+    own, heard = list(branches(model, "analysis")), []
+    for factor in (1, 16):
+        torch.manual_seed(3)
+        model.config = replace(CONFIG, lambdas=tuple(factor * value for value in CONFIG.lambdas))
+        heard.append(_observed(model, own, crops)[own[0].name][1])
+    assert torch.allclose(heard[1], 4 * heard[0], rtol=1e-4)
 
 
 def test_of_two_branches_that_harm_alike_the_one_goes_that_takes_more() -> None:
