@@ -451,7 +451,8 @@ def train(
     phase = "anneal" if anneal else "train"
     bar_format = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
     bar = tqdm(total=100.0, unit="%", disable=None if ranks.first else True, bar_format=bar_format)
-    with Log(out) if ranks.first else SilentLog() as log, _StopRequest() as stop, bar, ranks.watched():
+    # the request is outermost: a SIGTERM while the log closes must not hide what went wrong (torchrun sends one to who is left)
+    with _StopRequest() as stop, Log(out) if ranks.first else SilentLog() as log, bar, ranks.watched():
         while (spent := budget.spent(spent_seconds, spent_steps)) < 1 and not ranks.any(stop.requested):
             begun = time.monotonic()
             crops = next(source)
