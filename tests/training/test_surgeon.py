@@ -15,7 +15,7 @@ from fewbits.families.blocks import Pointwise  # noqa: E402
 from fewbits.families.few import Few, FewConfig  # noqa: E402
 from fewbits.installed import SHIPPED  # noqa: E402
 from fewbits.training import command, export  # noqa: E402
-from fewbits.training.surgeon import UNITS, Branch, Order, _chosen, _observed, branches, pruned  # noqa: E402
+from fewbits.training.surgeon import BLOCK, INSIDE, Branch, Order, _chosen, _observed, branches, pruned  # noqa: E402
 
 CONFIG = FewConfig(
     latent=12, hyper=4, width_8=32, depth_8=2, width_16=32, depth_16=1, hyper_width=8, lambdas=(0.0018, 0.0175, 0.17)
@@ -115,7 +115,7 @@ def test_levels_weigh_as_in_training(model: Any, crops: list[Any]) -> None:
 
 def test_of_two_branches_that_harm_alike_the_one_goes_that_takes_more() -> None:
     reader = Pointwise(32, 4)
-    own = [Branch("cheap", ("expand",), reader, 100), Branch("dear", ("expand",), reader, 400)]
+    own = [Branch("cheap", reader, 100, True), Branch("dear", reader, 400, True)]
     harm = torch.arange(1.0, 33.0)
     orders = {"cheap": Order(harm, [None, None]), "dear": Order(2 * harm, [None, None])}
     assert _chosen(own, orders, 0.3) == [0, 1]
@@ -125,12 +125,19 @@ def test_of_two_branches_that_harm_alike_the_one_goes_that_takes_more() -> None:
     assert _chosen(own, orders, 0.3) == [2, 1]
 
 
+def test_of_branches_with_less_than_a_block_nothing_goes() -> None:
+    reader = Pointwise(BLOCK - 1, 4)
+    own = [Branch(name, reader, 100, name == "optional") for name in ("optional", "needed")]
+    with pytest.raises(TrainingError, match=r"a share of 0\.1 cannot be left out"):
+        _chosen(own, {branch.name: Order(torch.arange(15.0), []) for branch in own}, 0.1)
+
+
 def test_branches_tell_what_their_units_take(model: Any) -> None:
     """Of each position of the latent: by the sizes of all weights that a unit has."""
     for network, places in {"analysis": {"blocks_8": 4}, "synthesis": {"blocks_8": 4, "blocks_16": 1}}.items():
         for branch in branches(model, network):
             block, _, reader = branch.name.rpartition(".")
-            inside = [model.get_submodule(f"{block}.{layer}").weight for layer in branch.inside]
+            inside = [model.get_submodule(f"{block}.{layer}").weight for layer in INSIDE[reader]]
             a_unit = sum(weight[0].numel() for weight in inside) + len(branch.reader.weight)
             assert branch.cost == places[branch.name.split(".")[1]] * a_unit
 
@@ -140,9 +147,9 @@ def test_branches_tell_what_their_units_take(model: Any) -> None:
 def test_the_share_that_was_asked_for_goes(model: Any, crops: list[Any], network: str, share: float) -> None:
     found, units = pruned(model, crops, {network: share})
     wanted = (1 - share) * multiplications(model, network)
-    largest = UNITS * max(branch.cost for branch in branches(model, network))
+    largest = BLOCK * max(branch.cost for branch in branches(model, network))
     assert wanted - largest < multiplications(found, network) <= wanted
-    assert all(left % UNITS == 0 for left, _ in units.values())
+    assert all(left % BLOCK == 0 for left, _ in units.values())
     other = {"analysis": "synthesis", "synthesis": "analysis"}[network]
     assert multiplications(found, other) == multiplications(model, other)
 
@@ -205,9 +212,9 @@ def test_units_that_nothing_reads_do_not_count(model: Any, crops: list[Any]) -> 
             block.reduce.weight[:, 40:] = 0
     found, units = pruned(model, crops, {"analysis": 0.2})
     assert {name: before for name, (_, before) in units.items()} == {
-        f"analysis.blocks_8.{k}.{reader}": before for k in (0, 1) for reader, before in (("mix_out", UNITS), ("reduce", 40))
+        f"analysis.blocks_8.{k}.{reader}": before for k in (0, 1) for reader, before in (("mix_out", BLOCK), ("reduce", 40))
     }
-    left = 2 * (UNITS * 4 * (64 + 9) + 40 * 4 * 64)
+    left = 2 * (BLOCK * 4 * (64 + 9) + 40 * 4 * 64)
     assert multiplications(found, "analysis") <= 0.8 * left < multiplications(model, "analysis")
 
 

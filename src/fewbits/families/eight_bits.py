@@ -77,7 +77,7 @@ class EightBits(nn.Module):
             if _reads_sum(name):
                 sizes[sum_of(name)] = sizes[name]
         for name, size in sizes.items():
-            self.register_buffer(_key(name), torch.full((size,), torch.nan))
+            self.register_buffer(buffer_name(name), torch.full((size,), torch.nan))
 
     @property
     def known(self) -> bool:
@@ -86,7 +86,7 @@ class EightBits(nn.Module):
 
     def step(self, name: str) -> Tensor:
         """Of what the convolution `name` reads, or of one of the SUMS: (channels,)."""
-        return self.get_buffer(_key(name))
+        return self.get_buffer(buffer_name(name))
 
     def forward(self, synthesis: "Synthesis", y_hat: Tensor, scale: Tensor, shift: Tensor, values: bool | str) -> Tensor:
         """As synthesis(y_hat, scale, shift). values: whether they are rounded, too; a name: only those that convolution reads."""
@@ -206,7 +206,8 @@ def _layers(synthesis: "Synthesis") -> dict[str, Pointwise | Depthwise]:
     return {name: layer for name, layer in layers.items() if name.startswith(SUMS)}
 
 
-def _key(name: str) -> str:
+def buffer_name(name: str) -> str:
+    """That of the steps of a convolution, or of one of the SUMS."""
     return name.replace(".", "/")
 
 

@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from fewbits.errors import TrainingError
 from fewbits.families.blocks import DepthwiseBlock, Pointwise
+from fewbits.families.eight_bits import buffer_name
+from fewbits.training.pruning import BLOCK
 
-UNITS: Final = 16  # that go together: channels that CPU kernels take together
+# By what reads units in a block, the layers whose channels they are
+INSIDE: Final = {"mix_out": ("mix_in", "spatial"), "reduce": ("expand",)}
 PROBES: Final = 2  # random directions a picture in which the decoded picture is felt
 _DAMPING: Final = 1e-4  # of a unit's mean square, added to it
 _FLOOR: Final = 1e-9  # of the mean square of all, likewise: of units that never fire
@@ -33,20 +36,20 @@ NETWORKS: Final = tuple(dict.fromkeys(network for network, _, _ in STACKS.values
 
 
 class Branch(NamedTuple):
-    """Half of a block: the layers whose channels are its units, what reads them, and the multiplications a unit takes for each
-    position of the latent."""
+    """Half of a block: what reads its units, the multiplications a unit takes for each position of the latent, and whether a
+    block may lack it."""
 
-    name: str  # NETWORK.STACK.BLOCK.READER, as in the model's state
-    inside: tuple[str, ...]
+    name: str  # NETWORK.STACK.NUMBER.READER, as in the model's state
     reader: Pointwise
     cost: int
+    optional: bool
 
 
 class Order(NamedTuple):
     """How a branch's units go, least first.
 
     harm: by how much the distortion's part of the loss, of all pictures, is expected to rise when the first k + 1 have gone.
-    readers: after each UNITS of them the units that are left, and weight (out, units) and bias (out,) of what reads them.
+    readers: after each BLOCK of them the units that are left, and weight (out, units) and bias (out,) of what reads them.
     """
 
     harm: Tensor
@@ -61,9 +64,9 @@ def branches(model: nn.Module, network: str) -> Iterator[Branch]:
         for number, block in enumerate(getattr(getattr(model, network), stack)):
             assert isinstance(block, DepthwiseBlock)
             width, places = len(block.mix_out.weight), sides**2
-            yield Branch(f"{network}.{stack}.{number}.mix_out", ("mix_in", "spatial"), block.mix_out, places * (2 * width + 9))
+            yield Branch(f"{network}.{stack}.{number}.mix_out", block.mix_out, places * (2 * width + 9), False)
             if not block.lean:
-                yield Branch(f"{network}.{stack}.{number}.reduce", ("expand",), block.reduce, places * 2 * width)
+                yield Branch(f"{network}.{stack}.{number}.reduce", block.reduce, places * 2 * width, True)
 
 
 def pruned(model: Any, crops: Iterable[Tensor], shares: Mapping[str, float]) -> tuple[Any, dict[str, tuple[int, int]]]:
@@ -82,7 +85,7 @@ def pruned(model: Any, crops: Iterable[Tensor], shares: Mapping[str, float]) -> 
         orders = {branch.name: _order(branch.reader, *seen[branch.name]) for branch in own}
         for branch, gone in zip(own, _chosen(own, orders, shares[network]), strict=True):
             n = branch.reader.weight.shape[1]
-            units[branch.name] = (n - gone * UNITS, n)
+            units[branch.name] = (n - gone * BLOCK, n)
             if gone:
                 readers[branch.name] = orders[branch.name].readers[gone - 1]
     return _without(model, readers), units
@@ -103,8 +106,8 @@ def _without_idle(model: Any) -> Any:
     readers = {}
     for branch in (branch for network in NETWORKS for branch in branches(model, network)):
         read = branch.reader.weight.any(0)
-        if branch.inside != ("expand",) and not read.any():  # a block without spatial mixing is none
-            read[:UNITS] = True
+        if not branch.optional and not read.any():
+            read[:BLOCK] = True
         if not read.all():
             assert branch.reader.bias is not None
             readers[branch.name] = (read.nonzero()[:, 0], branch.reader.weight[:, read], branch.reader.bias)
@@ -181,29 +184,28 @@ def _order(reader: Pointwise, read: Tensor, heard: Tensor) -> Order:
         inverse -= torch.outer(column, inverse[unit])
         inverse[unit, unit] = 1.0  # what is gone takes no part any more
         weight[:, unit], left[unit] = 0, False
-        if (k + 1) % UNITS == 0:
+        if (k + 1) % BLOCK == 0:
             readers.append((left.nonzero()[:, 0], weight[:, :n][:, left].float(), weight[:, n].float()))
     return Order(harm, readers)
 
 
 def _chosen(own: Sequence[Branch], orders: Mapping[str, Order], share: float) -> list[int]:
-    """How many times UNITS go from each branch: the least harmful ones for what they cost, until a share of all costs is gone."""
+    """How many times BLOCK go from each branch: the least harmful ones for what they cost, until a share of all costs is gone."""
     sizes = [branch.reader.weight.shape[1] for branch in own]
     wanted = share * sum(size * branch.cost for size, branch in zip(sizes, own, strict=True))
     gone = [0] * len(own)
-    while sum(UNITS * k * branch.cost for k, branch in zip(gone, own, strict=True)) < wanted:
+    while sum(BLOCK * k * branch.cost for k, branch in zip(gone, own, strict=True)) < wanted:
         harms = []
         for k, branch in zip(gone, own, strict=True):
             order = orders[branch.name]
-            may_be_empty = branch.inside == ("expand",)  # a block without spatial mixing is none
-            if k == len(order.readers) or (not may_be_empty and k + 1 == len(order.readers)):
+            if k + (not branch.optional) >= len(order.readers):
                 harms.append(torch.inf)
                 continue
-            before = float(order.harm[UNITS * k - 1]) if k else 0.0
-            harms.append((float(order.harm[UNITS * (k + 1) - 1]) - before) / branch.cost)
+            before = float(order.harm[BLOCK * k - 1]) if k else 0.0
+            harms.append((float(order.harm[BLOCK * (k + 1) - 1]) - before) / branch.cost)
         least = min(range(len(own)), key=harms.__getitem__)
         if harms[least] == torch.inf:
-            raise TrainingError(f"a share of {share:g} cannot be left out: each block keeps {UNITS} units of its spatial mixing")
+            raise TrainingError(f"a share of {share:g} cannot be left out: each block keeps {BLOCK} units of its spatial mixing")
         gone[least] += 1
     return gone
 
@@ -214,7 +216,7 @@ def _without(model: Any, readers: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -
     state = model.state_dict()
     for name, (left, weight, bias) in readers.items():
         block, _, reader = name.rpartition(".")
-        inside = ("mix_in", "spatial") if reader == "mix_out" else ("expand",)
+        inside = INSIDE[reader]
         if not len(left):  # the branch is a constant, which the other one can add as well
             state[f"{block}.mix_out.bias"] = state[f"{block}.mix_out.bias"] + bias
         state[f"{name}.weight"], state[f"{name}.bias"] = weight, bias
@@ -222,7 +224,7 @@ def _without(model: Any, readers: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -
             for kind in ("weight", "bias"):
                 state[f"{block}.{layer}.{kind}"] = state[f"{block}.{layer}.{kind}"][left]
         for layer in (*inside[1:], reader):  # each has a step for each unit
-            steps = f"eight_bits.{block.removeprefix('synthesis.').replace('.', '/')}/{layer}"
+            steps = f"eight_bits.{buffer_name(f'{block}.{layer}'.removeprefix('synthesis.'))}"
             if steps in state:
                 state[steps] = state[steps][left]
     units: dict[str, tuple[int, ...]] = {}
