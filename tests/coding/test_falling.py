@@ -51,6 +51,20 @@ def test_decoding_undoes_encoding_in_any_passes(pairs: list[tuple[int, int]], bo
     assert np.array_equal(decode_falling(streams, rows, TABLES, ranges), values)
 
 
+@given(coded, st.integers(0, len(TABLES) - 1), st.integers(0, 800))
+def test_values_of_tables_in_no_range_are_left_out(pairs: list[tuple[int, int]], first: int, n_others: int) -> None:
+    """Many of them or few: the ones that are coded are found in two ways."""
+    values, rows = split(pairs)
+    others = np.random.default_rng(len(pairs)).integers(0, max(first, 1), n_others).astype(np.uint8)
+    mixed = np.random.default_rng(n_others).permutation(len(values) + n_others)
+    values, rows = np.append(values, np.full(n_others, 7, np.int16))[mixed], np.append(rows, others)[mixed]
+    kept = rows >= first
+    ranges = [range(first, len(TABLES))]
+    [stream] = encode_falling(values, rows, TABLES, ranges)
+    assert [stream] == encode_falling(values[kept], rows[kept], TABLES, ranges)
+    assert np.array_equal(decode_falling([stream], rows, TABLES, ranges), np.where(kept, values, 0))
+
+
 @given(st.integers(0, 300), st.integers(0, 9))
 def test_without_escapes_it_is_the_rising_order_of_the_tables_turned_round(n: int, seed: int) -> None:
     values, rows = drawn(n, seed)

@@ -131,7 +131,7 @@ def test_cuts_everywhere_are_pictures(
     decode, told = falling.pipeline._decoded, []  # type: ignore[attr-defined]
     monkeypatch.setattr(falling.pipeline, "_decoded", lambda *arguments: told.append(decode(*arguments)) or told[-1])
     falling.symbols(file)
-    expected = np.concatenate(told)
+    expected = np.concatenate(told, axis=1)
     header, level = parse_header(file), falling.pipeline.level(100 * QUALITY, "rgb")
     borders = header.header_bytes + np.cumsum([size for _, size in header.sections])
     rng = np.random.default_rng(0)
@@ -147,7 +147,7 @@ def test_cuts_everywhere_are_pictures(
         _, latent, _ = falling._parsed(file[:length], allow_truncated=True)
         told.clear()
         strips = list(falling.pipeline.decode_strips(latent, *pixels.shape[:2], level, range(N_STRIPS)))
-        found = np.concatenate(told)
+        found = np.concatenate(told, axis=1)
         assert ((found == expected) | (found == 0)).all()
         held.append(float(np.abs(found).sum()))
         assert all(symbols is None for symbols, _ in strips) or length >= borders[-N_STRIPS]

@@ -24,6 +24,7 @@ from fewbits.container import Cut
 from fewbits.errors import CorruptError
 from fewbits.stages import stage
 
+_MOST: Final = 0.65  # the share of coded values from which on sorting all of them takes less than finding those
 _AHEAD_BYTES: Final = 16  # after what is there of a stream: further than the ends of an interval have digits
 
 
@@ -35,15 +36,21 @@ class _Group(NamedTuple):
     stop: int
 
 
-def _order(rows: np.ndarray, n_tables: int) -> np.ndarray:
-    """Positions by falling table, stable."""
-    return np.argsort(rows.dtype.type(n_tables - 1) - rows, kind="stable")
+def _order(rows: np.ndarray, tables: Sequence[SignedTable], first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of those whose table is `first` or a later one, by falling table, stable; and how many each table has."""
+    coded = rows >= first
+    n_coded = np.count_nonzero(coded)
+    last = rows.dtype.type(len(tables) - 1)
+    if n_coded > _MOST * len(rows):  # the others come last
+        return np.argsort(last - rows, kind="stable")[:n_coded], np.bincount(rows, minlength=len(tables))
+    positions = np.flatnonzero(coded)
+    rows = rows.take(positions)
+    return positions.take(np.argsort(last - rows, kind="stable")), np.bincount(rows, minlength=len(tables))
 
 
-def _groups(rows: np.ndarray, tables: Sequence[SignedTable], ranges: Sequence[range]) -> list[list[_Group]]:
+def _groups(counts: np.ndarray, tables: Sequence[SignedTable], ranges: Sequence[range]) -> list[list[_Group]]:
     """Those of each range of tables that are not empty, in the order of the streams."""
-    counts = np.bincount(rows, minlength=len(tables))
-    starts = (len(rows) - np.cumsum(counts)).tolist()
+    starts = (np.cumsum(counts[::-1])[::-1] - counts).tolist()
     return [[_Group(tables[k], starts[k], starts[k] + int(counts[k])) for k in reversed(part) if counts[k]] for part in ranges]
 
 
@@ -51,10 +58,12 @@ def _groups(rows: np.ndarray, tables: Sequence[SignedTable], ranges: Sequence[ra
 def encode_falling(values: np.ndarray, rows: np.ndarray, tables: Sequence[SignedTable], ranges: Sequence[range]) -> list[bytes]:
     """Values int16 (n,) to a stream for each range of tables. rows: unsigned (n,), the table of each value.
 
-    ranges: from the last tables down to the first, with all that occur in rows.
+    ranges: one after the other from the last table down; values whose table is in none of them are left out.
     """
-    ordered = values[_order(rows, len(tables))].astype(np.int32)
-    parts = _groups(rows, tables, ranges)
+    order, counts = _order(rows, tables, ranges[-1].start)
+    ordered = values.take(order).astype(np.int32)
+    del order  # 8 bytes a symbol
+    parts = _groups(counts, tables, ranges)
     starts = np.array([group.start for groups in parts for group in groups], np.int64)
     largest = iter(np.maximum.reduceat(np.abs(ordered), starts).tolist())  # of each group: most have no escapes, and are small
     streams = []
@@ -76,12 +85,13 @@ def encode_falling(values: np.ndarray, rows: np.ndarray, tables: Sequence[Signed
 def decode_falling(
     streams: Sequence[bytes | Cut], rows: np.ndarray, tables: Sequence[SignedTable], ranges: Sequence[range]
 ) -> np.ndarray:
-    """Inverse of encode_falling: int16 (n,); where a stream was cut, 0 for values that what is there does not tell.
+    """Inverse of encode_falling: int16 (n,); 0 for values that were left out, or that a stream which was cut does not tell.
 
     Raises CorruptError where a stream that is there as a whole is impossible, before more is decoded than it can hold.
     """
-    ordered = np.zeros(len(rows), np.int32)
-    for stream, groups in zip(streams, _groups(rows, tables, ranges), strict=True):
+    order, counts = _order(rows, tables, ranges[-1].start)
+    ordered = np.zeros(len(order), np.int16)
+    for stream, groups in zip(streams, _groups(counts, tables, ranges), strict=True):
         if not isinstance(stream, Cut):
             check_length(stream, sum((stop - start) * table.table.least_bits for table, start, stop in groups))
         reader = _Beginning(stream.there) if isinstance(stream, Cut) else _Whole(stream)
@@ -93,8 +103,8 @@ def decode_falling(
                 group[escaped] = 0
                 group[escaped[: len(found)]] = found
             ordered[start : start + len(group)] = group
-    values = np.empty(len(rows), np.int16)
-    values[_order(rows, len(tables))] = ordered
+    values = np.zeros(len(rows), np.int16)
+    values[order] = ordered
     return values
 
 

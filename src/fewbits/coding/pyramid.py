@@ -106,7 +106,10 @@ def phases(rows: int, columns: int) -> np.ndarray:
 
 def bordered(values: np.ndarray) -> np.ndarray:
     """values (channels, rows, columns) with a border of zeros, one wide."""
-    return np.pad(values, ((0, 0), (1, 1), (1, 1)))
+    channels, rows, columns = values.shape
+    wide = np.zeros((channels, rows + 2, columns + 2), values.dtype)  # np.pad takes three times as long for small ones
+    wide[:, 1:-1, 1:-1] = values
+    return wide
 
 
 def quantized(

@@ -5,8 +5,8 @@ CRC-32 is linear: that of two stretches of bytes follows from the CRC of each an
 need never be in memory together. The stretches of all channels have one length: a table of products serves them all.
 """
 
+import math
 import zlib
-from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -65,18 +65,18 @@ def joined_crc(first: int, second: int, second_bytes: int) -> int:
 class StripsChecksum:
     """CRC-32 over symbols that come before the strips, then those of all strips in the order (..., channel, row, column)."""
 
-    def __init__(self) -> None:
-        self._planes: list[int] = []  # the CRC of each channel so far
+    def __init__(self, n_rows: int) -> None:
+        """n_rows: latent rows of all strips."""
+        self._planes: list[int] = []  # the CRC of each channel so far; of all of them in one where there is one strip
         self._plane_bytes = 0
-        self.rows = 0  # latent rows seen
+        self._n_rows, self.rows = n_rows, 0  # rows seen
 
     @stage("checksum")
     def add(self, latent: np.ndarray) -> None:
         """The next strip from the top: integers (..., rows, columns) of the size that the format says."""
-        planes = latent.reshape(-1, *latent.shape[-2:])
-        planes = planes.astype(planes.dtype.newbyteorder("<"), copy=False)
-        crcs = [zlib.crc32(np.ascontiguousarray(plane).data) for plane in planes]
-        size = planes[0].nbytes
+        n_planes = 1 if latent.shape[-2] == self._n_rows else math.prod(latent.shape[:-2])
+        planes = [_stretch(plane) for plane in latent.reshape(n_planes, -1)]
+        crcs, size = [zlib.crc32(plane) for plane in planes], planes[0].nbytes
         self._planes = (
             [joined_crc(one, other, size) for one, other in zip(self._planes, crcs, strict=True)] if self.rows else crcs
         )
@@ -86,15 +86,17 @@ class StripsChecksum:
     @stage("checksum")
     def value(self, head: np.ndarray) -> int:
         """The CRC-32 of `head`, integers of a byte each, and all strips."""
-        total = zlib.crc32(np.ascontiguousarray(head).data)
+        total = zlib.crc32(_stretch(head))
         for plane in self._planes:
             total = joined_crc(total, plane, self._plane_bytes)
         return total
 
 
-def symbols_crc(head: np.ndarray, strips: Iterable[np.ndarray]) -> int:
-    """The same, of strips that are all there."""
-    checksum = StripsChecksum()
-    for strip in strips:
-        checksum.add(strip)
-    return checksum.value(head)
+def symbols_crc(head: np.ndarray, latent: np.ndarray) -> int:
+    """The same, of all strips in one."""
+    return zlib.crc32(_stretch(latent), zlib.crc32(_stretch(head)))
+
+
+def _stretch(symbols: np.ndarray) -> memoryview:
+    """Their bytes as the format has them."""
+    return np.ascontiguousarray(symbols, symbols.dtype.newbyteorder("<")).data

@@ -53,7 +53,7 @@ class LatentSymbols(NamedTuple):
 
     def crc(self) -> int:
         """CRC-32 over the symbols as little-endian int16, in (c, h, w) order."""
-        return symbols_crc(self.head, [self.latent])
+        return symbols_crc(self.head, self.latent)
 
 
 class WidthLevel:

@@ -65,7 +65,7 @@ class Symbols(NamedTuple):
 
     def crc(self) -> int:
         """CRC-32 over the hyper symbols as bytes, then the latent symbols as little-endian int16, both in (c, h, w) order."""
-        return symbols_crc(self.hyper, [self.latent])
+        return symbols_crc(self.hyper, self.latent)
 
 
 class IndexedSymbols(NamedTuple):
@@ -248,13 +248,11 @@ class HyperpriorCodec(Pipeline):
 
     @stage("gathering")
     def _coded(self, symbols: np.ndarray, index: np.ndarray, shares: Sequence[float]) -> list[Section]:
-        coded = np.flatnonzero(index >= self._first_coded)  # numbers gather twice as fast as a mask
-        values, rows = symbols.ravel().take(coded), index.ravel().take(coded)
-        del coded  # up to 8 bytes a symbol
         if not self._falling:
-            return [(SECTION_LATENT, encode_signed(values, rows, self._y_tables))]
-        ranges = pass_ranges(rows, self._mean_bits, shares, self._coded_indices)
-        *coarse, rest = encode_falling(values, rows, self._y_tables, ranges)
+            coded = index >= self._first_coded
+            return [(SECTION_LATENT, encode_signed(symbols[coded], index[coded], self._y_tables))]
+        ranges = pass_ranges(index, self._mean_bits, shares, self._coded_indices)
+        *coarse, rest = encode_falling(symbols.ravel(), index.ravel(), self._y_tables, ranges)
         contents = [coarse_content(part.start, stream) for part, stream in zip(ranges[:-1], coarse, strict=True)]
         return [*((SECTION_COARSE, content) for content in contents), (SECTION_LATENT, rest)]
 
@@ -375,11 +373,7 @@ class HyperpriorCodec(Pipeline):
             streams = [part.stream for part in passes if not isinstance(part.stream, Cut)]
             whole = len(streams) == len(passes)
             index = self._indices(z, strip, grid, level, streams if whole else ())
-            latent = np.zeros(index.shape, np.int16)
-            if whole or self._falling:
-                coded = np.flatnonzero(index >= self._first_coded)
-                latent.ravel()[coded] = self._decoded(passes, index.ravel().take(coded))
-                del coded
+            latent = self._decoded(passes, index) if whole or self._falling else np.zeros(index.shape, np.int16)
             del index
             leading = latent[: self._pyramid]
             y_hat = self._means(z, strip, level, leading, means_of(leading, self._leading_gain(level, strip, grid)))
@@ -388,12 +382,16 @@ class HyperpriorCodec(Pipeline):
             del latent, leading, y_hat  # as in quantize_strips
             yield done.pop()
 
-    def _decoded(self, passes: Sequence[Pass], rows: np.ndarray) -> np.ndarray:
+    def _decoded(self, passes: Sequence[Pass], index: np.ndarray) -> np.ndarray:
+        """Latent symbols int16 by their scale indices, both (latent, strip rows, columns)."""
         if not self._falling:
             [(_, stream)] = passes
             assert not isinstance(stream, Cut), "of which nothing can be said"
-            return decode_signed(stream, rows, self._y_tables)
-        return decode_falling([part.stream for part in passes], rows, self._y_tables, [part.indices for part in passes])
+            coded, latent = index >= self._first_coded, np.zeros(index.shape, np.int16)
+            latent[coded] = decode_signed(stream, index[coded], self._y_tables)
+            return latent
+        streams, ranges = [part.stream for part in passes], [part.indices for part in passes]
+        return decode_falling(streams, index.ravel(), self._y_tables, ranges).reshape(index.shape)
 
     def _synthesised(self, y_hat: np.ndarray, level: Level, tile: Tile) -> np.ndarray:
         here = {name: level.between(each, tile.outer_rows, tile.outer_columns) for name, each in level.synthesis.items()}

@@ -55,7 +55,7 @@ class MaskedSymbols(NamedTuple):
 
     def crc(self) -> int:
         """CRC-32 over the importance, then the latent symbols, both as bytes, in (plane, c, h, w) order."""
-        return symbols_crc(self.importance, [self.latent])
+        return symbols_crc(self.importance, self.latent)
 
 
 class MaskedLevel(NamedTuple):

@@ -125,8 +125,9 @@ class Pipeline(ABC):
 
     def encode(self, pixels: np.ndarray, level: Any, progress: Progress) -> tuple[int, list[Section]]:
         """Pixels as analyse takes them -> the symbols' checksum, and the sections. Holds neither the latent nor all symbols."""
-        checksum, strips, head = StripsChecksum(), [], np.empty(0, np.uint8)
-        for strip in self.quantize_strips(self._latent(pixels, level, progress), level):
+        latent = self._latent(pixels, level, progress)
+        checksum, strips, head = StripsChecksum(latent.grid[0]), [], np.empty(0, np.uint8)
+        for strip in self.quantize_strips(latent, level):
             head, sections = strip.symbols.head, strip.sections
             checksum.add(strip.symbols.latent)
             del strip  # what coding it does not need
@@ -166,7 +167,7 @@ class Pipeline(ABC):
         rows, columns = self.grid(*size)
         plan = self._plan().cover(rows, columns, (_covered(window[0], self.stride), _covered(window[1], self.stride)))
         first, last = plan[0][0].outer_rows.start // STRIP_ROWS, (plan[-1][0].outer_rows.stop - 1) // STRIP_ROWS
-        checksum, head = StripsChecksum(), np.empty(0, np.uint8)
+        checksum, head = StripsChecksum(rows), np.empty(0, np.uint8)
 
         def bands() -> Iterator[np.ndarray]:
             nonlocal head
