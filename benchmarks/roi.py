@@ -96,7 +96,7 @@ def share_in(model: Model, data: bytes, blocks: np.ndarray) -> float:
     level = pipeline.level(header.quality_steps, header.colour)
     grid, parts = symbols.latent.shape[1:], []
     for strip in strips_of(grid[0]):
-        index, values = pipeline._indices(symbols.hyper, strip, grid, level), symbols.latent[:, strip]
+        (index, _), values = pipeline._indices(symbols.hyper, strip, grid, level), symbols.latent[:, strip]
         bits = np.zeros(index.shape)
         for k in range(pipeline._first_coded, int(index.max()) + 1):
             signed = pipeline._y_tables[k]

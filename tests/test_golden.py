@@ -45,8 +45,9 @@ def check_golden(folder: Path, name: str, tool: ModuleType, monkeypatch: pytest.
         made_again.append(encode_planes(symbols, tables))
         return symbols
 
-    def falling(streams: list[bytes], rows: np.ndarray, tables: list, ranges: list[range]) -> np.ndarray:  # type: ignore[type-arg]
-        values = real_falling(streams, rows, tables, ranges)
+    def falling(streams: list[bytes], rows: np.ndarray, tables: list, ranges: list[range], counts: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        values = real_falling(streams, rows, tables, ranges, counts)
+        assert np.array_equal(counts, np.bincount(rows, minlength=len(tables)))
         made_again.extend(encode_falling(values, rows, tables, ranges))
         return values
 

@@ -36,16 +36,17 @@ class _Group(NamedTuple):
     stop: int
 
 
-def _order(rows: np.ndarray, tables: Sequence[SignedTable], first: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of those whose table is `first` or a later one, by falling table, stable; and how many each table has."""
-    coded = rows >= first
-    n_coded = np.count_nonzero(coded)
-    last = rows.dtype.type(len(tables) - 1)
-    if n_coded > _MOST * len(rows):  # the others come last
-        return np.argsort(last - rows, kind="stable")[:n_coded], np.bincount(rows, minlength=len(tables))
-    positions = np.flatnonzero(coded)
-    rows = rows.take(positions)
-    return positions.take(np.argsort(last - rows, kind="stable")), np.bincount(rows, minlength=len(tables))
+def _counts(rows: np.ndarray, tables: Sequence[SignedTable]) -> np.ndarray:
+    return np.bincount(rows, minlength=len(tables))
+
+
+def _order(rows: np.ndarray, counts: np.ndarray, first: int) -> np.ndarray:
+    """Positions of those whose table is `first` or a later one, by falling table, stable. counts: of the values of each table."""
+    n_coded, last = int(counts[first:].sum()), rows.dtype.type(len(counts) - 1)
+    if n_coded > _MOST * len(rows):
+        return np.argsort(last - rows, kind="stable")[:n_coded]  # the others come last
+    positions = np.flatnonzero(rows >= first)
+    return positions.take(np.argsort(last - rows.take(positions), kind="stable"))
 
 
 def _groups(counts: np.ndarray, tables: Sequence[SignedTable], ranges: Sequence[range]) -> list[list[_Group]]:
@@ -55,14 +56,20 @@ def _groups(counts: np.ndarray, tables: Sequence[SignedTable], ranges: Sequence[
 
 
 @stage("coder")
-def encode_falling(values: np.ndarray, rows: np.ndarray, tables: Sequence[SignedTable], ranges: Sequence[range]) -> list[bytes]:
+def encode_falling(
+    values: np.ndarray,
+    rows: np.ndarray,
+    tables: Sequence[SignedTable],
+    ranges: Sequence[range],
+    counts: np.ndarray | None = None,
+) -> list[bytes]:
     """Values int16 (n,) to a stream for each range of tables. rows: unsigned (n,), the table of each value.
 
     ranges: one after the other from the last table down; values whose table is in none of them are left out.
+    counts: integers (tables,), how many values each has, where that is known already.
     """
-    order, counts = _order(rows, tables, ranges[-1].start)
-    ordered = values.take(order).astype(np.int32)
-    del order  # 8 bytes a symbol
+    counts = _counts(rows, tables) if counts is None else counts
+    ordered = values.take(_order(rows, counts, ranges[-1].start)).astype(np.int32)
     parts = _groups(counts, tables, ranges)
     starts = np.array([group.start for groups in parts for group in groups], np.int64)
     largest = iter(np.maximum.reduceat(np.abs(ordered), starts).tolist())  # of each group: most have no escapes, and are small
@@ -83,13 +90,18 @@ def encode_falling(values: np.ndarray, rows: np.ndarray, tables: Sequence[Signed
 
 @stage("coder")
 def decode_falling(
-    streams: Sequence[bytes | Cut], rows: np.ndarray, tables: Sequence[SignedTable], ranges: Sequence[range]
+    streams: Sequence[bytes | Cut],
+    rows: np.ndarray,
+    tables: Sequence[SignedTable],
+    ranges: Sequence[range],
+    counts: np.ndarray | None = None,
 ) -> np.ndarray:
     """Inverse of encode_falling: int16 (n,); 0 for values that were left out, or that a stream which was cut does not tell.
 
     Raises CorruptError where a stream that is there as a whole is impossible, before more is decoded than it can hold.
     """
-    order, counts = _order(rows, tables, ranges[-1].start)
+    counts = _counts(rows, tables) if counts is None else counts
+    order = _order(rows, counts, ranges[-1].start)
     ordered = np.zeros(len(order), np.int16)
     for stream, groups in zip(streams, _groups(counts, tables, ranges), strict=True):
         if not isinstance(stream, Cut):

@@ -116,7 +116,7 @@ class HyperpriorCodec(Pipeline):
             # One table a scale index; those under `first_coded_index` are never used, their symbols are 0.
             parts = np.split(tables["y_frequencies"], np.cumsum(2 * limits + 2)[:-1])
             self._y_tables = [SignedTable(FrequencyTable(part)) for part in parts]
-            self._least_bits = np.array([table.table.least_bits for table in self._y_tables], np.float32)
+            self._least_bits = np.array([table.table.least_bits for table in self._y_tables])
             self._least_bits[: self._first_coded] = 0
             self._mean_bits = np.array([table.table.mean_bits for table in self._y_tables])
             self._mean_bits[: self._first_coded] = 0
@@ -208,9 +208,9 @@ class HyperpriorCodec(Pipeline):
         for strip in strips:
             while ready < min(z_rows, -(-strip.stop // HYPER_STRIDE) + self._hyper_halo):
                 ready = next(filled)
-            index = self._indices(z, strip, y.grid, level)
+            index, counts = self._indices(z, strip, y.grid, level)
             if self._falling and len(strips) > 1 and strip is strips[0]:
-                shares.extend(coarse_shares(index, self._mean_bits))
+                shares.extend(coarse_shares(counts, self._mean_bits))
             values = y.take(strip)
             leading, means = quantized(
                 values[: self._pyramid], self._leading_gain(level, strip, y.grid), partial(self._rounded_in, index)
@@ -224,7 +224,7 @@ class HyperpriorCodec(Pipeline):
             symbols[: self._pyramid] = leading  # the same but for the last bits of floats
             del residual, leading, means
             y_hat = partial(_dequantized, symbols, mean, level, strip)
-            done = [Strip(Symbols(z, symbols), partial(self._coded, symbols, index, shares), y_hat)]
+            done = [Strip(Symbols(z, symbols), partial(self._coded, symbols, index, counts, shares), y_hat)]
             del index, mean, symbols, y_hat  # the next strip is made without them: they are as large as the picture is wide
             yield done.pop()
 
@@ -247,12 +247,12 @@ class HyperpriorCodec(Pipeline):
         return self._rounded(residual, index[: self._pyramid][here])
 
     @stage("gathering")
-    def _coded(self, symbols: np.ndarray, index: np.ndarray, shares: Sequence[float]) -> list[Section]:
+    def _coded(self, symbols: np.ndarray, index: np.ndarray, counts: np.ndarray, shares: Sequence[float]) -> list[Section]:
         if not self._falling:
             coded = index >= self._first_coded
             return [(SECTION_LATENT, encode_signed(symbols[coded], index[coded], self._y_tables))]
-        ranges = pass_ranges(index, self._mean_bits, shares, self._coded_indices)
-        *coarse, rest = encode_falling(symbols.ravel(), index.ravel(), self._y_tables, ranges)
+        ranges = pass_ranges(counts, self._mean_bits, shares, self._coded_indices)
+        *coarse, rest = encode_falling(symbols.ravel(), index.ravel(), self._y_tables, ranges, counts)
         contents = [coarse_content(part.start, stream) for part, stream in zip(ranges[:-1], coarse, strict=True)]
         return [*((SECTION_COARSE, content) for content in contents), (SECTION_LATENT, rest)]
 
@@ -289,12 +289,13 @@ class HyperpriorCodec(Pipeline):
     @stage("prior")
     def _indices(
         self, z: np.ndarray, strip: slice, grid: tuple[int, ...], level: Level, streams: Sequence[bytes] = ()
-    ) -> np.ndarray:
-        """Scale indices uint8 (latent, strip rows, columns) of a strip.
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scale indices uint8 (latent, strip rows, columns) of a strip, and how many of its symbols have each: int64 (indices,).
 
         streams: the strip's, in decoding; raises CorruptError as soon as they are known to be too short for its symbols.
         """
-        index, bits = np.empty((self.latent_channels, strip.stop - strip.start, grid[1]), np.uint8), 0.0
+        index = np.empty((self.latent_channels, strip.stop - strip.start, grid[1]), np.uint8)
+        counts = np.zeros(len(self._y_tables), np.int64)
         for part in self._prior_parts(z, strip, grid[1]):
             biases = {
                 "bias_in": level.at(level.scales["bias_in"], part.hyper_rows, part.hyper_columns, 1),
@@ -309,10 +310,10 @@ class HyperpriorCodec(Pipeline):
             found = np.clip(real, 0, len(self._y_tables) - 1, out=real).astype(np.uint8)  # which cuts the fraction off
             np.maximum(found[: self._pyramid], self._first_coded, out=found[: self._pyramid])  # all: an error would spread
             index[:, :, part.columns] = found
+            counts += np.bincount(found.ravel(), minlength=len(counts))
             if streams:
-                bits += float(self._least_bits.take(found).sum(dtype=np.float64))
-                check_length(streams[0], bits, *streams[1:])
-        return index
+                check_length(streams[0], float(counts @ self._least_bits), *streams[1:])
+        return index, counts
 
     @stage("prior")
     def _means(self, z: np.ndarray, strip: slice, level: Level, leading: np.ndarray, leading_means: np.ndarray) -> np.ndarray:
@@ -372,8 +373,8 @@ class HyperpriorCodec(Pipeline):
         for strip, passes in strips:
             streams = [part.stream for part in passes if not isinstance(part.stream, Cut)]
             whole = len(streams) == len(passes)
-            index = self._indices(z, strip, grid, level, streams if whole else ())
-            latent = self._decoded(passes, index) if whole or self._falling else np.zeros(index.shape, np.int16)
+            index, counts = self._indices(z, strip, grid, level, streams if whole else ())
+            latent = self._decoded(passes, index, counts) if whole or self._falling else np.zeros(index.shape, np.int16)
             del index
             leading = latent[: self._pyramid]
             y_hat = self._means(z, strip, level, leading, means_of(leading, self._leading_gain(level, strip, grid)))
@@ -382,8 +383,8 @@ class HyperpriorCodec(Pipeline):
             del latent, leading, y_hat  # as in quantize_strips
             yield done.pop()
 
-    def _decoded(self, passes: Sequence[Pass], index: np.ndarray) -> np.ndarray:
-        """Latent symbols int16 by their scale indices, both (latent, strip rows, columns)."""
+    def _decoded(self, passes: Sequence[Pass], index: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Latent symbols int16 of a strip, given what _indices gives."""
         if not self._falling:
             [(_, stream)] = passes
             assert not isinstance(stream, Cut), "of which nothing can be said"
@@ -391,7 +392,7 @@ class HyperpriorCodec(Pipeline):
             latent[coded] = decode_signed(stream, index[coded], self._y_tables)
             return latent
         streams, ranges = [part.stream for part in passes], [part.indices for part in passes]
-        return decode_falling(streams, index.ravel(), self._y_tables, ranges).reshape(index.shape)
+        return decode_falling(streams, index.ravel(), self._y_tables, ranges, counts).reshape(index.shape)
 
     def _synthesised(self, y_hat: np.ndarray, level: Level, tile: Tile) -> np.ndarray:
         here = {name: level.between(each, tile.outer_rows, tile.outer_columns) for name, each in level.synthesis.items()}
@@ -417,7 +418,7 @@ class HyperpriorCodec(Pipeline):
         """The coded latent symbols with the index of each one's table."""
         indices, values = [], []
         for strip in strips_of(symbols.latent.shape[1]):
-            index = self._indices(symbols.hyper, strip, symbols.latent.shape[1:], level)
+            index, _ = self._indices(symbols.hyper, strip, symbols.latent.shape[1:], level)
             coded = index >= self._first_coded
             indices.append(index[coded])
             values.append(symbols.latent[:, strip][coded])

@@ -26,26 +26,25 @@ class Pass(NamedTuple):
     stream: Content
 
 
-def coarse_shares(index: np.ndarray, mean_bits: np.ndarray) -> tuple[float, ...]:
-    """One of SHARES for a picture, by the scale indices uint8 of its first strip. mean_bits: of a symbol, for each index."""
-    n_bytes = _bits_from(index, mean_bits)[0] / 8
+def coarse_shares(counts: np.ndarray, mean_bits: np.ndarray) -> tuple[float, ...]:
+    """One of SHARES for a picture. counts: of its first strip's symbols with each scale index; mean_bits: of such a symbol."""
+    n_bytes = _bits_from(counts, mean_bits)[0] / 8
     return next(shares for least, shares in SHARES if n_bytes >= least)
 
 
-def pass_ranges(index: np.ndarray, mean_bits: np.ndarray, shares: Sequence[float], coded: range) -> list[range]:
+def pass_ranges(counts: np.ndarray, mean_bits: np.ndarray, shares: Sequence[float], coded: range) -> list[range]:
     """The scale indices of a strip's passes: after each one its share of the bits is out, or a little more; the rest follow.
 
-    index: of the strip, uint8. coded: the indices that are coded, for which mean_bits may be above 0.
+    counts: of the strip's symbols with each. coded: the indices that are coded, for which mean_bits may be above 0.
     """
-    bits = _bits_from(index, mean_bits)
+    bits = _bits_from(counts, mean_bits)
     firsts = [int(np.flatnonzero(bits[coded.start :] >= share * bits[0])[-1]) + coded.start for share in shares]
     return [range(first, stop) for first, stop in zip([*firsts, coded.start], [coded.stop, *firsts], strict=True)]
 
 
-def _bits_from(index: np.ndarray, mean_bits: np.ndarray) -> np.ndarray:
+def _bits_from(counts: np.ndarray, mean_bits: np.ndarray) -> np.ndarray:
     """The bits that symbols take on average which have at least each scale index: float64 (indices,), falling."""
-    bits = np.bincount(index.ravel(), minlength=len(mean_bits)) * mean_bits
-    return np.asarray(np.cumsum(bits[::-1])[::-1])
+    return np.asarray(np.cumsum((counts * mean_bits)[::-1])[::-1])
 
 
 def coarse_content(first: int, stream: bytes) -> bytes:
