@@ -433,6 +433,28 @@ def test_a_strip_too_short_is_noticed_before_all_of_its_prior_is_known(model: Mo
     assert calls == ["scales"]
 
 
+def test_the_parts_of_a_strip_are_summed_for_that(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three parts that need 43, 43 and 15 % of its bits, two are too many for 60 % of the bytes."""
+    data = model.encode(np.random.default_rng(0).integers(0, 256, (16, 9600, 3), np.uint8), 90)
+    pipeline, symbols = model.pipeline, model.symbols(data)
+    level = pipeline.level(9000, "rgb")
+    _, counts = pipeline._indices(symbols.hyper, slice(0, 1), symbols.latent.shape[1:], level)  # type: ignore[attr-defined]
+    n_bytes = int(0.6 / 32 * (counts @ pipeline._least_bits)) * 4  # type: ignore[attr-defined]
+    calls = []
+    loaded = pipeline._network  # type: ignore[attr-defined]
+    monkeypatch.setattr(pipeline, "_network", lambda name: calls.append(name) or loaded(name))
+    with pytest.raises(CorruptError, match=f"a stream has {n_bytes} bytes, its symbols take"):
+        model.decode(repacked(data, lambda parts: [parts[0], (2, bytes(n_bytes))]))
+    assert n_bytes > 100 and calls == ["scales", "scales"]
+
+
+def test_symbols_that_are_not_coded_take_nothing() -> None:
+    """Nearly all of a flat picture's are: their tables have no say in how long its stream must be."""
+    few = load_model("few", threads=1, precision="fp32")
+    flat = np.full((64, 4000), 128, np.uint8)
+    assert np.abs(np.asarray(few.decode(few.encode(flat, 0)), int) - 128).max() < 9
+
+
 class Tracked:
     """The most bytes that Python and numpy have allocated inside the block."""
 

@@ -209,6 +209,24 @@ def test_metadata_go_into_a_file_and_come_back(picture: Draw, extension: str) ->
     assert again[0x010F] == "a camera"
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("height", [1, 5, 300])
+def test_png_files_of_photographs_are_made_quickly_and_those_of_graphics_small(height: int, depth: int) -> None:
+    """By zlib's strategy of runs, where that costs next to nothing."""
+    rng = np.random.default_rng(0)
+    natural = np.cumsum(rng.normal(0, 9, (height, 400, 3)), axis=1) % 251
+    pattern = np.tile(rng.integers(0, 251, (10, 20, 3)), (30, 20, 1))[:height]
+    for pixels, strategy in ((natural, zlib.Z_RLE), (pattern, None)):
+        array = pixels.astype(np.uint8) if depth == 8 else (257 * pixels).astype(np.uint16)
+        if depth == 8:
+            expected = encoded(Image.fromarray(array), compress_level=4, compress_type=-1 if strategy is None else strategy)
+        else:
+            codecs = pytest.importorskip("imagecodecs")
+            expected = bytes(codecs.png_encode(array, level=4, strategy=strategy))
+        found = write_picture(from_array(array, Metadata()), "x.png")
+        assert found == expected and np.array_equal(read_picture(found, "x.png").array(), array)
+
+
 @pytest.mark.parametrize("name", ["out", "folder.d/out"])
 def test_no_extension_means_png(name: str) -> None:
     assert write_picture(to_picture(Image.new("L", (2, 2))), name).startswith(b"\x89PNG")
