@@ -40,7 +40,7 @@ from fewbits.stages import watched
 BAR: Final = 8.0  # times its speed
 QUALITY: Final = 3
 PUBLISHED_BPP: Final = 0.307  # of that quality: the mean over Kodak
-CODER_STAGES: Final = ("coder", "gathering", "checksum")
+CODER_STAGES: Final = ("coder", "checksum")
 WORKER: Final = Path(__file__).with_name("compressai_worker.py")
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- compressai: written by benchmarks/compressai.py -->", "<!-- end of compressai -->"

@@ -45,7 +45,7 @@ WATCHED_MP: Final = 10.0  # stages of larger pictures are not measured: they say
 STAGES: Final = {  # a row of the table: the stages of --profile in it
     "large networks": ("analysis", "synthesis"),
     "small networks": ("hyper_analysis", "scales", "means"),
-    "entropy coding": ("coder", "gathering", "checksum"),
+    "entropy coding": ("coder", "checksum"),
 }
 REST: Final = "everything else"
 DIRECTIONS: Final = ("encode", "decode")

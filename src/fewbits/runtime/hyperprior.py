@@ -246,7 +246,6 @@ class HyperpriorCodec(Pipeline):
         """The symbols of a part of the leading channels. index: of the whole strip."""
         return self._rounded(residual, index[: self._pyramid][here])
 
-    @stage("gathering")
     def _coded(self, symbols: np.ndarray, index: np.ndarray, counts: np.ndarray, shares: Sequence[float]) -> list[Section]:
         if not self._falling:
             coded = index >= self._first_coded
