@@ -18,6 +18,7 @@ from fewbits import container
 from fewbits.attempts import Attempts, Warn
 from fewbits.container import Cut, Header, Limits
 from fewbits.errors import CorruptError, ImageError, ModelError, TargetWarning
+from fewbits.heap import keep_freed_memory
 from fewbits.image import to_image, to_mask, to_picture
 from fewbits.installed import (
     AUTO,
@@ -88,6 +89,7 @@ class Model:
         if precision != PRECISIONS[0] and precision not in bundle.variants:
             there = ", ".join([PRECISIONS[0], *bundle.variants])
             raise ModelError(f"{where}: precision is {precision!r}, this model has {there}")
+        keep_freed_memory()
         self.bundle, self.precision = bundle, precision
         self.pipeline: Pipeline = PIPELINES[kind](bundle.at(precision), engine or onnxruntime_engine())
 
