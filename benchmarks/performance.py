@@ -39,7 +39,6 @@ from fewbits.structure import decibels, ms_ssim
 
 QUALITIES: Final = (5, 20, 35, 50, 65, 80, 95)
 SIZE: Final = (1024, 768)  # of the picture for times, columns and rows: one tile
-NETWORKS: Final = {"encode": ("analysis", "hyper_analysis", "means", "scales"), "decode": ("means", "scales", "synthesis")}
 # The input by which a network's share of the picture is known, and the pixels that each of its positions stands for.
 COVERED: Final = {
     "analysis": ("x", 64),
@@ -148,7 +147,7 @@ def budget(options: argparse.Namespace) -> None:
     n_px = pixels.shape[0] * pixels.shape[1]
     recorded: dict[str, dict[str, np.ndarray]] = {}
     loaded = model.pipeline._network  # type: ignore[attr-defined]
-    for name in {name for names in NETWORKS.values() for name in names}:
+    for name in COVERED.keys() & model.bundle.networks.keys():
         network = loaded(name)
 
         def call(_name: str = name, _network: Any = network, **inputs: np.ndarray) -> np.ndarray:

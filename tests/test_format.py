@@ -214,7 +214,8 @@ def decode_by_the_page(model: Model, data: bytes) -> tuple[np.ndarray, np.ndarra
     )
     unit = tables["deviation"][:, None, None] * gain * np.ones((1, rows, columns))
     mean = np.zeros((len(latent), rows, columns))
-    if not leading:
+    has_means = coding.get("means", True)
+    if has_means and not leading:
         mean = run(model, "means", z_hat=z[None])[:, :rows, :columns] * unit
     for top in range(0, rows if leading else 0, 32):  # Pyramid
         strip = slice(top, min(top + 32, rows))
@@ -225,8 +226,9 @@ def decode_by_the_page(model: Model, data: bytes) -> tuple[np.ndarray, np.ndarra
             np.clip(np.arange(4 * z_rows) - top, 0, strip.stop - top - 1)[:, None],
             np.clip(np.arange(4 * z_columns), 0, columns - 1),
         ]
-        others = run(model, "means", z_hat=z[None], pyramid=here[None])[:, strip, :columns]
-        mean[leading:, strip] = others * unit[leading:, strip]
+        if has_means:
+            others = run(model, "means", z_hat=z[None], pyramid=here[None])[:, strip, :columns]
+            mean[leading:, strip] = others * unit[leading:, strip]
     y_hat = (latent + mean) * inverse_gain
     modulation = {
         name: interpolated([float_level(tables[f"synthesis_{name}"], steps) for steps in qualities], classes, rows, columns)

@@ -72,6 +72,7 @@ class FewConfig:
     synthesis_units_8: tuple[int, ...] = setting((), "like analysis_units_8, of synthesis's blocks at 1/8")
     synthesis_units_16: tuple[int, ...] = setting((), "and of its blocks at 1/16")
     hyper_width: int = setting(128, "channels of the hyper networks")
+    means: int = setting(1, "1: a network gives the means of what the pyramid leaves; 0: they are 0, as what ships has them")
     pyramid: int = setting(3, "leading channels of the latent, of blocks' brightness and colours, predicted from coarse to fine")
     hyper_limit: int = setting(8, "largest magnitude of a hyper symbol")
     dead_zone: float = setting(0.35, "how readily values are rounded towards 0 to save bits: 0 not at all, 1 as theory says")
@@ -279,7 +280,8 @@ class Few(nn.Module):
         levels, latent = len(config.lambdas), config.latent
         self.to_8 = SpaceToDepth(8)
         self.analysis, self.synthesis = Analysis(config), Synthesis(config)
-        self.hyper_analysis, self.mean_net, self.scale_net = HyperAnalysis(config), MeanNet(config), ScaleNet(config)
+        self.hyper_analysis, self.scale_net = HyperAnalysis(config), ScaleNet(config)
+        self.mean_net = MeanNet(config) if config.means else None
         # A uniform quantizer step that balances rate and distortion at each lambda for an orthonormal transform.
         gain = torch.tensor([13 * math.sqrt(value / 0.0483) for value in config.lambdas])
         self.log_gain = nn.Parameter(gain.log()[:, None].repeat(1, latent))
@@ -404,8 +406,10 @@ class Few(nn.Module):
         """Of `values` (b, latent, h, w), y times the gains; unit (b, latent, 1, 1): y's deviation times them."""
         n = self.config.pyramid
         if not n:
-            return self.mean_net(z_hat).float() * unit
+            return torch.zeros_like(values) if self.mean_net is None else self.mean_net(z_hat).float() * unit
         means, decoded = from_coarse_to_fine(values[:, :n], self._zones(index[:, :n]))
+        if self.mean_net is None:
+            return torch.cat([means, torch.zeros_like(values[:, n:])], dim=1)
         others = self.mean_net(z_hat, decoded / unit[:, :n]).float() * unit[:, n:]
         return torch.cat([means, others], dim=1)
 
@@ -455,13 +459,15 @@ class Few(nn.Module):
 
         y, z = torch.zeros(1, config.latent, 16, 24), torch.zeros(1, config.hyper, 4, 6)
         biases = {"bias_in": torch.zeros(1, config.hyper_width, 1, 1), "bias_out": torch.zeros(1, config.latent, 1, 1)}
-        return {
+        found: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {
             "analysis": (self.analysis, {"x": torch.zeros(1, 192, 32, 48)}),
             "hyper_analysis": (self.hyper_analysis, {"y": y, **modulation(config.hyper_width)}),
-            "means": (self.mean_net, {"z_hat": z} | ({"pyramid": y[:, : config.pyramid]} if config.pyramid else {})),
             "scales": (freeze_integers(self.scale_net), {"z_hat": z, **biases}),
             "synthesis": (self._exported_synthesis(), {"y_hat": y, **modulation(config.width_16)}),
         }
+        if self.mean_net is not None:
+            found["means"] = self.mean_net, {"z_hat": z} | ({"pyramid": y[:, : config.pyramid]} if config.pyramid else {})
+        return found
 
     def int8_steps(self) -> dict[str, dict[str, np.ndarray]]:
         """Of each network with an int8 variant the steps of its values, see EightBits.steps."""
@@ -516,6 +522,7 @@ class Few(nn.Module):
             "order": "falling",
             "places": True,
             "pyramid": self.config.pyramid,
+            "means": bool(self.config.means),
             "index_bits": ScaleNet.INDEX_BITS,
         }
 

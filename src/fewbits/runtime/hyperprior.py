@@ -106,6 +106,7 @@ class HyperpriorCodec(Pipeline):
             self._falling = coding.get("order") == "falling"  # what is older says nothing of it
             self.takes_places = bool(coding.get("places", False))  # networks exported before take one quality only
             self._pyramid = int(coding.get("pyramid", 0))  # leading channels that are predicted from coarse to fine
+            self._has_means = bool(coding.get("means", True))  # of the other channels; where not, they are 0
             if self._pyramid:
                 self._phase_bias = (tables["pyramid_bias"] * 2.0 ** -int(coding["index_bits"])).astype(np.float32)
                 if self._phase_bias.shape != (self._pyramid, N_PHASES):
@@ -219,7 +220,7 @@ class HyperpriorCodec(Pipeline):
             del values
             y.forget(min(strip.stop, ready * HYPER_STRIDE - HYPER_ANALYSIS_HALO))
             mean = self._means(z, strip, level, leading, means)
-            residual -= mean
+            residual[: len(mean)] -= mean
             symbols = self._rounded(residual, index)
             symbols[: self._pyramid] = leading  # the same but for the last bits of floats
             del residual, leading, means
@@ -316,13 +317,15 @@ class HyperpriorCodec(Pipeline):
 
     @stage("prior")
     def _means(self, z: np.ndarray, strip: slice, level: Level, leading: np.ndarray, leading_means: np.ndarray) -> np.ndarray:
-        """Scaled means float32 (latent, strip rows, columns) of a strip.
+        """Scaled means float32 of a strip: (latent, strip rows, columns), or of the leading channels where others have none.
 
         leading: its symbols in the leading channels; leading_means: what they are added to, not scaled.
         """
         n, (rows, columns) = self._pyramid, leading.shape[1:]
-        mean = np.empty((self.latent_channels, rows, columns), np.float32)
         gain = self._leading_gain(level, strip, (rows, columns))
+        if not self._has_means:
+            return np.asarray(leading_means * gain)
+        mean = np.empty((self.latent_channels, rows, columns), np.float32)
         mean[:n] = leading_means * gain
         around = (leading_means + leading / gain) / self._deviation[:n]
         for part in self._prior_parts(z, strip, columns):
@@ -376,10 +379,9 @@ class HyperpriorCodec(Pipeline):
             latent = self._decoded(passes, index, counts) if whole or self._falling else np.zeros(index.shape, np.int16)
             del index
             leading = latent[: self._pyramid]
-            y_hat = self._means(z, strip, level, leading, means_of(leading, self._leading_gain(level, strip, grid)))
-            y_hat += latent
-            done = [(Symbols(z, latent) if whole else None, level.scaled(y_hat, level.inverse_gain, strip, out=y_hat))]
-            del latent, leading, y_hat  # as in quantize_strips
+            mean = self._means(z, strip, level, leading, means_of(leading, self._leading_gain(level, strip, grid)))
+            done = [(Symbols(z, latent) if whole else None, _dequantized(latent, mean, level, strip))]
+            del latent, leading, mean  # as in quantize_strips
             yield done.pop()
 
     def _decoded(self, passes: Sequence[Pass], index: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -426,8 +428,10 @@ class HyperpriorCodec(Pipeline):
 
 
 def _dequantized(symbols: np.ndarray, mean: np.ndarray, level: Level, strip: slice) -> np.ndarray:
-    """y_hat of a strip: the dequantized latent divided by the gains."""
-    return level.scaled(symbols + mean, level.inverse_gain, strip)
+    """y_hat of a strip: the dequantized latent divided by the gains. mean: of its leading channels, or of all."""
+    y_hat = symbols.astype(np.float32)
+    y_hat[: len(mean)] += mean
+    return level.scaled(y_hat, level.inverse_gain, strip, out=y_hat)
 
 
 @stage("planes")

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Hidden units that matter least are left out of the blocks of a trained model, and what reads the others makes up for them.
+"""Hidden units that matter least are left out of the blocks of a trained model, and what is left makes up for them.
 
 Optimal Brain Surgeon (Hassibi, Stork, NIPS 1992) for whole units: a unit is a column of the matrix that reads it, and the change
-of the distortion that comes of a change of that matrix is told by its curvature, taken to be a product of two small matrices
-(K-FAC; Martens, Grosse, ICML 2015): what the readers see, and how much the decoded picture hears of what they give (Gauss-Newton,
-of the squared error, levels weighed as in training). No other weights change. Units go where they are worth least for the
-multiplications that they take. Train on from what is left: docs/training.md.
+of the loss that comes of a change of that matrix is told by its curvature, taken to be a product of two small matrices (K-FAC;
+Martens, Grosse, ICML 2015): what the readers see, and how much the decoded picture hears of what they give (Gauss-Newton, of the
+squared error, levels weighed as in training). Readers see what passes a block by, too: a unit that hardly ever rests is nearly a
+sum of that, and a sum of what passes by costs nothing, since what comes before the block can be given in another basis (ADR 27).
+Units go where they are worth least for the multiplications that they take. Train on from what is left: docs/training.md.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,78 +18,90 @@ from torch import Tensor, nn
 
 from fewbits.errors import TrainingError
 from fewbits.families.blocks import DepthwiseBlock, Pointwise
-from fewbits.families.eight_bits import buffer_name
 from fewbits.training.pruning import BLOCK
+from fewbits.training.stacks import INSIDE, one_and, pass_by, stacks
 
-# By what reads units in a block, the layers whose channels they are
-INSIDE: Final = {"mix_out": ("mix_in", "spatial"), "reduce": ("expand",)}
 PROBES: Final = 2  # random directions a picture in which the decoded picture is felt
-_DAMPING: Final = 1e-4  # of a unit's mean square, added to it
+_DAMPING: Final = 1e-6  # of a unit's mean square, added to it
 _FLOOR: Final = 1e-9  # of the mean square of all, likewise: of units that never fire
+_LEAST: Final = 0.1  # size to which what passes a branch by may be shortened in any direction
 
-# By the setting that gives their units, the blocks: network, stack, and positions a side for one of the latent
-STACKS: Final = {
-    "analysis_units_8": ("analysis", "blocks_8", 2),
-    "synthesis_units_8": ("synthesis", "blocks_8", 2),
-    "synthesis_units_16": ("synthesis", "blocks_16", 1),
-}
-NETWORKS: Final = tuple(dict.fromkeys(network for network, _, _ in STACKS.values()))
+
+NETWORKS: Final = ("analysis", "synthesis")
 
 
 class Branch(NamedTuple):
-    """Half of a block: what reads its units, the multiplications a unit takes for each position of the latent, and whether a
-    block may lack it."""
+    """Half of a block: what reads its units, the multiplications a unit takes for each position of the latent, whether a block
+    may lack it, and whether what passes it by may be had in another basis."""
 
-    name: str  # NETWORK.STACK.NUMBER.READER, as in the model's state
+    name: str  # BLOCK.READER, as in the model's state
     reader: Pointwise
     cost: int
     optional: bool
+    free: bool
+
+
+class Left(NamedTuple):
+    """Of a branch: numbers of the units that are left, weight (out, units) and bias (out,) of what reads them, and, out of
+    what passes by, what is added to it, (out, out)."""
+
+    units: Tensor
+    weight: Tensor
+    bias: Tensor
+    passing: Tensor
 
 
 class Order(NamedTuple):
     """How a branch's units go, least first.
 
-    harm: by how much the distortion's part of the loss, of all pictures, is expected to rise when the first k + 1 have gone.
-    readers: after each BLOCK of them the units that are left, and weight (out, units) and bias (out,) of what reads them.
+    harm: by how much the distortion's part of the loss, of all pictures, is expected to rise with each BLOCK that has gone.
+    left: what there is then.
     """
 
-    harm: Tensor
-    readers: list[tuple[Tensor, Tensor, Tensor]]
+    harm: list[float]
+    left: list[Left]
 
 
-def branches(model: nn.Module, network: str) -> Iterator[Branch]:
+def branches(model: Any, network: str) -> Iterator[Branch]:
     """Of all blocks of a network, in order."""
-    for name, stack, sides in STACKS.values():
-        if name != network:
-            continue
-        for number, block in enumerate(getattr(getattr(model, network), stack)):
+    for stack in stacks(model).values():
+        for name in stack.blocks if stack.network == network else ():
+            block, free = model.get_submodule(name), bool(stack.begin)
             assert isinstance(block, DepthwiseBlock)
-            width, places = len(block.mix_out.weight), sides**2
-            yield Branch(f"{network}.{stack}.{number}.mix_out", block.mix_out, places * (2 * width + 9), False)
+            width = len(block.mix_out.weight)
+            yield Branch(f"{name}.mix_out", block.mix_out, stack.places * (2 * width + 9), False, free)
             if not block.lean:
-                yield Branch(f"{network}.{stack}.{number}.reduce", block.reduce, places * 2 * width, True)
+                yield Branch(f"{name}.reduce", block.reduce, stack.places * 2 * width, True, free)
 
 
 def pruned(model: Any, crops: Iterable[Tensor], shares: Mapping[str, float]) -> tuple[Any, dict[str, tuple[int, int]]]:
     """A copy of a trained model whose blocks take fewer multiplications; and, by what reads them, units left and before.
 
     crops: batches (b, 3, h, w), in 0..1, sides multiples of 64. shares: of the multiplications of a network's blocks, what
-    goes. Units that nothing reads, as there are where export had left out some, go first, and are not counted. Raises
-    TrainingError on a share that cannot be.
+    goes. Units that nothing reads, as there are where export had left out some, go first, and are not counted. Where what
+    passes blocks by is had in another basis, steps of 8-bit values are no longer known. Raises TrainingError on a share that
+    cannot be.
     """
     check_shares(shares)
     model = _in_float(_without_idle(model))
     found = {network: list(branches(model, network)) for network in shares}
     seen = _observed(model, [branch for own in found.values() for branch in own], crops)
-    readers, units = {}, {}
+    left, units = {}, {}
     for network, own in found.items():
-        orders = {branch.name: _order(branch.reader, *seen[branch.name]) for branch in own}
+        orders = {branch.name: _order(branch, *seen[branch.name]) for branch in own}
         for branch, gone in zip(own, _chosen(own, orders, shares[network]), strict=True):
             n = branch.reader.weight.shape[1]
             units[branch.name] = (n - gone * BLOCK, n)
             if gone:
-                readers[branch.name] = orders[branch.name].readers[gone - 1]
-    return _without(model, readers), units
+                left[branch.name] = orders[branch.name].left[gone - 1]
+    return _without(model, left), units
+
+
+def without_means(model: Any) -> Any:
+    """A copy of a trained model without its network of means, which are 0 then."""
+    fresh = type(model)(replace(model.config, means=0))
+    fresh.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("mean_net.")})
+    return fresh
 
 
 def check_shares(shares: Mapping[str, float]) -> None:
@@ -103,15 +116,16 @@ def check_shares(shares: Mapping[str, float]) -> None:
 @torch.no_grad()
 def _without_idle(model: Any) -> Any:
     """A copy of the model without the units whose columns in what reads them are 0."""
-    readers = {}
+    left = {}
     for branch in (branch for network in NETWORKS for branch in branches(model, network)):
         read = branch.reader.weight.any(0)
         if not branch.optional and not read.any():
             read[:BLOCK] = True
         if not read.all():
             assert branch.reader.bias is not None
-            readers[branch.name] = (read.nonzero()[:, 0], branch.reader.weight[:, read], branch.reader.bias)
-    return _without(model, readers)
+            nothing = torch.zeros(2 * [len(branch.reader.weight)], dtype=torch.float64)
+            left[branch.name] = Left(read.nonzero()[:, 0], branch.reader.weight[:, read], branch.reader.bias, nothing)
+    return _without(model, left)
 
 
 def _in_float(model: Any) -> Any:
@@ -123,28 +137,35 @@ def _in_float(model: Any) -> Any:
 
 
 def _observed(model: Any, own: Sequence[Branch], crops: Iterable[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """By branch the mean of h h^T, h what its reader reads and a 1; and the sum of g g^T over all positions, g the gradient of
-    probes by what its reader gives."""
-    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    """By branch the mean of h h^T, h what its reader reads, what passes the branch by, and a 1; and the sum of g g^T over all
+    positions, g the gradient of probes by what its reader gives."""
+    read: dict[str, Tensor] = {}
+    heard: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
+    passing: dict[str, Tensor] = {}
 
-    def watch(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
+    def watch(branch: Branch) -> list[Any]:
+        name, block = branch.name, model.get_submodule(branch.name.rpartition(".")[0])
+        first = getattr(block, INSIDE[name.rpartition(".")[2]][0])
+
+        def before(module: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
+            passing[name] = _rows(args[0].detach())
+
+        def after(module: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
             rows = _rows(args[0].detach())
-            rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
-            read, heard = sums.get(name, (torch.zeros(()), torch.zeros(())))
-            sums[name] = (read + rows.T @ rows, heard)
+            rows = torch.cat([rows, passing.pop(name), torch.ones_like(rows[:, :1])], dim=1)
+            read[name] = read.get(name, torch.zeros(())) + rows.T @ rows
             counts[name] = counts.get(name, 0) + len(rows)
 
             def feel(gradient: Tensor) -> None:
                 rows = _rows(gradient)
-                sums[name] = (sums[name][0], sums[name][1] + rows.T @ rows)
+                heard[name] = heard.get(name, torch.zeros(())) + rows.T @ rows
 
             out.register_hook(feel)  # type: ignore[no-untyped-call]
 
-        return hook
+        return [first.register_forward_hook(before), branch.reader.register_forward_hook(after)]
 
-    hooks = [branch.reader.register_forward_hook(watch(branch.name)) for branch in own]
+    hooks = [hook for branch in own for hook in watch(branch)]
     rounding, model.eight_bits = model.eight_bits, None  # which would compute without the layers that are watched
     top = len(model.config.lambdas) - 1
     for x in crops:
@@ -157,7 +178,7 @@ def _observed(model: Any, own: Sequence[Branch], crops: Iterable[Tensor]) -> dic
     model.eight_bits = rounding
     for hook in hooks:
         hook.remove()
-    return {name: (read / counts[name], heard) for name, (read, heard) in sums.items()}
+    return {name: (read[name] / counts[name], heard[name]) for name in read}
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -165,28 +186,50 @@ def _rows(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _order(reader: Pointwise, read: Tensor, heard: Tensor) -> Order:
-    """One unit after the other goes that harms least, and each time the weights of the others change to suit."""
-    assert reader.bias is not None
-    weight = torch.cat([reader.weight, reader.bias[:, None]], dim=1).double()
-    n = weight.shape[1] - 1
+def _order(branch: Branch, read: Tensor, heard: Tensor) -> Order:
+    """One unit after the other goes that harms least, and each time what is made of the others, and of what passes by, changes
+    to suit."""
+    assert branch.reader.bias is not None
+    width, n = branch.reader.weight.shape
+    whole = torch.cat([branch.reader.weight, torch.zeros(width, width), branch.reader.bias[:, None]], dim=1).double()
+    units, passing = _at(range(n), whole), _at(range(n, n + width), whole)
     squares = read.diagonal()
-    inverse = torch.linalg.inv(read + torch.diag(_DAMPING * squares + _FLOOR * squares.mean()))
-    left = torch.ones(n, dtype=torch.bool)
-    harm, readers = torch.zeros(n, dtype=torch.float64), []
+    damped = read + torch.diag(_DAMPING * squares + _FLOOR * squares.mean())
+    weight, seen = whole.clone(), torch.ones_like(units) if branch.free else ~passing
+    inverse = torch.zeros_like(read)
+    inverse[seen[:, None] & seen] = torch.linalg.inv(damped[seen][:, seen]).flatten()
+    harm, left = [], []
     for k in range(n):
-        each = (weight[:, :n] * (heard @ weight[:, :n])).sum(0) / inverse.diagonal()[:n] / 2
-        each[~left] = torch.inf
+        each = (weight * (heard @ weight)).sum(0) / inverse.diagonal()
+        each[~units] = torch.inf
         unit = int(each.argmin())
-        harm[k] = each[unit] + (harm[k - 1] if k else 0)
         column = inverse[:, unit] / inverse[unit, unit]
         weight -= torch.outer(weight[:, unit], column)
         inverse -= torch.outer(column, inverse[unit])
-        inverse[unit, unit] = 1.0  # what is gone takes no part any more
-        weight[:, unit], left[unit] = 0, False
+        weight[:, unit], units[unit] = 0, False
         if (k + 1) % BLOCK == 0:
-            readers.append((left.nonzero()[:, 0], weight[:, :n][:, left].float(), weight[:, n].float()))
-    return Order(harm, readers)
+            found = torch.zeros_like(whole)
+            found[:, passing] = _held(weight[:, passing])
+            others = units | _at(range(n + width, n + width + 1), whole)
+            rest = ((whole - found) @ damped)[:, others]
+            found[:, others] = torch.linalg.solve(damped[others][:, others], rest.T).T
+            gone = whole - found
+            harm.append(float((heard @ gone @ read * gone).sum() / 2))
+            left.append(Left(units.nonzero()[:, 0], found[:, units].float(), found[:, -1].float(), found[:, passing]))
+    return Order(harm, left)
+
+
+def _at(columns: range, whole: Tensor) -> Tensor:
+    """Which columns of a matrix those are."""
+    found = torch.zeros(whole.shape[1], dtype=torch.bool)
+    found[columns.start : columns.stop] = True
+    return found
+
+
+def _held(passing: Tensor) -> Tensor:
+    """The same, but 1 + passing shortens nothing to less than _LEAST: its inverse is to be of use in float32."""
+    left, sizes, right = torch.linalg.svd(one_and(passing))
+    return (left * sizes.clamp(min=_LEAST)) @ right - one_and(torch.zeros_like(passing))
 
 
 def _chosen(own: Sequence[Branch], orders: Mapping[str, Order], share: float) -> list[int]:
@@ -198,11 +241,10 @@ def _chosen(own: Sequence[Branch], orders: Mapping[str, Order], share: float) ->
         harms = []
         for k, branch in zip(gone, own, strict=True):
             order = orders[branch.name]
-            if k + (not branch.optional) >= len(order.readers):
+            if k + (not branch.optional) >= len(order.left):
                 harms.append(torch.inf)
                 continue
-            before = float(order.harm[BLOCK * k - 1]) if k else 0.0
-            harms.append((float(order.harm[BLOCK * (k + 1) - 1]) - before) / branch.cost)
+            harms.append((order.harm[k] - (order.harm[k - 1] if k else 0.0)) / branch.cost)
         least = min(range(len(own)), key=harms.__getitem__)
         if harms[least] == torch.inf:
             raise TrainingError(f"a share of {share:g} cannot be left out: each block keeps {BLOCK} units of its spatial mixing")
@@ -211,27 +253,27 @@ def _chosen(own: Sequence[Branch], orders: Mapping[str, Order], share: float) ->
 
 
 @torch.no_grad()
-def _without(model: Any, readers: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Any:
-    """The model with those readers, of the units that are left, and without what gave them the others."""
-    state = model.state_dict()
-    for name, (left, weight, bias) in readers.items():
+def _without(model: Any, left: Mapping[str, Left]) -> Any:
+    """The model with what is left of those branches."""
+    state, passing = model.state_dict(), {name: own.passing for name, own in left.items()}
+    for name, own in left.items():
         block, _, reader = name.rpartition(".")
         inside = INSIDE[reader]
-        if not len(left):  # the branch is a constant, which the other one can add as well
-            state[f"{block}.mix_out.bias"] = state[f"{block}.mix_out.bias"] + bias
-        state[f"{name}.weight"], state[f"{name}.bias"] = weight, bias
+        if not len(own.units):  # the branch is a constant, which the other one can add as well
+            before = torch.linalg.solve(one_and(own.passing), own.bias.double())
+            state[f"{block}.mix_out.bias"] = state[f"{block}.mix_out.bias"] + before.float()
+        state[f"{name}.weight"], state[f"{name}.bias"] = own.weight, own.bias
         for layer in inside:
             for kind in ("weight", "bias"):
-                state[f"{block}.{layer}.{kind}"] = state[f"{block}.{layer}.{kind}"][left]
-        for layer in (*inside[1:], reader):  # each has a step for each unit
-            steps = f"eight_bits.{buffer_name(f'{block}.{layer}'.removeprefix('synthesis.'))}"
-            if steps in state:
-                state[steps] = state[steps][left]
+                state[f"{block}.{layer}.{kind}"] = state[f"{block}.{layer}.{kind}"][own.units]
     units: dict[str, tuple[int, ...]] = {}
-    for setting, (network, stack, _) in STACKS.items():
-        blocks = range(len(getattr(getattr(model, network), stack)))
-        names = [f"{network}.{stack}.{k}.{reader}.weight" for k in blocks for reader in ("mix_out", "reduce")]
+    for setting, stack in stacks(model).items():
+        names = [f"{block}.{reader}.weight" for block in stack.blocks for reader in ("mix_out", "reduce")]
         units[setting] = tuple(state[name].shape[1] if name in state else 0 for name in names)
+        pass_by(state, stack, passing)
     fresh = type(model)(replace(model.config, **units))
-    fresh.load_state_dict({name: state[name] for name in fresh.state_dict()})
+    told = {name: value for name, value in state.items() if name in fresh.state_dict()}
+    if any(name.startswith("synthesis.") for name in left):  # its 8-bit values have other steps now: --int8 measures them anew
+        told |= {name: value for name, value in fresh.state_dict().items() if name.startswith("eight_bits.")}
+    fresh.load_state_dict(told)
     return fresh
