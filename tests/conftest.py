@@ -89,6 +89,34 @@ def rising() -> Model:
     return ordered(None)
 
 
+@pytest.fixture(scope="session")
+def by_hyper() -> Model:
+    """The flagship with means of all channels from the hyper symbols, too, as bundles had before ADR 27, on one thread."""
+    torch = pytest.importorskip("torch")
+    from fewbits.training.export import export_network
+
+    [folder] = [path for path in installed_models() if Path(path).name == DEFAULT_MODEL]
+    files = read_bundle(Path(folder))
+    manifest = parse_manifest(files.pop(MANIFEST), folder)
+    coding = {name: value for name, value in manifest["coding"].items() if name != "means"}
+    n_hyper, n_leading, n_latent = 64, coding["pyramid"], 320
+
+    class OldMeans(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.hyper = torch.nn.Conv2d(n_hyper, 16 * n_latent - 16 * n_leading, 3, padding=1)
+            self.around = torch.nn.Conv2d(n_leading, n_latent - n_leading, 3, padding=1)
+
+        def forward(self, z_hat: torch.Tensor, pyramid: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.pixel_shuffle(self.hyper(z_hat), 4) + self.around(pyramid)
+
+    torch.manual_seed(0)
+    example = {"z_hat": torch.zeros(1, n_hyper, 4, 6), "pyramid": torch.zeros(1, n_leading, 16, 24)}
+    files["means.onnx"] = export_network(OldMeans(), example)
+    packed = pack_bundle(manifest["family"], coding, manifest["card"], files)
+    return Model(packed, f"{DEFAULT_MODEL}, means by hyper symbols", onnxruntime_engine(1))
+
+
 class TinyRun(NamedTuple):
     """A training run of a few steps, what it was trained with, and the bundle exported from it."""
 

@@ -98,9 +98,7 @@ def drifting(network: Network, drift: float) -> Network:
     return call
 
 
-@pytest.mark.parametrize(
-    ("name", "drift", "harmless"), [("scales", 1.0, False), ("synthesis", 1e-4, True)]
-)
+@pytest.mark.parametrize(("name", "drift", "harmless"), [("scales", 1.0, False), ("synthesis", 1e-4, True)])
 def test_drift_of_a_float_network_moves_pixels_and_drift_of_the_scale_net_would_be_seen(
     model: Model, photo: np.ndarray, name: str, drift: float, harmless: bool
 ) -> None:

@@ -214,21 +214,25 @@ def decode_by_the_page(model: Model, data: bytes) -> tuple[np.ndarray, np.ndarra
     )
     unit = tables["deviation"][:, None, None] * gain * np.ones((1, rows, columns))
     mean = np.zeros((len(latent), rows, columns))
-    has_means = coding.get("means", True)
-    if has_means and not leading:
+    told = coding.get("means")
+    if told is None and not leading:
         mean = run(model, "means", z_hat=z[None])[:, :rows, :columns] * unit
     for top in range(0, rows if leading else 0, 32):  # Pyramid
         strip = slice(top, min(top + 32, rows))
         values = predicted(latent[:leading, strip] / (gain * np.ones((1, rows, columns)))[:leading, strip])
         mean[:leading, strip] = values * gain[:leading, strip if gain.shape[1] > 1 else slice(None)] - latent[:leading, strip]
-        here = (values / tables["deviation"][:leading, None, None])[
-            :,
-            np.clip(np.arange(4 * z_rows) - top, 0, strip.stop - top - 1)[:, None],
-            np.clip(np.arange(4 * z_columns), 0, columns - 1),
-        ]
-        if has_means:
-            others = run(model, "means", z_hat=z[None], pyramid=here[None])[:, strip, :columns]
+        here = values / tables["deviation"][:leading, None, None]
+        if told is None:
+            wide = here[
+                :,
+                np.clip(np.arange(4 * z_rows) - top, 0, strip.stop - top - 1)[:, None],
+                np.clip(np.arange(4 * z_columns), 0, columns - 1),
+            ]
+            others = run(model, "means", z_hat=z[None], pyramid=wide[None])[:, strip, :columns]
             mean[leading:, strip] = others * unit[leading:, strip]
+        elif told:
+            few = slice(leading, leading + told)
+            mean[few, strip] = run(model, "means", pyramid=here[None]) * unit[few, strip]
     y_hat = (latent + mean) * inverse_gain
     modulation = {
         name: interpolated([float_level(tables[f"synthesis_{name}"], steps) for steps in qualities], classes, rows, columns)
@@ -261,6 +265,14 @@ def test_the_page_decodes_what_we_encode(
 def test_the_page_decodes_what_older_bundles_encoded(rising: Model, picture: Picture) -> None:
     data = rising.encode(picture(70, 41, 3), 60)
     assert np.array_equal(decode_by_the_page(rising, data)[1], rising.symbols(data).latent)
+
+
+@pytest.mark.parametrize("size", [(70, 41), (530, 60)], ids=str)
+def test_the_page_decodes_what_older_means_encoded(by_hyper: Model, picture: Picture, size: tuple[int, int]) -> None:
+    data = by_hyper.encode(picture(*size, 3), 60)
+    _, latent, real = decode_by_the_page(by_hyper, data)
+    assert np.array_equal(latent, by_hyper.symbols(data).latent)
+    assert np.abs(np.asarray(by_hyper.decode(data), float).transpose(2, 0, 1) - real).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(150, 141), (530, 70)], ids=str)

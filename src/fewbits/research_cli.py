@@ -194,23 +194,15 @@ def export(
 )
 @option("--analysis", type=float, default=0.0, metavar="SHARE", help="Of the multiplications of analysis's blocks to leave out.")
 @option("--synthesis", type=float, default=0.0, metavar="SHARE", help="Of those of synthesis's blocks.")
-@option("--no-means", is_flag=True, help="Leave out the network of means, which gives next to nothing to what ships.")
 def prune(
-    bundle: Path,
-    pruned: Path,
-    data: tuple[Path, ...],
-    exclude: tuple[str, ...],
-    analysis: float,
-    synthesis: float,
-    no_means: bool,
+    bundle: Path, pruned: Path, data: tuple[Path, ...], exclude: tuple[str, ...], analysis: float, synthesis: float
 ) -> None:
     """Make a model faster: leave out the hidden units that matter least.
 
     What is left is changed to suit (Optimal Brain Surgeon). The bundle that this writes is meant to be trained on, by
     `fewbits train few --init PRUNED`. Needs the extra `train`.
     """
-    shares = {"analysis": analysis, "synthesis": synthesis}
-    _extra("train").run_prune(bundle, pruned, list(data), list(exclude), shares, means=not no_means)
+    _extra("train").run_prune(bundle, pruned, list(data), list(exclude), {"analysis": analysis, "synthesis": synthesis})
 
 
 @command()

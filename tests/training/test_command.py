@@ -90,7 +90,7 @@ def quick_export(tiny_run, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {
         "x": "analysis",
         "y": "hyper_analysis",
-        "z_hat pyramid": "means",
+        "pyramid": "means",
         "z_hat bias_in bias_out": "scales",
         "y_hat": "synthesis",
     }

@@ -28,7 +28,6 @@ from fewbits.training.surgeon import (  # noqa: E402
     _without,
     branches,
     pruned,
-    without_means,
 )
 
 CONFIG = FewConfig(
@@ -174,16 +173,6 @@ def test_what_passes_by_is_not_shortened_to_nothing() -> None:
     assert torch.allclose(_held(0.1 * passing), 0.1 * passing)  # what shortens less is as it was
 
 
-def test_means_are_left_out(model: Any, crops: list[Any]) -> None:
-    with torch.no_grad():
-        for parameter in model.mean_net.head.parameters():
-            parameter.zero_()
-    found = without_means(model)
-    assert found.config == replace(CONFIG, means=0) and found.mean_net is None
-    for before, after in zip(model(crops[0], torch.ones(2)), found(crops[0], torch.ones(2)), strict=True):
-        assert torch.allclose(before, after)
-
-
 def test_levels_weigh_as_in_training(model: Any, crops: list[Any]) -> None:
     """By the root of their lambda, see Few.loss."""
     own, heard = list(branches(model, "analysis")), []
@@ -325,7 +314,7 @@ def test_a_pruned_bundle_is_written_and_trained_on_from(
     printed = capsys.readouterr().out
     assert "analysis.blocks_8.0.reduce" in printed and "--loss ms-ssim=1 " in printed
     found = export.load_bundle(tmp_path / "pruned")
-    assert "curve" not in found.card and "means" in found.networks
+    assert "curve" not in found.card
     assert found.card["pruned"] == {
         "from": export.load_bundle(bundle).model_id.hex(), "crops": 3, "analysis": 0.4, "synthesis": 0.2,
     }  # fmt: skip
@@ -336,19 +325,6 @@ def test_a_pruned_bundle_is_written_and_trained_on_from(
     command.run_train("few", [tiny_run.data], tmp_path / "run", init=tmp_path / "pruned", settings=settings, **options)
     state = torch.load(tmp_path / "run" / "trunk.pt", weights_only=True)["model"]
     assert state["analysis.blocks_8.0.mix_out.weight"].shape[1] == units[0]
-
-
-def test_a_bundle_without_means_needs_no_share(
-    model: Any, tiny_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(command, "PRUNING_CROP", 64)
-    export.write_folder(tmp_path / "bundle", export.bundle_files("few", model, {"architecture": asdict(model.config)}))
-    shares = {"analysis": 0.0, "synthesis": 0.0}
-    command.run_prune(tmp_path / "bundle", tmp_path / "pruned", [tiny_run.data], [], shares, means=False)
-    found = export.load_bundle(tmp_path / "pruned")
-    assert "means" not in found.networks and found.coding["means"] is False
-    assert found.card["architecture"]["means"] == 0
-    assert export.load_model(found).mean_net is None
 
 
 def test_pictures_that_are_too_small_to_prune_by_are_named(tmp_path: Path, tiny_run: Any) -> None:

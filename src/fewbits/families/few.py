@@ -3,8 +3,8 @@
 
 Analysis and synthesis are a 16x16 Karhunen-Loeve transform plus a deep branch that starts at zero, so training starts
 from a working transform codec. Per-channel gains at the latent set the rate (Cui et al., CVPR 2021). The hyper latent
-gives the means through a float net and the scale indices through an integer net (after Balle, Johnston, Minnen,
-ICLR 2019), so what chooses an entropy table is the same on every machine.
+gives the scale indices through an integer net (after Balle, Johnston, Minnen, ICLR 2019), so what chooses an entropy table is
+the same on every machine; means are predicted from decoded values (ADR 20, ADR 27).
 
 Shapes: x (b, 3, h, w) in 0..1 with h, w multiples of 64 in training; y (b, latent, h/16, w/16); z (b, hyper, h/64, w/64).
 A level is a real number in 0..N-1, N the number of lambdas; level k is trained for lambdas[k].
@@ -37,6 +37,7 @@ from fewbits.families.likelihood import (
     table_bits,
 )
 from fewbits.families.losses import Distortion, Penalty, mse
+from fewbits.families.means import Means, Regression
 from fewbits.families.quantize import (
     IntegerConv,
     freeze_integers,
@@ -72,8 +73,8 @@ class FewConfig:
     synthesis_units_8: tuple[int, ...] = setting((), "like analysis_units_8, of synthesis's blocks at 1/8")
     synthesis_units_16: tuple[int, ...] = setting((), "and of its blocks at 1/16")
     hyper_width: int = setting(128, "channels of the hyper networks")
-    means: int = setting(1, "1: a network gives the means of what the pyramid leaves; 0: they are 0, as what ships has them")
     pyramid: int = setting(3, "leading channels of the latent, of blocks' brightness and colours, predicted from coarse to fine")
+    means: int = setting(29, "at most so many channels after those have means, told by the pyramid around them; others' are 0")
     hyper_limit: int = setting(8, "largest magnitude of a hyper symbol")
     dead_zone: float = setting(0.35, "how readily values are rounded towards 0 to save bits: 0 not at all, 1 as theory says")
     int8: float = setting(0.0, "share of the steps in which synthesis is trained as its int8 variant is; 0: not for int8 at all")
@@ -81,6 +82,11 @@ class FewConfig:
         (0.0009, 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.09, 0.17, 0.32),
         "weights of the distortion against bits per pixel, one a level; these, of 255^2 MSE, give about 0.1 to 2.5 bpp",
     )
+
+    @property
+    def n_means(self) -> int:
+        """Channels after the pyramid's that have means."""
+        return max(0, min(self.means, self.latent - self.pyramid)) if self.pyramid else 0
 
 
 class Estimate(NamedTuple):
@@ -103,12 +109,6 @@ def at_level(table: Tensor, level: Tensor) -> Tensor:
 def per_channel(values: Tensor) -> Tensor:
     """(b, c) -> (b, c, 1, 1)."""
     return values[:, :, None, None]
-
-
-def edges_repeated(x: Tensor) -> Tensor:
-    """x (b, c, h, w) with its outermost values once more on each side; compiled, F.pad's gradient fails in channels_last."""
-    x = torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2)
-    return torch.cat([x[..., :1], x, x[..., -1:]], dim=3)
 
 
 # not compiled: slices whose number and sizes depend on the picture's size
@@ -201,36 +201,9 @@ class HyperAnalysis(nn.Module):
         self.head = Pointwise(width, config.hyper, patch=2)
 
     def forward(self, y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        both = torch.cat([y, y.abs()], dim=1)  # signs for the means, magnitudes for the scales
+        both = torch.cat([y, y.abs()], dim=1)  # scales need magnitudes
         h = F.relu(self.spatial_16(F.relu(self.stem(both) * scale + shift)))
         return self.head(F.relu(self.spatial_32(F.relu(self.middle(h)))))
-
-
-class MeanNet(nn.Module):
-    """z_hat (b, hyper, h/4, w/4), pyramid (b, pyramid, h, w) -> means of y's other channels (b, latent - pyramid, h, w).
-
-    All in units of y's deviation. Without a pyramid the second is missing.
-    """
-
-    def __init__(self, config: FewConfig) -> None:
-        super().__init__()
-        width = config.hyper_width
-        self.around: nn.Conv2d | None = None
-        if config.pyramid:
-            self.around = nn.Conv2d(config.pyramid, width, 3, bias=False)
-            nn.init.zeros_(self.around.weight)
-        self.stem = nn.Conv2d(config.hyper, width, 3, padding=1)
-        self.up = DepthToSpace(2)
-        self.to_32, self.to_16 = Pointwise(width, 4 * width), Pointwise(width, 4 * width)
-        self.block_32, self.block_16 = DepthwiseBlock(width), DepthwiseBlock(width)
-        self.head = Pointwise(width, config.latent - config.pyramid, zero=True)
-
-    def forward(self, z_hat: Tensor, pyramid: Tensor | None = None) -> Tensor:
-        h = self.block_32(self.up(self.to_32(F.relu(self.stem(z_hat)))))
-        h = self.up(self.to_16(h))
-        if self.around is not None and pyramid is not None:
-            h = h + self.around(edges_repeated(pyramid))
-        return self.head(F.relu(self.block_16(h)))
 
 
 class ScaleNet(nn.Module):
@@ -281,7 +254,7 @@ class Few(nn.Module):
         self.to_8 = SpaceToDepth(8)
         self.analysis, self.synthesis = Analysis(config), Synthesis(config)
         self.hyper_analysis, self.scale_net = HyperAnalysis(config), ScaleNet(config)
-        self.mean_net = MeanNet(config) if config.means else None
+        self.means = Means(config.pyramid, config.n_means) if config.n_means else None
         # A uniform quantizer step that balances rate and distortion at each lambda for an orthonormal transform.
         gain = torch.tensor([13 * math.sqrt(value / 0.0483) for value in config.lambdas])
         self.log_gain = nn.Parameter(gain.log()[:, None].repeat(1, latent))
@@ -355,7 +328,7 @@ class Few(nn.Module):
             z_bits = z_bits + noisy - noisy.detach()
         with torch.autocast(x.device.type, enabled=False):
             index = self._in_phases(self.scale_net(z_hat, *self.scale_biases(level)))
-        scaled_mean = self._means(y * gain, z_hat, index, deviation * gain)
+        scaled_mean = self._means(y * gain, index, deviation * gain)
         residual = y * gain - scaled_mean
         symbols = round_through_zone(residual, self._zones(index))
         y_bits = logistic_bits(symbols.detach() if self.training else symbols, index)
@@ -402,16 +375,16 @@ class Few(nn.Module):
         leading = leading + (leading.clamp(min=FIRST_CODED) - leading).detach()  # all are coded: an error would spread
         return torch.cat([leading, index[:, n:]], dim=1)
 
-    def _means(self, values: Tensor, z_hat: Tensor, index: Tensor, unit: Tensor) -> Tensor:
+    def _means(self, values: Tensor, index: Tensor, unit: Tensor) -> Tensor:
         """Of `values` (b, latent, h, w), y times the gains; unit (b, latent, 1, 1): y's deviation times them."""
-        n = self.config.pyramid
+        n, told = self.config.pyramid, self.config.pyramid + self.config.n_means
         if not n:
-            return torch.zeros_like(values) if self.mean_net is None else self.mean_net(z_hat).float() * unit
-        means, decoded = from_coarse_to_fine(values[:, :n], self._zones(index[:, :n]))
-        if self.mean_net is None:
-            return torch.cat([means, torch.zeros_like(values[:, n:])], dim=1)
-        others = self.mean_net(z_hat, decoded / unit[:, :n]).float() * unit[:, n:]
-        return torch.cat([means, others], dim=1)
+            return torch.zeros_like(values)
+        found, decoded = from_coarse_to_fine(values[:, :n], self._zones(index[:, :n]))
+        means = [found]
+        if self.means is not None:
+            means.append(self.means(decoded / unit[:, :n]).float() * unit[:, n:told])
+        return torch.cat([*means, torch.zeros_like(values[:, told:])], dim=1)
 
     def _zones(self, index: Tensor) -> Tensor:
         """The dead zone of each value, by its real scale index."""
@@ -465,8 +438,8 @@ class Few(nn.Module):
             "scales": (freeze_integers(self.scale_net), {"z_hat": z, **biases}),
             "synthesis": (self._exported_synthesis(), {"y_hat": y, **modulation(config.width_16)}),
         }
-        if self.mean_net is not None:
-            found["means"] = self.mean_net, {"z_hat": z} | ({"pyramid": y[:, : config.pyramid]} if config.pyramid else {})
+        if self.means is not None:
+            found["means"] = self.means, {"pyramid": y[:, : config.pyramid]}
         return found
 
     def int8_steps(self) -> dict[str, dict[str, np.ndarray]]:
@@ -522,26 +495,42 @@ class Few(nn.Module):
             "order": "falling",
             "places": True,
             "pyramid": self.config.pyramid,
-            "means": bool(self.config.means),
+            "means": self.config.n_means,
             "index_bits": ScaleNet.INDEX_BITS,
         }
 
     @torch.no_grad()
     def calibrate(self, pictures: Iterable[Tensor]) -> None:
-        """Count the hyper symbols of `pictures` (b, 3, h, w), sides multiples of 64, at every level: their tables from then on.
+        """Fit to `pictures` (b, 3, h, w), sides multiples of 64, at every level: the tables of hyper symbols, which are counted,
+        and the map that tells means, by least squares.
 
-        What training had learned counts as LEARNED_SYMBOLS of each channel.
+        What training had learned of the tables counts as LEARNED_SYMBOLS of each channel.
         """
         counts = LEARNED_SYMBOLS * torch.softmax(self.z_logits.double(), dim=-1)
-        limit = self.config.hyper_limit
+        limit, regression = self.config.hyper_limit, None if self.means is None else Regression(self.means)
         for x in pictures:
-            y = self.analysis(self.to_8(x - 0.5)).float() / per_channel(self.deviation[None])
-            for level, count in enumerate(counts):
-                told = self.modulation(self.hyper_modulation, torch.full((len(y),), float(level)))
-                symbols = self.hyper_analysis(y, *told).round().clamp(-limit, limit) + limit
-                seen = symbols.long().transpose(0, 1).flatten(1)  # (hyper, n)
+            y = self.analysis(self.to_8(x - 0.5)).float()
+            for k, count in enumerate(counts):
+                level = torch.full((len(y),), float(k))
+                told = self.modulation(self.hyper_modulation, level)
+                z = self.hyper_analysis(y / per_channel(self.deviation[None]), *told).round().clamp(-limit, limit)
+                seen = (z + limit).long().transpose(0, 1).flatten(1)  # (hyper, n)
                 count.scatter_add_(1, seen, torch.ones_like(seen, dtype=count.dtype))
+                if regression is not None:
+                    self._add_means(regression, y, z, level)
         self.z_logits.copy_(counts.log())
+        if regression is not None:
+            regression.solve()
+
+    def _add_means(self, regression: Regression, y: Tensor, z: Tensor, level: Tensor) -> None:
+        n, told = self.config.pyramid, self.config.pyramid + self.config.n_means
+        index = self._in_phases(self.scale_net(z, *self.scale_biases(level)))[:, :told].clamp(0, N_SCALES - 1)
+        unit = self.gains(level)[0] * per_channel(self.deviation[None])
+        gained = y * self.gains(level)[0]
+        _, decoded = from_coarse_to_fine(gained[:, :n], self._zones(index[:, :n]))
+        scales = SCALE_MIN * torch.exp(LOG_STEP * index[:, n:]) / unit[:, n:told]
+        scales = scales.masked_fill(index[:, n:].round() < FIRST_CODED, torch.inf)
+        regression.add(decoded / unit[:, :n], y[:, n:told] / per_channel(self.deviation[None, n:told]), scales)
 
     def encoder_card(self) -> dict[str, Any]:
         """What encoders choose and decoders need not know: in the model card, since it must not change the model's id."""

@@ -106,7 +106,8 @@ class HyperpriorCodec(Pipeline):
             self._falling = coding.get("order") == "falling"  # what is older says nothing of it
             self.takes_places = bool(coding.get("places", False))  # networks exported before take one quality only
             self._pyramid = int(coding.get("pyramid", 0))  # leading channels that are predicted from coarse to fine
-            self._has_means = bool(coding.get("means", True))  # of the other channels; where not, they are 0
+            # Channels after those whose means a network tells; in older bundles it is all, and that reads the hyper symbols, too
+            self._n_means = int(coding["means"]) if "means" in coding else None
             if self._pyramid:
                 self._phase_bias = (tables["pyramid_bias"] * 2.0 ** -int(coding["index_bits"])).astype(np.float32)
                 if self._phase_bias.shape != (self._pyramid, N_PHASES):
@@ -126,6 +127,8 @@ class HyperpriorCodec(Pipeline):
             if self._hyper_limit < 1 or self._z_frequencies.shape[2:] != (2 * self._hyper_limit + 1,):
                 raise ValueError("hyper_limit, or the number of hyper symbols in z_frequencies")
             self.latent_channels, self.hyper_channels = tables["gain"].shape[1], self._z_frequencies.shape[1]
+            if self._n_means and not 0 < self._n_means <= (self.latent_channels - self._pyramid) * bool(self._pyramid):
+                raise ValueError(f"the number {self._n_means} of means")
             for name in LEVEL_TABLES:
                 channels = self.latent_channels if name in LATENT_TABLES else tables[name].shape[-1]
                 if tables[name].shape != (len(self._z_frequencies), channels) or tables[name].dtype.kind not in "iuf":
@@ -317,17 +320,22 @@ class HyperpriorCodec(Pipeline):
 
     @stage("prior")
     def _means(self, z: np.ndarray, strip: slice, level: Level, leading: np.ndarray, leading_means: np.ndarray) -> np.ndarray:
-        """Scaled means float32 of a strip: (latent, strip rows, columns), or of the leading channels where others have none.
+        """Scaled means float32 (channels, strip rows, columns) of a strip's first channels; those of the others are 0.
 
         leading: its symbols in the leading channels; leading_means: what they are added to, not scaled.
         """
         n, (rows, columns) = self._pyramid, leading.shape[1:]
+        n_means = self.latent_channels - n if self._n_means is None else self._n_means
+        mean = np.empty((n + n_means, rows, columns), np.float32)
         gain = self._leading_gain(level, strip, (rows, columns))
-        if not self._has_means:
-            return np.asarray(leading_means * gain)
-        mean = np.empty((self.latent_channels, rows, columns), np.float32)
         mean[:n] = leading_means * gain
+        if not n_means:
+            return mean
         around = (leading_means + leading / gain) / self._deviation[:n]
+        unit = level.at(level.gain, strip, slice(0, columns))[0][n : n + n_means] * self._deviation[n : n + n_means]
+        if self._n_means is not None:
+            np.multiply(self._run("means", n_means, pyramid=around[None]), unit, out=mean[n:])
+            return mean
         for part in self._prior_parts(z, strip, columns):
             inputs = {"z_hat": part.z_hat}
             if n:  # beyond the strip its outermost values go on: no strip needs another
@@ -336,9 +344,8 @@ class HyperpriorCodec(Pipeline):
                     for outer, first, side in ((part.hyper_rows, strip.start, rows), (part.hyper_columns, 0, columns))
                 )
                 inputs["pyramid"] = around[None, :, down[:, None], across]
-            here = level.at(level.gain, strip, part.columns)[0][n:]
-            found = self._run("means", self.latent_channels - n, **inputs)[part.cut]
-            mean[n:, :, part.columns] = found * (here * self._deviation[n:])
+            found = self._run("means", n_means, **inputs)[part.cut]
+            mean[n:, :, part.columns] = found * (unit if unit.shape[2] == 1 else unit[:, :, part.columns])
         return mean
 
     def _leading_gain(self, level: Level, strip: slice, grid: tuple[int, ...]) -> np.ndarray:

@@ -110,12 +110,9 @@ def _chosen(family: str, out: Path, init: Path | None, settings: list[str]) -> t
     return model_config, config, model.state_dict() if model else None
 
 
-def run_prune(
-    bundle: Path, target: Path, data: list[Path], exclude: list[str], shares: dict[str, float], *, means: bool = True
-) -> None:
+def run_prune(bundle: Path, target: Path, data: list[Path], exclude: list[str], shares: dict[str, float]) -> None:
     """Everything behind `fewbits prune`; see its help."""
-    if means or any(shares.values()):
-        surgeon.check_shares(shares)
+    surgeon.check_shares(shares)
     export.check_target(target)
     source = export.load_bundle(bundle)
     if source.family != "few":
@@ -124,12 +121,9 @@ def run_prune(
     pictures = _spread(data, exclude)
     crops = _crops(pictures)
     torch.manual_seed(0)
-    if any(shares.values()):
-        model, units = surgeon.pruned(model, crops, shares)
-        for name, (left, before) in units.items():
-            print(f"{name:<30} {left} of {before} units")
-    if not means:
-        model = surgeon.without_means(model)
+    model, units = surgeon.pruned(model, crops, shares)
+    for name, (left, before) in units.items():
+        print(f"{name:<30} {left} of {before} units")
     kept = {name: value for name, value in source.card.items() if name not in ("curve", export.UNITS)}
     pruned = {"from": source.model_id.hex(), "crops": sum(map(len, crops)), **shares}
     card = kept | {"architecture": dataclasses.asdict(model.config), "pruned": pruned}

@@ -97,13 +97,6 @@ def pruned(model: Any, crops: Iterable[Tensor], shares: Mapping[str, float]) -> 
     return _without(model, left), units
 
 
-def without_means(model: Any) -> Any:
-    """A copy of a trained model without its network of means, which are 0 then."""
-    fresh = type(model)(replace(model.config, means=0))
-    fresh.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("mean_net.")})
-    return fresh
-
-
 def check_shares(shares: Mapping[str, float]) -> None:
     """Raises TrainingError where one is below 0, or not below 1, or all are 0."""
     for network, share in shares.items():
