@@ -202,7 +202,8 @@ def _order(branch: Branch, read: Tensor, heard: Tensor) -> Order:
         weight[:, unit], units[unit] = 0, False
         if (k + 1) % BLOCK == 0:
             found = torch.zeros_like(whole)
-            found[:, passing] = _held(weight[:, passing])
+            # what nobody hears need not be made up for, and could make the basis a bad one
+            found[:, passing] = _held(weight[:, passing] * (heard.diagonal() > 0)[:, None])
             others = units | _at(range(n + width, n + width + 1), whole)
             rest = ((whole - found) @ damped)[:, others]
             found[:, others] = torch.linalg.solve(damped[others][:, others], rest.T).T
