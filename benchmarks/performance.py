@@ -44,7 +44,7 @@ COVERED: Final = {
     "analysis": ("x", 64),
     "hyper_analysis": ("y", 256),
     "scales": ("z_hat", 4096),
-    "means": ("z_hat", 4096),
+    "means": ("pyramid", 256),
     "synthesis": ("y_hat", 256),
 }
 DRAWN: Final = 3  # made graphics of each kind

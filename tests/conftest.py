@@ -98,6 +98,7 @@ def by_hyper() -> Model:
     [folder] = [path for path in installed_models() if Path(path).name == DEFAULT_MODEL]
     files = read_bundle(Path(folder))
     manifest = parse_manifest(files.pop(MANIFEST), folder)
+    files = {name: data for name, data in files.items() if ".int8." not in name}
     coding = {name: value for name, value in manifest["coding"].items() if name != "means"}
     n_hyper, n_leading, n_latent = 64, coding["pyramid"], 320
 

@@ -98,11 +98,13 @@ def drifting(network: Network, drift: float) -> Network:
     return call
 
 
-@pytest.mark.parametrize(("name", "drift", "harmless"), [("scales", 1.0, False), ("synthesis", 1e-4, True)])
+@pytest.mark.parametrize(
+    ("name", "drift", "harmless"), [("scales", 1.0, False), ("means", 1e-4, True), ("synthesis", 1e-4, True)]
+)
 def test_drift_of_a_float_network_moves_pixels_and_drift_of_the_scale_net_would_be_seen(
     model: Model, photo: np.ndarray, name: str, drift: float, harmless: bool
 ) -> None:
-    """Why the test above can fail, and why pixels may be float."""
+    """Why the test above can fail, and why means and pixels may be float."""
     load = onnxruntime_engine(1)
 
     def engine(data: bytes) -> Network:

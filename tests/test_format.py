@@ -267,12 +267,14 @@ def test_the_page_decodes_what_older_bundles_encoded(rising: Model, picture: Pic
     assert np.array_equal(decode_by_the_page(rising, data)[1], rising.symbols(data).latent)
 
 
-@pytest.mark.parametrize("size", [(70, 41), (530, 60)], ids=str)
+@pytest.mark.parametrize("size", [(70, 41), (530, 60), (16, 4200)], ids=str)
 def test_the_page_decodes_what_older_means_encoded(by_hyper: Model, picture: Picture, size: tuple[int, int]) -> None:
-    data = by_hyper.encode(picture(*size, 3), 60)
-    _, latent, real = decode_by_the_page(by_hyper, data)
-    assert np.array_equal(latent, by_hyper.symbols(data).latent)
-    assert np.abs(np.asarray(by_hyper.decode(data), float).transpose(2, 0, 1) - real).max() <= 1
+    mask = np.linspace(0, 255, size[0] * size[1]).astype(np.uint8).reshape(size)
+    for roi in ({}, {"roi": mask, "roi_drop": 50}):
+        data = by_hyper.encode(picture(*size, 3), 60, **roi)
+        _, latent, real = decode_by_the_page(by_hyper, data)
+        assert np.array_equal(latent, by_hyper.symbols(data).latent)
+        assert np.abs(np.asarray(by_hyper.decode(data), float).transpose(2, 0, 1) - real).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(150, 141), (530, 70)], ids=str)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Memory that arrays leave stays with the process for the next ones: to get it anew, page by page, takes a tenth of encoding."""
+"""Memory that arrays leave stays with the process for the next ones: getting it anew by pages took a seventh of encoding."""
 
 from functools import lru_cache
 from typing import Final

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from fewbits.codec import Model, load_model  # noqa: E402
 from fewbits.errors import TrainingError  # noqa: E402
 from fewbits.families import FAMILIES  # noqa: E402
-from fewbits.families.few import Few, FewConfig, at_level  # noqa: E402
+from fewbits.families.few import Few, FewConfig, at_level, from_coarse_to_fine  # noqa: E402
 from fewbits.families.losses import Distortion, Penalty  # noqa: E402
 from fewbits.families.means import edges_repeated  # noqa: E402
 
@@ -334,6 +334,37 @@ def test_calibration_counts_the_hyper_symbols_of_each_level(picture: Picture) ->
     assert all(now < then for now, then in zip(after, before, strict=True))
     model.calibrate([x] * 50)  # what had been learned hardly counts any more
     assert model(x, levels[0]).z_bits.item() <= after[0]
+
+
+def test_calibration_fits_means_to_what_is_coded_in_units_of_its_scale(picture: Picture) -> None:
+    """By numpy's least squares over all levels."""
+    model, x = scrambled(TINY).eval(), tensor(picture(256, 320))
+    with torch.no_grad():
+        model.deviation.copy_(torch.linspace(0.5, 3.0, 12))
+        model.index_bias[:, 3:] += torch.linspace(-32.5, 0.0, 9)  # so that not all are coded
+        y = model.analysis(model.to_8(x - 0.5))
+        y *= torch.linspace(0.2, 3.0, 12)[:, None, None] / y.square().mean((0, 2, 3), keepdim=True).sqrt()
+    model.analysis.forward = lambda blocks: y
+    rows, wanted, weights = [], [], []
+    for level in range(len(TINY.lambdas)):
+        levels = torch.tensor([float(level)])
+        gain, deviation = model.gains(levels)[0].detach(), model.deviation[None, :, None, None]
+        z = model.hyper_analysis(y / deviation, *model.modulation(model.hyper_modulation, levels)).round().clamp(-8, 8)
+        index = model._in_phases(model.scale_net(z, *model.scale_biases(levels))).detach()
+        _, decoded = from_coarse_to_fine((y * gain)[:, :3], model._zones(index[:, :3]))
+        around = torch.nn.functional.unfold(edges_repeated(decoded / (gain * deviation)[:, :3]), 3)[0].T
+        rows.append(np.concatenate([around.numpy(), np.ones((len(around), 1))], axis=1))
+        wanted.append((y / deviation)[0, 3:].flatten(1).T.numpy())
+        scale = 0.06 * (35 / 0.06) ** (index.clamp(0, 63) / 63) / (gain * deviation)  # docs/format.md, "Latent"
+        weights.append(torch.where(index.round() >= 1, 1 / scale, 0.0)[0, 3:].flatten(1).T.numpy())
+    given, told, weight = (np.concatenate(parts).astype(np.float64) for parts in (rows, wanted, weights))
+    assert 0.02 < (weight == 0).mean() < 0.98, "some are coded, some not"
+    model.calibrate([x])
+    for k in range(9):
+        best = np.linalg.lstsq(given * weight[:, k : k + 1], told[:, k] * weight[:, k], rcond=None)[0]
+        found = np.append(model.means.around.weight[k].detach().flatten().numpy(), model.means.around.bias[k].item())
+        error, least = (np.square((given @ each - told[:, k]) * weight[:, k]).sum() for each in (found, best))
+        assert error < 1.002 * least + 2e-3 * np.square(told[:, k] * weight[:, k]).sum()
 
 
 def test_calibration_finds_means_that_save_bits(picture: Picture) -> None:

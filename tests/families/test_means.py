@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Means that neighbours tell: found by least squares, each value in units of its own scale."""
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -44,21 +45,24 @@ def test_a_linear_map_is_found_of_several_pictures(told: Means) -> None:
         assert torch.allclose(own, other, atol=2e-3)
 
 
-def test_what_has_a_large_scale_matters_less_and_none_at_infinity(told: Means) -> None:
+@pytest.mark.parametrize("scale", [1.0, 3.0, torch.inf])
+def test_each_value_counts_in_units_of_its_scale(told: Means, scale: float) -> None:
+    """As numpy's least squares has it, of rows divided by their scales."""
     x = torch.randn(1, 3, 20, 20)
     with torch.no_grad():
         values = told(x)
-        noise = 5 * torch.randn_like(values[..., 10:])
-    values[..., 10:] += noise
-
-    def error(scale: float) -> float:
-        scales = torch.ones_like(values)
-        scales[..., 10:] = scale
-        found = fitted((x, values, scales))
-        pairs = zip(found.parameters(), told.parameters(), strict=True)
-        return max((own - other).abs().amax().item() for own, other in pairs)
-
-    assert error(torch.inf) < 1e-3 < error(30.0) < error(1.0)
+    values[..., 10:] += 5 * torch.randn_like(values[..., 10:])
+    scales = torch.ones_like(values)
+    scales[..., 10:] = scale
+    found = fitted((x, values, scales))
+    rows = torch.nn.functional.unfold(edges_repeated(x), 3)[0].T.double().numpy()
+    rows = np.concatenate([rows, np.ones_like(rows[:, :1])], axis=1)
+    weights = 1 / scales[0, 0].flatten().numpy()[:, None]
+    for k, (weight, bias) in enumerate(zip(found.around.weight, found.around.bias, strict=True)):
+        wanted = values[0, k].flatten().numpy()[:, None]
+        best = np.linalg.lstsq(rows * weights, wanted * weights, rcond=None)[0][:, 0]
+        assert np.abs(best[:-1] - weight.detach().flatten().numpy()).max() < 1e-3 * np.abs(best).max()
+        assert best[-1] == pytest.approx(bias.item(), abs=1e-3 * np.abs(best).max())
 
 
 def test_a_channel_that_never_matters_has_means_of_0(told: Means) -> None:

@@ -163,6 +163,47 @@ def test_what_passes_by_is_had_in_another_basis(model: Any, crops: list[Any], se
         assert (before - after).abs().amax() < 1e-4 * before.abs().amax()
 
 
+def test_beginning_and_end_of_a_stack_share_what_passes_by_is_shortened_by(model: Any) -> None:
+    stack, state = stacks(model)["analysis_units_8"], model.state_dict()
+    torch.manual_seed(4)
+    passing = {f"{block}.{reader}": 0.1 * torch.randn(32, 32).double() for block in stack.blocks for reader in INSIDE}
+    whole = torch.eye(32).double()
+    for own in passing.values():
+        whole = (torch.eye(32) + own) @ whole
+    stem, head = (state[f"{layer}.weight"].double() for layer in (stack.begin, stack.end))
+    pass_by(state, stack, passing)
+    begin = state[f"{stack.begin}.weight"].double() @ torch.linalg.pinv(stem)
+    columns = [values.view(12, 32, 4).movedim(1, 0).flatten(1) for values in (head, state[f"{stack.end}.weight"].double())]
+    end = columns[0] @ torch.linalg.pinv(columns[1])
+    roots = torch.linalg.svdvals(whole).sqrt()
+    assert torch.allclose(torch.linalg.svdvals(begin), roots, rtol=1e-3)
+    assert torch.allclose(torch.linalg.svdvals(end), (1 / roots).sort(descending=True)[0], rtol=1e-3)
+
+
+def test_a_branch_that_cancels_what_passes_by_leaves_a_tenth_of_it(model: Any, crops: list[Any]) -> None:
+    """And the units that are left make up for that tenth as well as they can."""
+    block = model.analysis.blocks_8[0]
+    with torch.no_grad():
+        block.expand.weight.copy_(torch.eye(32).repeat(2, 1))
+        block.expand.bias.fill_(20)
+        block.reduce.weight.zero_()[:, :32] = -torch.eye(32)
+        block.reduce.weight[:, 32:] = 1e-3 * torch.randn(32, 32)
+        block.reduce.bias.fill_(20)
+    branch = next(branch for branch in branches(model, "analysis") if branch.name == "analysis.blocks_8.0.reduce")
+    read, heard = _observed(model.requires_grad_(False), [branch], crops)[branch.name]
+    order = _order(branch, read, heard)
+    sizes = torch.linalg.svdvals(torch.eye(32) + order.left[-1].passing)
+    assert sizes.amin() == pytest.approx(0.1, rel=1e-3) and sizes.amax() < 0.2
+    whole = torch.cat([branch.reader.weight, torch.zeros(32, 32), branch.reader.bias[:, None]], dim=1).double()
+    for harm, left in zip(order.harm[2:], order.left[2:], strict=True):
+        found = torch.zeros_like(whole)
+        found[:, left.units], found[:, 64:96], found[:, 96] = left.weight.double(), left.passing, left.bias.double()
+        error = whole - found
+        assert harm == pytest.approx(float(torch.trace(error.T @ heard @ error @ read)) / 2, rel=1e-2)
+        kept = [*left.units.tolist(), 96]  # nothing is to be gained by any change of what may change
+        assert (error @ read)[:, kept].abs().amax() < 1e-3 * (whole @ read)[:, kept].abs().amax()
+
+
 def test_what_passes_by_is_not_shortened_to_nothing() -> None:
     torch.manual_seed(5)
     passing = torch.randn(8, 8).double()
@@ -262,6 +303,13 @@ def test_steps_of_8_bit_values_are_known_where_synthesis_is_as_it_was(of_8_bits:
         model.eight_bits.round_weights(model.synthesis)
     for name, value in model.synthesis.state_dict().items():  # what decodes is what was looked at
         assert torch.equal(kept.synthesis.state_dict()[name], value)
+
+
+def test_steps_of_8_bit_values_stay_where_only_idle_units_went(of_8_bits: Any, crops: list[Any]) -> None:
+    torch.nn.init.zeros_(of_8_bits.synthesis.blocks_8[0].reduce.weight[:, 48:].detach())
+    found, _ = pruned(of_8_bits, crops, {"analysis": 0.2})
+    assert found.eight_bits.known and found.config.synthesis_units_8[:2] == (32, 48)
+    assert (found.eight_bits.steps()["blocks_8.0.reduce"] == of_8_bits.eight_bits.steps()["blocks_8.0.reduce"][:48]).all()
 
 
 def test_units_that_nothing_reads_do_not_count(model: Any, crops: list[Any]) -> None:

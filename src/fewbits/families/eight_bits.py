@@ -84,6 +84,11 @@ class EightBits(nn.Module):
         """Whether steps were measured, or loaded."""
         return not bool(torch.cat(list(self.buffers())).isnan().any())
 
+    def forget(self) -> None:
+        """Nothing is known any more."""
+        for step in self.buffers():
+            step.fill_(torch.nan)
+
     def step(self, name: str) -> Tensor:
         """Of what the convolution `name` reads, or of one of the SUMS: (channels,)."""
         return self.get_buffer(buffer_name(name))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The flagship family `few`: one mean-scale hyperprior model for all qualities, with a linear (KLT) shortcut.
+"""The flagship family `few`: one model with a scale hyperprior for all qualities, with a linear (KLT) shortcut.
 
 Analysis and synthesis are a 16x16 Karhunen-Loeve transform plus a deep branch that starts at zero, so training starts
 from a working transform codec. Per-channel gains at the latent set the rate (Cui et al., CVPR 2021). The hyper latent
@@ -248,6 +248,8 @@ class Few(nn.Module):
     def __init__(self, config: FewConfig) -> None:
         super().__init__()
         self.config = config
+        if config.means < 0:
+            raise TrainingError(f"means is {config.means}, it must be 0 or more")
         if config.int8 and not (config.depth_8 and config.depth_16):
             raise TrainingError(f"int8 is {config.int8}: without blocks at 1/8 and at 1/16 nothing is in 8 bits, it must be 0")
         levels, latent = len(config.lambdas), config.latent

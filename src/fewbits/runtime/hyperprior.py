@@ -332,9 +332,12 @@ class HyperpriorCodec(Pipeline):
         if not n_means:
             return mean
         around = (leading_means + leading / gain) / self._deviation[:n]
-        unit = level.at(level.gain, strip, slice(0, columns))[0][n : n + n_means] * self._deviation[n : n + n_means]
+        gains, deviation = level.gain[:, n : n + n_means], self._deviation[n : n + n_means]
         if self._n_means is not None:
-            np.multiply(self._run("means", n_means, pyramid=around[None]), unit, out=mean[n:])
+            found = self._run("means", n_means, pyramid=around[None])
+            if found.shape != mean[n:].shape:
+                raise ModelError(f"model {self.bundle.model_id.hex()}: network means changes the shape of what it reads")
+            mean[n:] = found * (level.at(gains, strip, slice(0, columns))[0] * deviation)
             return mean
         for part in self._prior_parts(z, strip, columns):
             inputs = {"z_hat": part.z_hat}
@@ -345,13 +348,13 @@ class HyperpriorCodec(Pipeline):
                 )
                 inputs["pyramid"] = around[None, :, down[:, None], across]
             found = self._run("means", n_means, **inputs)[part.cut]
-            mean[n:, :, part.columns] = found * (unit if unit.shape[2] == 1 else unit[:, :, part.columns])
+            mean[n:, :, part.columns] = found * (level.at(gains, strip, part.columns)[0] * deviation)
         return mean
 
     def _leading_gain(self, level: Level, strip: slice, grid: tuple[int, ...]) -> np.ndarray:
         """Gains float32 of the leading channels, (pyramid, strip rows, columns) or (pyramid, 1, 1)."""
-        gain: np.ndarray = level.at(level.gain, strip, slice(0, grid[-1]))[0]
-        return gain[: self._pyramid]
+        gain: np.ndarray = level.at(level.gain[:, : self._pyramid], strip, slice(0, grid[-1]))[0]
+        return gain
 
     def _prior_parts(self, z: np.ndarray, strip: slice, columns: int) -> Iterator["_PriorPart"]:
         """What the networks over the hyper latent read for a strip, from left to right."""

@@ -2,7 +2,8 @@
 """A training run -> a bundle, and a bundle's weights back into a model.
 
 Weights are rounded to float16 before export and kept so in the ONNX files (a Cast brings them to float32 at load), which
-halves a bundle. Initializers carry the names that the parameters have in torch, so weights can be read back.
+halves a bundle; what export itself fits, the map that tells means, stays in float32.
+Initializers carry the names that the parameters have in torch, so weights can be read back.
 """
 
 import io
@@ -265,7 +266,10 @@ def load_bundle(path: Path) -> Bundle:
 
 def load_model(bundle: Bundle) -> Any:
     """The torch model of a bundle, with its weights: to fine-tune it, or as a second engine to test against."""
-    model = _build(bundle.family, bundle.card.get("architecture"), f"bundle {bundle.model_id.hex()}")
+    where = f"bundle {bundle.model_id.hex()}"
+    if bundle.family == "few" and "means" not in bundle.coding:
+        raise ModelError(f"{where}: an older release exported it: it encodes and decodes, but cannot be trained on")
+    model = _build(bundle.family, bundle.card.get("architecture"), where)
     arrays = {name: _initializers(data) for name, data in bundle.networks.items()}
     dropped = {
         name: [layer for layer, (kept, _) in units.items() if not kept] for name, units in bundle.card.get(UNITS, {}).items()

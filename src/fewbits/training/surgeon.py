@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fewbits.errors import TrainingError
 from fewbits.families.blocks import DepthwiseBlock, Pointwise
+from fewbits.families.eight_bits import buffer_name
 from fewbits.training.pruning import BLOCK
 from fewbits.training.stacks import INSIDE, one_and, pass_by, stacks
 
@@ -25,8 +26,6 @@ PROBES: Final = 2  # random directions a picture in which the decoded picture is
 _DAMPING: Final = 1e-6  # of a unit's mean square, added to it
 _FLOOR: Final = 1e-9  # of the mean square of all, likewise: of units that never fire
 _LEAST: Final = 0.1  # size to which what passes a branch by may be shortened in any direction
-
-
 NETWORKS: Final = ("analysis", "synthesis")
 
 
@@ -78,9 +77,8 @@ def pruned(model: Any, crops: Iterable[Tensor], shares: Mapping[str, float]) -> 
     """A copy of a trained model whose blocks take fewer multiplications; and, by what reads them, units left and before.
 
     crops: batches (b, 3, h, w), in 0..1, sides multiples of 64. shares: of the multiplications of a network's blocks, what
-    goes. Units that nothing reads, as there are where export had left out some, go first, and are not counted. Where what
-    passes blocks by is had in another basis, steps of 8-bit values are no longer known. Raises TrainingError on a share that
-    cannot be.
+    goes. Units that nothing reads, as there are where export had left out some, go first, and are not counted. Where units of
+    synthesis go otherwise, steps of its 8-bit values are not known any more. Raises TrainingError on a share that cannot be.
     """
     check_shares(shares)
     model = _in_float(_without_idle(model))
@@ -94,7 +92,10 @@ def pruned(model: Any, crops: Iterable[Tensor], shares: Mapping[str, float]) -> 
             units[branch.name] = (n - gone * BLOCK, n)
             if gone:
                 left[branch.name] = orders[branch.name].left[gone - 1]
-    return _without(model, left), units
+    found_model = _without(model, left)
+    if found_model.eight_bits is not None and any(name.startswith("synthesis.") for name in left):
+        found_model.eight_bits.forget()  # other values have other steps: a run with --int8 measures them anew
+    return found_model, units
 
 
 def check_shares(shares: Mapping[str, float]) -> None:
@@ -223,7 +224,7 @@ def _at(columns: range, whole: Tensor) -> Tensor:
 def _held(passing: Tensor) -> Tensor:
     """The same, but 1 + passing shortens nothing to less than _LEAST: its inverse is to be of use in float32."""
     left, sizes, right = torch.linalg.svd(one_and(passing))
-    return (left * sizes.clamp(min=_LEAST)) @ right - one_and(torch.zeros_like(passing))
+    return (left * sizes.clamp(min=_LEAST)) @ right - torch.eye(len(passing), dtype=passing.dtype)
 
 
 def _chosen(own: Sequence[Branch], orders: Mapping[str, Order], share: float) -> list[int]:
@@ -260,14 +261,15 @@ def _without(model: Any, left: Mapping[str, Left]) -> Any:
         for layer in inside:
             for kind in ("weight", "bias"):
                 state[f"{block}.{layer}.{kind}"] = state[f"{block}.{layer}.{kind}"][own.units]
+        for layer in (*inside[1:], reader):  # each has a step for each unit
+            steps = f"eight_bits.{buffer_name(f'{block}.{layer}'.removeprefix('synthesis.'))}"
+            if steps in state:
+                state[steps] = state[steps][own.units]
     units: dict[str, tuple[int, ...]] = {}
     for setting, stack in stacks(model).items():
         names = [f"{block}.{reader}.weight" for block in stack.blocks for reader in ("mix_out", "reduce")]
         units[setting] = tuple(state[name].shape[1] if name in state else 0 for name in names)
         pass_by(state, stack, passing)
     fresh = type(model)(replace(model.config, **units))
-    told = {name: value for name, value in state.items() if name in fresh.state_dict()}
-    if any(name.startswith("synthesis.") for name in left):  # its 8-bit values have other steps now: --int8 measures them anew
-        told |= {name: value for name, value in fresh.state_dict().items() if name.startswith("eight_bits.")}
-    fresh.load_state_dict(told)
+    fresh.load_state_dict({name: state[name] for name in fresh.state_dict()})
     return fresh
