@@ -393,6 +393,12 @@ def test_calibration_finds_means_that_save_bits(picture: Picture) -> None:
     assert model(x, level).y_bits.item() < before
 
 
+def test_means_are_of_as_many_channels_as_there_are() -> None:
+    assert TINY.n_means == 9 and replace(TINY, means=4).n_means == 4 and replace(TINY, pyramid=0).n_means == 0
+    with pytest.raises(TrainingError, match="means is -5, it must be 0 or more"):
+        Few(replace(TINY, means=-5))
+
+
 @pytest.mark.parametrize("depth", ["depth_8", "depth_16"])
 def test_int8_needs_blocks_of_both_sizes(depth: str) -> None:
     Few(replace(TINY, int8=0.5))

@@ -117,6 +117,21 @@ def test_other_dead_zones_than_one_a_scale_are_refused(model: Model, zones: Any)
         with_dead_zones(model, zones)
 
 
+@pytest.mark.parametrize("means", [-1, 318, 10**30, float("nan"), float("inf"), None, [5], "x"], ids=str)
+def test_numbers_of_means_that_cannot_be_are_refused(model: Model, means: Any) -> None:
+    bundle = replace(model.bundle, coding=dict(model.bundle.coding) | {"means": means})
+    with pytest.raises(ModelError, match="is missing or wrong in the bundle"):
+        HyperpriorCodec(bundle, onnxruntime_engine(1))
+
+
+@pytest.mark.parametrize("means", [1, 30, 317])
+def test_a_network_of_other_means_is_refused(model: Model, picture: Picture, means: int) -> None:
+    bundle = replace(model.bundle, coding=dict(model.bundle.coding) | {"means": means})
+    codec = HyperpriorCodec(bundle, onnxruntime_engine(1))
+    with pytest.raises(ModelError, match="network means gives"):
+        codec.encode(picture(40, 40), codec.level(6000, "rgb"), lambda _: None)
+
+
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, size in (("TILE_ROWS", 4), ("TILE_COLUMNS", 8), ("PRIOR_COLUMNS", 1)):
         monkeypatch.setattr(hyperprior, name, size)
