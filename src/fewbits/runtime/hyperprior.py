@@ -128,7 +128,7 @@ class HyperpriorCodec(Pipeline):
                 raise ValueError("hyper_limit, or the number of hyper symbols in z_frequencies")
             self.latent_channels, self.hyper_channels = tables["gain"].shape[1], self._z_frequencies.shape[1]
             if self._n_means and not 0 < self._n_means <= (self.latent_channels - self._pyramid) * bool(self._pyramid):
-                raise ValueError(f"the number {self._n_means} of means")
+                raise ValueError(f"the number {self._n_means} of means beside a pyramid of {self._pyramid}")
             for name in LEVEL_TABLES:
                 channels = self.latent_channels if name in LATENT_TABLES else tables[name].shape[-1]
                 if tables[name].shape != (len(self._z_frequencies), channels) or tables[name].dtype.kind not in "iuf":
@@ -181,9 +181,12 @@ class HyperpriorCodec(Pipeline):
 
     def _run(self, name: str, channels: int, **inputs: np.ndarray) -> np.ndarray:
         """What a network makes of one picture: (channels, rows, columns). Raises ModelError where it has other channels."""
-        found: np.ndarray = self._network(name)(**inputs)[0]
+        network, where = self._network(name), f"model {self.bundle.model_id.hex()}: network {name}"
+        try:
+            found: np.ndarray = network(**inputs)[0]
+        except ModelError as error:
+            raise ModelError(f"{where}: {error}") from error
         if len(found) != channels:
-            where = f"model {self.bundle.model_id.hex()}: network {name}"
             raise ModelError(f"{where} gives {len(found)} channels, by the bundle's tables it must be {channels}")
         return found
 
