@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -67,11 +67,16 @@ def model() -> Model:
     return load_model("few", threads=1, precision="fp32")
 
 
-def ordered(order: str | None) -> Model:
-    """The shipped flagship's networks with scale indices in that order: "falling", "rising", or None for what is older."""
+def shipped() -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The shipped flagship's manifest, and its other files by name."""
     [folder] = [path for path in installed_models() if Path(path).name == DEFAULT_MODEL]
     files = read_bundle(Path(folder))
-    manifest = parse_manifest(files.pop(MANIFEST), folder)
+    return parse_manifest(files.pop(MANIFEST), folder), files
+
+
+def ordered(order: str | None) -> Model:
+    """The shipped flagship's networks with scale indices in that order: "falling", "rising", or None for what is older."""
+    manifest, files = shipped()
     coding = {name: value for name, value in manifest["coding"].items() if name != "order"} | ({"order": order} if order else {})
     packed = pack_bundle(manifest["family"], coding, manifest["card"], files)
     return Model(packed, f"{DEFAULT_MODEL}, {order}", onnxruntime_engine(1))
@@ -95,9 +100,7 @@ def by_hyper() -> Model:
     torch = pytest.importorskip("torch")
     from fewbits.training.export import export_network
 
-    [folder] = [path for path in installed_models() if Path(path).name == DEFAULT_MODEL]
-    files = read_bundle(Path(folder))
-    manifest = parse_manifest(files.pop(MANIFEST), folder)
+    manifest, files = shipped()
     files = {name: data for name, data in files.items() if ".int8." not in name}
     coding = {name: value for name, value in manifest["coding"].items() if name != "means"}
     n_hyper, n_leading, n_latent = 64, coding["pyramid"], 320

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from fewbits.families.blocks import DepthwiseBlock, Pointwise
+from fewbits.families.blocks import DepthwiseBlock
 
 if TYPE_CHECKING:
     from fewbits.families.few import Synthesis
@@ -89,22 +89,28 @@ def _large(places: Tensor) -> Tensor:
 def change_basis(synthesis: "Synthesis", basis: Tensor) -> None:
     """Multiply the sum of the blocks at 1/8 with `basis` (channels, channels), in place: what comes of it is the same."""
     wide = basis.double()
-    inverse = torch.linalg.inv(wide)
-    _multiply(synthesis.up, wide, places=4)
-    readers = [synthesis.head]
+    readers, givers = [synthesis.head], [synthesis.up]
     for block in synthesis.blocks_8:
         assert isinstance(block, DepthwiseBlock)
         pairs = [(block.mix_in, block.mix_out)] if block.lean else [(block.mix_in, block.mix_out), (block.expand, block.reduce)]
         for first, last in pairs:
             readers.append(first)
-            _multiply(last, wide)
+            givers.append(last)
     for layer in readers:
-        layer.weight.copy_(layer.weight.double() @ inverse)
+        layer.weight.copy_(reading(layer.weight, wide))
+    for layer in givers:
+        assert layer.bias is not None
+        layer.weight.copy_(giving(layer.weight, wide))
+        layer.bias.copy_(giving(layer.bias, wide))
 
 
-def _multiply(layer: Pointwise, basis: Tensor, places: int = 1) -> None:
-    """What the layer gives, channels of `places` rows each, times `basis`."""
-    for values in (layer.weight, layer.bias):
-        assert values is not None
-        channels = values.double().view(len(basis), places, -1)
-        values.copy_(torch.einsum("dc,cpi->dpi", basis, channels).reshape(values.shape))
+def giving(values: Tensor, basis: Tensor) -> Tensor:
+    """Weight or bias of a layer, as many rows a channel, such that what it gives is multiplied with `basis`, float64."""
+    return (basis @ values.double().reshape(len(basis), -1)).to(values.dtype).view(values.shape)
+
+
+def reading(weight: Tensor, basis: Tensor) -> Tensor:
+    """Weight (out, in) of a layer, as many columns a channel, such that it gives the same of what was multiplied with `basis`."""
+    channels = weight.double().view(len(weight), len(basis), weight.shape[1] // len(basis)).movedim(1, 0)
+    found = torch.linalg.solve(basis.T, channels.reshape(len(basis), -1)).view(channels.shape).movedim(0, 1)
+    return found.to(weight.dtype).reshape(weight.shape)

@@ -527,12 +527,12 @@ class Few(nn.Module):
     def _add_means(self, regression: Regression, y: Tensor, z: Tensor, level: Tensor) -> None:
         n, told = self.config.pyramid, self.config.pyramid + self.config.n_means
         index = self._in_phases(self.scale_net(z, *self.scale_biases(level)))[:, :told].clamp(0, N_SCALES - 1)
-        unit = self.gains(level)[0] * per_channel(self.deviation[None])
-        gained = y * self.gains(level)[0]
-        _, decoded = from_coarse_to_fine(gained[:, :n], self._zones(index[:, :n]))
+        gain, deviation = self.gains(level)[0], per_channel(self.deviation[None])
+        unit = gain * deviation
+        _, decoded = from_coarse_to_fine((y * gain)[:, :n], self._zones(index[:, :n]))
         scales = SCALE_MIN * torch.exp(LOG_STEP * index[:, n:]) / unit[:, n:told]
         scales = scales.masked_fill(index[:, n:].round() < FIRST_CODED, torch.inf)
-        regression.add(decoded / unit[:, :n], y[:, n:told] / per_channel(self.deviation[None, n:told]), scales)
+        regression.add(decoded / unit[:, :n], y[:, n:told] / deviation[:, n:told], scales)
 
     def encoder_card(self) -> dict[str, Any]:
         """What encoders choose and decoders need not know: in the model card, since it must not change the model's id."""

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The blocks of a `few` in stacks, and what passes them by in another basis (ADR 27)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
+
+from fewbits.families.basis import giving, reading
 
 # By what reads units in a block, the layers whose channels they are
 INSIDE: Final = {"mix_out": ("mix_in", "spatial"), "reduce": ("expand",)}
@@ -61,23 +63,15 @@ def pass_by(state: dict[str, Tensor], stack: Stack, passing: Mapping[str, Tensor
     left, sizes, _ = torch.linalg.svd(whole)
     basis = (left / sizes.sqrt()).T
 
-    def given(layer: str) -> None:
-        for name in (f"{layer}.weight", f"{layer}.bias"):
-            if name in state:
-                value = state[name]
-                state[name] = (basis @ value.double().reshape(len(basis), -1)).float().view(value.shape)
+    def change(layer: str, changed: Callable[[Tensor, Tensor], Tensor], *kinds: str) -> None:
+        for kind in kinds:
+            state[f"{layer}.{kind}"] = changed(state[f"{layer}.{kind}"], basis)
 
-    def read(layer: str) -> None:
-        value = state[f"{layer}.weight"]
-        channels = value.double().view(len(value), len(basis), value.shape[1] // len(basis)).movedim(1, 0)
-        found = torch.linalg.solve(basis.T, channels.reshape(len(basis), -1)).view(channels.shape).movedim(0, 1)
-        state[f"{layer}.weight"] = found.float().reshape(value.shape)
-
-    read(stack.end)
+    change(stack.end, reading, "weight")
     for name in reversed([name for name in adders if f"{name}.weight" in state]):
         block, _, reader = name.rpartition(".")
-        given(name)
+        change(name, giving, "weight", "bias")
         if name in passing:
             basis = basis @ one_and(passing[name])
-        read(f"{block}.{INSIDE[reader][0]}")
-    given(stack.begin)
+        change(f"{block}.{INSIDE[reader][0]}", reading, "weight")
+    change(stack.begin, giving, "weight", "bias")

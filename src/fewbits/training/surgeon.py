@@ -186,11 +186,11 @@ def _order(branch: Branch, read: Tensor, heard: Tensor) -> Order:
     assert branch.reader.bias is not None
     width, n = branch.reader.weight.shape
     whole = torch.cat([branch.reader.weight, torch.zeros(width, width), branch.reader.bias[:, None]], dim=1).double()
-    units, passing = _at(range(n), whole), _at(range(n, n + width), whole)
-    squares = read.diagonal()
+    passing, squares = slice(n, -1), read.diagonal()
     damped = read + torch.diag(_DAMPING * squares + _FLOOR * squares.mean())
-    weight, seen = whole.clone(), torch.ones_like(units) if branch.free else ~passing
-    inverse = torch.zeros_like(read)
+    units, seen = (torch.ones(len(read), dtype=torch.bool) for _ in range(2))
+    units[n:], seen[passing] = False, branch.free
+    weight, inverse = whole.clone(), torch.zeros_like(read)
     inverse[seen[:, None] & seen] = torch.linalg.inv(damped[seen][:, seen]).flatten()
     harm, left = [], []
     for k in range(n):
@@ -205,20 +205,14 @@ def _order(branch: Branch, read: Tensor, heard: Tensor) -> Order:
             found = torch.zeros_like(whole)
             # what nobody hears need not be made up for, and could make the basis a bad one
             found[:, passing] = _held(weight[:, passing] * (heard.diagonal() > 0)[:, None])
-            others = units | _at(range(n + width, n + width + 1), whole)
+            others = units.clone()
+            others[-1] = True
             rest = ((whole - found) @ damped)[:, others]
             found[:, others] = torch.linalg.solve(damped[others][:, others], rest.T).T
             gone = whole - found
             harm.append(float((heard @ gone @ read * gone).sum() / 2))
             left.append(Left(units.nonzero()[:, 0], found[:, units].float(), found[:, -1].float(), found[:, passing]))
     return Order(harm, left)
-
-
-def _at(columns: range, whole: Tensor) -> Tensor:
-    """Which columns of a matrix those are."""
-    found = torch.zeros(whole.shape[1], dtype=torch.bool)
-    found[columns.start : columns.stop] = True
-    return found
 
 
 def _held(passing: Tensor) -> Tensor:
