@@ -61,6 +61,14 @@ def test_another_engine_writes_files_that_this_one_reads(name: str, model: Model
         assert np.abs(difference).max() <= (3 if name.endswith("bf16") else 1)
 
 
+def test_a_network_leaves_out_what_it_does_not_have(name: str, model: Model) -> None:
+    run = engine_of(name, 1)(model.bundle.networks["analysis"])
+    x = np.zeros((1, 192, 4, 4), np.float32)
+    assert np.array_equal(run(x=x), run(x=x, step=np.ones((1, 320, 1, 1), np.float32)))
+    with pytest.raises(ModelError, match="a network of the bundle reads x, it is given y"):
+        run(y=x)
+
+
 def test_a_fast_engine_leaves_exact_networks_to_the_other(model: Model) -> None:
     loaded: list[bytes] = []
 

@@ -14,7 +14,7 @@ from fewbits.container import SECTION_COARSE, SECTION_LATENT, Cut, pack, parse
 from fewbits.errors import CorruptError, FewbitsError, FormatError, TruncatedError
 from fewbits.installed import installed_models
 from fewbits.runtime import factorized, hyperprior
-from fewbits.runtime.pipeline import STRIP_ROWS
+from fewbits.runtime.pipeline import STRIP_ROWS, interleave, levels_of
 from fewbits.runtime.rows import Rows
 from fewbits.view import box_averaged
 
@@ -234,3 +234,22 @@ def test_every_cut_is_a_picture_or_one_line(model: Model, picture: Picture) -> N
     assert np.array_equal(model.decode(data, allow_truncated=True), model.decode(data)), "what is whole is decoded as ever"
     with pytest.raises(CorruptError, match="1 bytes follow"):
         model.decode(data + b"\0", allow_truncated=True)
+
+
+@pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_levels_are_rounded_and_clipped_and_what_is_no_number_is_0(dtype: type, top: int) -> None:
+    numbers = np.array([0, 1, top - 1, top, 0.49, 0.51, top - 0.51, top + 3, -3, np.inf, -np.inf])
+    planes = np.tile((numbers / top - 0.5).astype(np.float32), (3, 2, 1))
+    expected = [0, 1, top - 1, top, 0, 1, top - 1, top, 0, top, 0]
+    assert levels_of(planes, dtype).dtype == dtype and (levels_of(planes, dtype) == expected).all()
+    planes[1, 1] = np.nan
+    assert (levels_of(planes, dtype)[0] == expected).all() and (levels_of(planes, dtype)[1, 1] == 0).all()
+    assert levels_of(planes[:, :0], dtype).shape == (3, 0, 11)
+
+
+def test_pixels_that_are_interleaved_already_stay_so() -> None:
+    pixels = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    for planes in (pixels.transpose(2, 0, 1), np.ascontiguousarray(pixels.transpose(2, 0, 1))):
+        target = np.empty((4, 6, 3), np.uint8)
+        interleave(planes, target[:, :5])
+        assert np.array_equal(target[:, :5], pixels)

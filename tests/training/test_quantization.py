@@ -23,18 +23,21 @@ from fewbits.fidelity import psnr  # noqa: E402
 from fewbits.runtime import hyperprior  # noqa: E402
 from fewbits.runtime.bundle import TABLES, pack_bundle, parse_bundle  # noqa: E402
 from fewbits.runtime.engines import onnxruntime_engine  # noqa: E402
+from fewbits.runtime.levels import floats_at  # noqa: E402
 from fewbits.runtime.manifest import MANIFEST, manifest_id, parse_manifest  # noqa: E402
+from fewbits.runtime.places import Places  # noqa: E402
 from fewbits.runtime.variants import with_weights  # noqa: E402
 from fewbits.training import checkpoint  # noqa: E402
 from fewbits.training.calibration import latent_range, observed  # noqa: E402
 from fewbits.training.export import amended, bundle_files, load_model, run_files  # noqa: E402
 from fewbits.training.loop import Budget, grown, train  # noqa: E402
+from fewbits.training.quantization import LEADING  # noqa: E402
 
 Picture = Callable[..., np.ndarray]
 
 
 LAYERS = FewConfig(
-    latent=12, hyper=4, width_8=32, depth_8=2, width_16=32, depth_16=1, hyper_width=8, lambdas=(0.0018, 0.0175, 0.17), int8=0.5
+    latent=40, hyper=4, width_8=32, depth_8=2, width_16=32, depth_16=1, hyper_width=8, lambdas=(0.0018, 0.0175, 0.17), int8=0.5
 )
 
 
@@ -77,22 +80,26 @@ def bare(run: Path) -> dict[str, bytes]:
 
 
 def example(rows: int = 6, columns: int = 10) -> dict[str, np.ndarray]:
-    """Inputs of synthesis."""
+    """Inputs of the variant of synthesis: those of the network, and the step of later channels of the latent."""
     draw = np.random.default_rng(0)
-    shapes = {"y_hat": (1, 12, rows, columns), "scale": (1, 32, 1, 1), "shift": (1, 32, 1, 1)}
+    shapes = {"y_hat": (1, 40, rows, columns), "scale": (1, 32, 1, 1), "shift": (1, 32, 1, 1)}
     values = {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    return values | {"y_hat": 0.3 * values["y_hat"], "scale": 1 + 0.1 * values["scale"]}
+    step = draw.uniform(0.01, 0.03, (1, 40, 1, 1)).astype(np.float32)
+    y_hat = 0.3 * values["y_hat"]
+    y_hat[:, LEADING:] = (np.rint(y_hat / step) * step)[:, LEADING:]
+    return values | {"y_hat": y_hat, "scale": 1 + 0.1 * values["scale"], "step": step}
 
 
 def noises(model: Any, files: dict[str, bytes]) -> tuple[float, float]:
     """Of 8-bit values, root mean square: what training adds, and how far the exported variant is from that."""
     inputs = example()
     with torch.no_grad():
-        tensors = [torch.from_numpy(value) for value in inputs.values()]
+        tensors = [torch.from_numpy(inputs[name]) for name in ("y_hat", "scale", "shift")]
         trained, plain = (model.eight_bits(model.synthesis, *tensors, values).numpy() for values in (True, False))
     network = with_weights(files["synthesis.int8.onnx"], files["synthesis.onnx"], signed=True)
     coded = onnxruntime_engine(1)(network)(**inputs)
-    return tuple(float(np.sqrt(np.mean((one - trained) ** 2))) for one in (plain, coded))  # type: ignore[return-value]
+    planes = coded.transpose(2, 0, 1)[None]
+    return tuple(float(np.sqrt(np.mean((one - trained) ** 2))) for one in (plain, planes))  # type: ignore[return-value]
 
 
 def test_the_variant_computes_what_training_computes_with(bare: dict[str, bytes]) -> None:
@@ -100,6 +107,65 @@ def test_the_variant_computes_what_training_computes_with(bare: dict[str, bytes]
     assert noise > 1e-4
     # Not 0: where a sum of floats is another one in its last digits, a code is, and each that follows from it may be.
     assert error < 0.25 * noise
+
+
+def test_the_latents_codes_are_symbols_and_its_leading_channels_float(bare: dict[str, bytes]) -> None:
+    """With no blocks between only weights of the others are rounded: by half a unit, which a tile's largest product gives."""
+    model = load_model(parse_bundle(bare, "here")).eval()
+    with torch.no_grad():
+        model.synthesis.head.weight.zero_()
+    files, inputs = bundle_files("few", model, {}), example()
+    variant = onnxruntime_engine(1)(with_weights(files["synthesis.int8.onnx"], files["synthesis.onnx"], signed=True))
+
+    def difference() -> np.ndarray:
+        with torch.no_grad():
+            exact = model.synthesis(*(torch.from_numpy(inputs[name]) for name in ("y_hat", "scale", "shift"))).numpy()
+        return np.abs(variant(**inputs).transpose(2, 0, 1) - exact[0])
+
+    weight, step = model.synthesis.shortcut_16.weight.detach().numpy()[:, LEADING:], inputs["step"][0, LEADING:, 0, 0]
+    largest = np.abs(weight).max(1)
+    unit = largest.max() * (np.abs(weight) / largest[:, None] * step).max() / 127
+    n_steps = np.abs(np.rint(inputs["y_hat"][0, LEADING:] / step[:, None, None])).sum(0).max()
+    assert 1e-4 < difference().max() < unit / 2 * n_steps
+    inputs["y_hat"][:, LEADING:] = 0
+    assert difference().max() < 1e-5
+
+
+def test_the_steps_of_the_latents_codes(files: dict[str, bytes], bare: dict[str, bytes], picture: Picture) -> None:
+    """Those of the quantizer, but no finer than the range allows, and those of the range where qualities differ by place."""
+    model, free = (Model(each, "here", onnxruntime_engine(1), precision="int8") for each in (files, bare))
+    widest = model.bundle.ranges["synthesis"] / 127
+    for steps in (0, 5000, 10000):
+        own = np.exp(floats_at(model.bundle.tables["inverse_gain"], steps))[0, :, 0, 0]
+        assert np.allclose(model.pipeline.level(steps, "rgb").latent_step[0, :, 0, 0], np.maximum(own, widest))
+        assert np.allclose(free.pipeline.level(steps, "rgb").latent_step[0, :, 0, 0], own)
+    places = Places((9000, 4000), np.array([[0, 1]], np.uint8))
+    assert np.allclose(model.pipeline.level(9000, "rgb", places).latent_step[0, :, 0, 0], widest)
+
+
+def test_a_file_with_qualities_by_place_decodes_in_int8(files: dict[str, bytes], picture: Picture) -> None:
+    plain, coarse = (Model(files, "here", onnxruntime_engine(1), precision=precision) for precision in ("fp32", "int8"))
+    pixels = picture(96, 80)
+    mask = np.zeros(pixels.shape[:2], np.uint8)
+    mask[:, 40:] = 255
+    data = plain.encode(pixels, 75, roi=mask, roi_drop=35)
+    decoded = [np.asarray(model.decode(data)) for model in (plain, coarse)]
+    assert not np.array_equal(*decoded)
+    assert abs(psnr(pixels, decoded[0]) - psnr(pixels, decoded[1])) < 0.1
+
+
+def test_a_variant_of_an_older_release_gives_planes_and_knows_no_steps(files: dict[str, bytes], picture: Picture) -> None:
+    graph = onnx.load_from_string(files["synthesis.onnx"])
+    del graph.graph.initializer[:]
+    bundle = parse_bundle(files, "here")
+    others = {name: data for name, data in files.items() if name not in (MANIFEST, "synthesis.int8.onnx")}
+    older = pack_bundle(
+        bundle.family, bundle.coding, bundle.card, others, {"synthesis.int8.onnx": graph.SerializeToString()}, bundle.ranges
+    )
+    pixels = picture(64, 130, 1)
+    plain, variant = (Model(older, "here", onnxruntime_engine(1), precision=precision) for precision in ("fp32", "int8"))
+    data = plain.encode(pixels, 60)
+    assert np.array_equal(np.asarray(plain.decode(data)), np.asarray(variant.decode(data)))
 
 
 def test_layers_with_equal_weights_are_exported_too(bare: dict[str, bytes]) -> None:
@@ -127,7 +193,8 @@ def test_weights_without_a_sign_give_the_same(files: dict[str, bytes]) -> None:
 def test_a_quality_for_each_place_gives_the_same_where_all_are_alike(files: dict[str, bytes]) -> None:
     network = onnxruntime_engine(1)(with_weights(files["synthesis.int8.onnx"], files["synthesis.onnx"], signed=True))
     inputs = example(4, 5)
-    placed = {name: np.broadcast_to(value, (1, value.shape[1], 4, 5)).copy() for name, value in inputs.items()}
+    placed = {name: np.broadcast_to(inputs[name], (1, inputs[name].shape[1], 4, 5)).copy() for name in ("scale", "shift")}
+    placed = inputs | placed
     assert np.array_equal(network(**inputs), network(**placed))
 
 
@@ -143,10 +210,12 @@ def test_its_products_are_of_integers_and_its_layout_never_changes_inside(files:
     onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     kinds = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
     # Two blocks with both branches and one whose wider one never fires: two layers each, one for the wider, and what they give.
-    assert (kinds["QLinearConv"], kinds["MatMulIntegerToFloat"]) == (3 * 2 + 2, 3 + 2)
-    assert (kinds["Conv"], kinds["MatMul"]) == (2, 2)  # of the latent; up and head
-    assert kinds["Transpose"] == 3  # into the blocks, up to 1/8, and out
-    assert not {"DequantizeLinear", "Gather", "Expand", "Cast"} & set(kinds)  # nothing is computed of weights at every run
+    assert (kinds["QLinearConv"], kinds["MatMulIntegerToFloat"]) == (3 * 2 + 2, 3 + 2 + 2)  # and of the latent two
+    assert (kinds["Conv"], kinds["MatMul"]) == (0, 2 + 2)  # of the latent's leading channels; up and head
+    # All that is read: leading channels, others, scale, shift. Then up to 1/8, and twice out.
+    assert kinds["Transpose"] == 4 + 1 + 2
+    assert kinds["QuantizeLinear"] == 5 + 1 + 2  # what blocks read; the latent, and what reads it
+    assert not {"DequantizeLinear", "Gather", "Expand", "Cast"} & set(kinds)  # nothing else is computed of weights at every run
 
 
 def test_training_goes_on_from_a_bundle_with_its_steps(run: Path, bare: dict[str, bytes]) -> None:
@@ -192,7 +261,7 @@ def test_a_variant_that_is_damaged_or_of_no_network_is_refused(files: dict[str, 
 def test_files_of_one_precision_decode_in_the_other(files: dict[str, bytes], picture: Picture) -> None:
     models = {precision: Model(files, "here", onnxruntime_engine(1), precision=precision) for precision in ("fp32", "int8")}
     pixels = picture(64, 130, 1)  # within the range
-    for quality in (20, 60, 100):
+    for quality in (20, 60, 90):
         data = {precision: model.encode(pixels, quality) for precision, model in models.items()}
         assert data["fp32"] == data["int8"]  # only synthesis has a variant
         decoded = {name: np.asarray(model.decode(data["fp32"])) for name, model in models.items()}

@@ -6,7 +6,7 @@ no Winograd transform (docs/bundle.md, "Exactness").
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -24,7 +24,10 @@ class Network(Protocol):
     """One network of a bundle, ready to run. Safe to call from several threads."""
 
     def __call__(self, **inputs: np.ndarray) -> np.ndarray:
-        """float32 arrays in (batch, channels, height, width) by input name -> the network's one output, likewise."""
+        """float32 arrays in (batch, channels, height, width) by input name -> the network's one output, likewise.
+
+        What the network does not have among its inputs is left out.
+        """
         ...
 
 
@@ -48,11 +51,12 @@ def exact_of(engine: Engine) -> Engine:
 
 class _OnnxNetwork:
     def __init__(self, session: Any) -> None:
-        self._session = session
+        self._session, self._names = session, {item.name for item in session.get_inputs()}
 
     def __call__(self, **inputs: np.ndarray) -> np.ndarray:
+        own = taken(inputs, self._names)
         try:
-            return np.asarray(self._session.run(None, inputs)[0])
+            return np.asarray(self._session.run(None, own)[0])
         except Exception as error:  # ONNX Runtime's errors have no common base but this
             raise ModelError(f"a network of the bundle cannot be run: {_one_line(error)}") from error
 
@@ -81,11 +85,12 @@ def onnxruntime_engine(threads: int | None = None, *, optimize: bool = True, pro
 
 class _OpenvinoNetwork:
     def __init__(self, compiled: Any) -> None:
-        self._compiled = compiled
+        self._compiled, self._names = compiled, {name for item in compiled.inputs for name in item.names}
 
     def __call__(self, **inputs: np.ndarray) -> np.ndarray:
+        own = taken(inputs, self._names)
         try:
-            results = self._compiled.create_infer_request().infer(inputs)  # a request each: they are not safe to share
+            results = self._compiled.create_infer_request().infer(own)  # a request each: they are not safe to share
             return np.array(results[0])
         except Exception as error:  # OpenVINO's errors are RuntimeErrors of many kinds
             raise ModelError(f"a network of the bundle cannot be run: {_one_line(error)}") from error
@@ -152,6 +157,13 @@ def _providers() -> list[str]:
     import onnxruntime
 
     return list(onnxruntime.get_available_providers())
+
+
+def taken(inputs: dict[str, np.ndarray], names: Collection[str]) -> dict[str, np.ndarray]:
+    """Those of `inputs` that a network has. Raises ModelError where it has another."""
+    if missing := sorted(set(names) - set(inputs)):
+        raise ModelError(f"a network of the bundle reads {', '.join(missing)}, it is given {', '.join(inputs)}")
+    return {name: inputs[name] for name in names}
 
 
 def _one_line(error: Exception) -> str:

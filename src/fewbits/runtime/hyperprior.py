@@ -46,6 +46,7 @@ TILE_ROWS, TILE_COLUMNS = 48, 64  # latent positions
 HYPER_ANALYSIS_HALO = 8  # latent positions; its receptive field reaches 3
 PRIOR_COLUMNS = 64  # hyper positions; a tile of the prior is as high as a strip
 ORDERS = ("rising", "falling")  # of the scale indices in a stream; falling: what is coarse first (ADR 17)
+CODES = 127  # largest magnitude of 8-bit codes
 EXACT_NETWORKS = frozenset({"scales"})
 LEVEL_TABLES = (
     "gain", "inverse_gain", "bias_in", "bias_out", "hyper_scale", "hyper_shift", "synthesis_scale", "synthesis_shift",
@@ -164,15 +165,24 @@ class HyperpriorCodec(Pipeline):
         }
         levels = len(self._z_frequencies)
         nearest = [nearest_level(steps, levels) for steps in qualities]
+        inverse_gain = np.exp(floats("inverse_gain"))
         return Level(
             np.exp(floats("gain")),
-            np.exp(floats("inverse_gain")),
+            inverse_gain,
             pair("hyper"),
             pair("synthesis"),
             scales,
             [self._z_tables_of(k) for k in nearest],
+            self._latent_step(inverse_gain),
             places,
         )
+
+    def _latent_step(self, inverse_gain: np.ndarray) -> np.ndarray:
+        """Of the latent's 8-bit codes: that of the symbols, if it is one everywhere; or what reaches as far as the range."""
+        if self._range is None:
+            return inverse_gain[:1]
+        widest = self._range[None, :, None, None] / np.float32(CODES)
+        return widest if len(inverse_gain) > 1 else np.maximum(inverse_gain, widest)
 
     def _z_tables_of(self, level: int) -> list[FrequencyTable]:
         if level not in self._z_tables:
@@ -410,8 +420,9 @@ class HyperpriorCodec(Pipeline):
 
     def _synthesised(self, y_hat: np.ndarray, level: Level, tile: Tile) -> np.ndarray:
         here = {name: level.between(each, tile.outer_rows, tile.outer_columns) for name, each in level.synthesis.items()}
-        planes: np.ndarray = self._network(self._synthesis_for(y_hat))(y_hat=y_hat[None], **here)[0]
-        return planes
+        network = self._network(self._synthesis_for(y_hat))
+        found = network(y_hat=y_hat[None], step=level.latent_step, **here)
+        return found.transpose(2, 0, 1) if found.ndim == 3 else found[0]  # those of older releases give planes
 
     def _synthesis_for(self, y_hat: np.ndarray) -> str:
         """The network for a tile: not the variant where a magnitude is beyond what it is made for, which it would clip."""

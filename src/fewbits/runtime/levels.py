@@ -25,6 +25,7 @@ class Level(NamedTuple):
     synthesis: dict[str, np.ndarray]
     scales: dict[str, np.ndarray]
     z_tables: list[list[FrequencyTable]]
+    latent_step: np.ndarray  # float32 (1, channels, 1, 1), of codes in int8
     places: Places | None = None
 
     def at(self, vectors: np.ndarray, rows: slice, columns: slice, stride: int = HYPER_STRIDE) -> np.ndarray:

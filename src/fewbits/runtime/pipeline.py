@@ -231,7 +231,7 @@ class Pipeline(ABC):
                 planes = self._synthesised(np.ascontiguousarray(stretch[..., tile.outer_columns]), level, tile)
                 across = _common(window[1], scaled(tile.inner_columns, self.stride))
                 cut = _moved(wanted, outer.start * self.stride), _moved(across, tile.outer_columns.start * self.stride)
-                _interleave(levels_of(planes[:, cut[0], cut[1]], dtype), band[:, _moved(across, window[1].start)])
+                interleave(levels_of(planes[:, cut[0], cut[1]], dtype), band[:, _moved(across, window[1].start)])
                 shown()
             done = [band]
             del stretch, band, planes
@@ -345,16 +345,23 @@ def levels_of(planes: np.ndarray, dtype: Samples) -> np.ndarray:
     What is no number becomes 0: symbols that no picture has can make networks overflow.
     """
     top = np.float32(np.iinfo(dtype).max)
-    levels: np.ndarray = np.fmax(planes, np.float32(-0.5))
-    np.minimum(levels, np.float32(0.5), out=levels)
+    levels: np.ndarray = np.clip(
+        planes, np.float32(-0.5), np.float32(0.5)
+    )  # which numpy does in a fifth of the time of fmax and minimum
     levels *= top
     levels += (top + 1) / 2  # half the range, and 0.5 that makes truncation round
+    if np.isnan(levels.min(initial=0)):
+        np.nan_to_num(levels, copy=False)
     return levels.astype(dtype)
 
 
 @stage("planes")
-def _interleave(planes: np.ndarray, target: np.ndarray) -> None:
-    """(c, h, w) into (h, w, c). Plane by plane, which numpy does three times as fast as in one assignment."""
+def interleave(planes: np.ndarray, target: np.ndarray) -> None:
+    """(c, h, w) into (h, w, c). Plane by plane, which numpy does three times as fast as in one assignment, but where they are
+    interleaved already."""
+    if planes.strides[0] == planes.itemsize:
+        target[...] = planes.transpose(1, 2, 0)
+        return
     for k, plane in enumerate(planes):
         target[..., k] = plane
 

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Synthesis of `few` -> its int8 variant: another graph for the same weights, which stay in the float file (ADR 18, ADR 24).
 
-Values lie channel by channel for each place, as kernels for integers want them. Sums stay float, in units of 8-bit steps, a unit
-for each channel: so what a convolution reads is one rounding away, and every code stands for itself. The step of a channel is in
-the weights that read it. Which steps there are: families/eight_bits.py, which trains with them.
+Values lie channel by channel for each place, as kernels for integers want them, and so do pixels, colour by colour. Sums stay
+float, in units of 8-bit steps, a unit for each channel: so what a convolution reads is one rounding away, and every code stands
+for itself. The step of a channel is in the weights that read it. Which steps there are: families/eight_bits.py, which trains with
+them; those of the latent are the quantizer's, so that its codes are symbols, and come with each tile (ADR 28).
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import onnx
@@ -19,6 +20,9 @@ from fewbits.runtime.variants import WEIGHT_ZERO
 MIDDLE: Final = 128  # the code of 0 of a signed value
 SMALLEST: Final = 1e-12  # unit of a weight: where all of a row are 0
 LARGEST_BIAS: Final = 2**30  # in units of products
+BATCH: Final = np.zeros(1, np.int64)  # the axis of the batch
+LEADING: Final = 32  # channels of the latent that stay float: with means, so that they are no whole steps, and the largest
+STEP: Final = "step"  # the input that variants have beside those of the network
 RUNTIMES_OWN: Final = "com.microsoft"  # the domain of ONNX Runtime's operators beyond ONNX's
 
 Steps = Mapping[str, np.ndarray]  # float32 (channels,): of what a convolution reads, by its name, and of the sums
@@ -28,6 +32,7 @@ def quantized(data: bytes, steps: Steps) -> bytes:
     """The ONNX file of the int8 variant, without the initializers that the ONNX file `data` has: see runtime/variants.py. Biases
     are float32 there, as export writes them.
 
+    It has one more input, step (1, channels, 1, 1): of the latent's 8-bit codes.
     steps: as models give them by int8_steps(), of the channels that `data` has.
     """
     model = onnx.load_from_string(data)
@@ -39,35 +44,44 @@ def quantized(data: bytes, steps: Steps) -> bytes:
     del model.graph.value_info[:]
     model.graph.node.extend(builder.nodes)
     model.graph.initializer.extend(builder.initializers.values())
+    output = model.graph.output[0]
+    output.CopyFrom(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, ["height", "width", 3]))
+    model.graph.input.append(helper.make_tensor_value_info(STEP, TensorProto.FLOAT, [1, builder.n_latent, 1, 1]))
     model.opset_import.append(helper.make_opsetid(RUNTIMES_OWN, 1))
     return bytes(model.SerializeToString(deterministic=True))
 
 
+class _Latent(NamedTuple):
+    """Names of the latent's leading channels in float, of the others' 8-bit codes, and of their steps (channels, 1); the last two
+    are empty where there are no others."""
+
+    leading: str
+    codes: str = ""
+    step: str = ""
+
+
 class _Builder:
-    """Writes the graph. Tensors are (1, rows, columns, channels), but for planes at both ends."""
+    """Writes the graph. Tensors are (1, rows, columns, channels), but for what it reads."""
 
     def __init__(self, weights: dict[str, np.ndarray], steps: Steps) -> None:
         self._matrices = {name for name, value in weights.items() if value.ndim == 2}  # kernels of 1x1 that export has so
         self._weights = {name: _kernel_shaped(value) for name, value in weights.items()}
         self._steps = steps
+        self.n_latent = self._weights["stem.weight"].shape[1]
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
 
     def build(self, output: str) -> None:
-        """All nodes, from y_hat, scale and shift to `output`."""
-        told = self._node(
-            "Add", [self._node("Mul", [self._plane_convolution("stem"), "scale"], "stem/scaled"), "shift"], "stem/told"
-        )
-        unit = self._constant("blocks_16/unit", 1 / self._steps["blocks_16"][:, None, None])
-        deep = self._node("Transpose", [self._node("Mul", [told, unit], "blocks_16/planes")], "blocks_16/in", perm=[0, 2, 3, 1])
+        """All nodes, from y_hat, scale, shift and step, which are planes, to `output`: pixels (height, width, 3)."""
+        latent = self._latent()
+        scale, shift = (self._in_places(name, name) for name in ("scale", "shift"))
+        deep = self._node("Mul", [self._of_latent("stem", 1, latent), scale], "stem/scaled")
+        deep = self._node("Add", [deep, shift], "stem/told")
+        deep = self._node("Mul", [deep, self._constant("blocks_16/unit", 1 / self._steps["blocks_16"])], "blocks_16/in")
         deep, total = self._blocks(deep, "blocks_16")
         deep, total = self._blocks(self._doubled(deep, total), "blocks_8")
-        pixels = self._float_product(deep, "head", self._kernel("head"), total)
-        pixels = self._node("Transpose", [pixels], "head/planes", perm=[0, 3, 1, 2])
-        pixels = self._node("DepthToSpace", [pixels], "head/pixels", blocksize=8, mode="CRD")
-        linear = self._node(
-            "DepthToSpace", [self._plane_convolution("shortcut_16")], "shortcut_16/pixels", blocksize=16, mode="CRD"
-        )
+        pixels = self._spread(self._float_product(deep, "head", self._ordered("head", _order(3, 8)), total), "head", 3, 8)
+        linear = self._spread(self._of_latent("shortcut_16", 16, latent), "shortcut_16", 3, 16)
         self._node("Add", [linear, pixels], output)
 
     def keep(self) -> None:
@@ -86,7 +100,11 @@ class _Builder:
                 inside, layer = self._read(x, f"{name}.{first}", total), f"{name}.{first}"
                 for reader in (f"{name}.{part}" for part in others):
                     inside, layer = self._convolution(inside, layer, reader), reader
-                x = self._node("Add", [x, self._product(inside, layer, self._steps[total])], f"{layer}/sum")
+                codes, unit = self._codes(layer)
+                scale = self._constant(f"{layer}/scale", (unit / self._steps[total]).astype(np.float32))
+                bias = self._bias(layer) / self._steps[total]
+                added = self._product(inside, layer, self._matrix(codes, layer), scale, bias, signed=not is_positive(layer))
+                x = self._node("Add", [x, added], f"{layer}/sum")
         return x, total
 
     def _in_units(self, x: str, total: str, other: str) -> tuple[str, str]:
@@ -96,9 +114,68 @@ class _Builder:
         unit = self._constant(f"{other}/unit", self._steps[total] / self._steps[other])
         return self._node("Mul", [x, unit], f"{other}/in"), other
 
-    def _plane_convolution(self, name: str) -> str:
-        """Of the latent, 1x1, as in the float file."""
-        return self._node("Conv", ["y_hat", self._kernel(name), f"{name}.bias"], f"{name}/out")
+    def _latent(self) -> _Latent:
+        leading = self._in_places(self._channels("y_hat", others=False), "leading")
+        if self.n_latent <= LEADING:
+            return _Latent(leading)
+        units = self._node("Div", ["y_hat", STEP], "latent/units")
+        units = self._in_places(self._channels(units, others=True), "latent")
+        codes = self._node("QuantizeLinear", [units, self._one(), self._zero(signed=True)], "latent/codes")
+        step = self._node("Flatten", [self._channels(STEP, others=True)], "latent/step", axis=2)
+        return _Latent(leading, codes, step)
+
+    def _channels(self, x: str, *, others: bool) -> str:
+        """Of something of (..., channels of the latent, rows, columns) the leading channels, or the others."""
+        start, stop = (LEADING, self.n_latent) if others else (0, LEADING)
+        bounds = [self._constant(f"channels/{n}", np.array([n])) for n in (start, stop, 1)]
+        return self._node("Slice", [x, *bounds], f"{x}/{'others' if others else 'leading'}")
+
+    def _in_places(self, planes: str, name: str) -> str:
+        return self._node("Transpose", [planes], f"{name}/in_places", perm=[0, 2, 3, 1])
+
+    def _of_latent(self, name: str, size: int, latent: _Latent) -> str:
+        """A convolution of 1x1 of the latent, that gives blocks of size x size, (row, column, channel)."""
+        order = _order(self._rows(name) // size**2, size)
+        kernel, bias = self._ordered(name, order), self._bias(name)[order]
+        matrix = self._matrix(self._channels(kernel, others=False), f"{name}/leading")
+        leading = self._node("MatMul", [latent.leading, matrix], f"{name}/of_leading")
+        if not latent.codes:
+            return self._node("Add", [leading, self._constant(f"{name}/bias", bias)], f"{name}/out")
+        weight = self._weights[f"{name}.weight"][order, LEADING:]
+        codes, unit = self._tile_codes(name, self._channels(kernel, others=True), weight, latent.step)
+        others = self._product(latent.codes, name, codes, unit, bias, signed=True)
+        return self._node("Add", [others, leading], f"{name}/with_leading")
+
+    def _tile_codes(self, name: str, kernel: str, weight: np.ndarray, step: str) -> tuple[str, str]:
+        """Weights that read the latent as a matrix of 8-bit codes (in, out), and the unit (out,) of their products.
+
+        They become codes tile by tile, since the steps of what they read come with it. So that one unit, found from those steps,
+        does for all output channels, they are divided by the largest of their output channel before.
+        """
+        largest = np.maximum(np.abs(weight).max((1, 2, 3)), SMALLEST)
+        kernel = self._node("Div", [kernel, self._constant(f"{name}/largest", largest[:, None, None, None])], f"{name}/relative")
+        most = self._constant(f"{name}/most", np.abs(weight / largest[:, None, None, None]).max((0, 2, 3))[:, None] / LEVELS)
+        unit = self._node("ReduceMax", [self._node("Mul", [step, most], f"{name}/most_of_step")], f"{name}/unit", keepdims=0)
+        matrix = self._node("Mul", [self._matrix(kernel, name), step], f"{name}/stepped")
+        codes = self._node("QuantizeLinear", [matrix, unit, WEIGHT_ZERO], f"{name}/codes")
+        return codes, self._node("Mul", [self._constant(f"{name}/largest_of_row", largest), unit], f"{name}/units")
+
+    def _ordered(self, name: str, order: np.ndarray) -> str:
+        """The weights of a convolution, its output channels in that order."""
+        return self._node("Gather", [self._kernel(name), self._constant(f"{name}/order", order)], f"{name}/ordered", axis=0)
+
+    def _spread(self, x: str, name: str, n_channels: int, size: int) -> str:
+        """Blocks of size x size positions, (row, column, channel), to (rows, columns, channels). A DepthToSpace, which runtimes
+        have for planes only, by a change of places."""
+
+        def shaped(x: str, *shape: int) -> str:
+            """0: the side is as it was."""
+            return self._node("Reshape", [x, self._constant(f"{x}/shape", np.array(shape, np.int64))], f"{x}/shaped")
+
+        x = self._node("Squeeze", [x, self._constant("batch", BATCH)], f"{name}/picture")
+        x = shaped(x, 0, 0, size, size * n_channels)
+        x = shaped(self._node("Transpose", [x], f"{name}/lines", perm=[0, 2, 1, 3]), 0, 0, -1, n_channels)
+        return shaped(self._node("Flatten", [x], f"{name}/flat", axis=2), 0, -1, n_channels)
 
     def _read(self, x: str, name: str, total: str) -> str:
         """The sum x in the steps of what the convolution `name` reads, which are in the proportions of its units."""
@@ -126,34 +203,22 @@ class _Builder:
             group=rows if _is_depthwise(name) else 1,
         )
 
-    def _product(self, x: str, name: str, unit_out: np.ndarray) -> str:
-        """8 bits to float, in units of unit_out."""
-        codes, unit = self._codes(name)
-        scale = self._constant(f"{name}/scale", (unit / unit_out).astype(np.float32))
-        bias = self._constant(f"{name}/bias", (self._bias(name) / unit_out).astype(np.float32))
-        zeros = [self._zero(signed=not is_positive(name)), self._weight_zeros(len(unit))]
-        inputs = [x, self._matrix(codes, name), self._one(), scale, *zeros, bias]
+    def _product(self, x: str, name: str, matrix: str, scale: str, bias: np.ndarray, *, signed: bool) -> str:
+        """8 bits to float: by a matrix of codes (in, out), of whose products an output channel has a scale."""
+        zeros = [self._zero(signed), self._weight_zeros(len(bias))]
+        inputs = [x, matrix, self._one(), scale, *zeros, self._constant(f"{name}/bias", bias.astype(np.float32))]
         return self._node("MatMulIntegerToFloat", inputs, f"{name}/out", domain=RUNTIMES_OWN)
 
     def _doubled(self, x: str, total: str) -> str:
-        """`up` and a DepthToSpace of 2x2, which runtimes have for planes only: here rows are doubled by a change of places."""
+        """`up`, of which each position becomes 2x2."""
         unit = self._steps["blocks_8"]
-        # of channels: from (c, row, column), as planes have them, to (row, column, c)
-        order = np.arange(4 * len(unit)).reshape(len(unit), 2, 2).transpose(1, 2, 0).ravel()
-        kernel = self._node("Gather", [self._kernel("up"), self._constant("up/order", order)], "up/ordered", axis=0)
-        kernel = self._node("Mul", [kernel, self._constant("up/unit", 1 / np.tile(unit, 4)[:, None, None, None])], "up/in_units")
+        units, order = np.tile(unit, 4), _order(len(unit), 2)
+        kernel = self._node(
+            "Mul", [self._ordered("up", order), self._constant("up/unit", 1 / units[:, None, None, None])], "up/in_units"
+        )
         x = self._float_product(x, "up", kernel, total)
-        x = self._node("Add", [x, self._constant("up/bias_in_units", self._bias("up")[order] / np.tile(unit, 4))], "up/sum")
-
-        def shaped(x: str, *shape: int) -> str:
-            """0: the side is as it was."""
-            return self._node("Reshape", [x, self._constant(f"{x}/shape", np.array(shape, np.int64))], f"{x}/shaped")
-
-        batch = self._constant("batch", np.array([0], np.int64))
-        x = shaped(self._node("Squeeze", [x, batch], "up/picture"), 0, 0, 2, 2 * len(unit))  # (rows, columns, 2, 2 x channels)
-        x = shaped(self._node("Transpose", [x], "up/two_rows", perm=[0, 2, 1, 3]), 0, 0, -1, len(unit))
-        x = shaped(self._node("Flatten", [x], "up/flat", axis=2), 0, -1, len(unit))
-        return self._node("Unsqueeze", [x, batch], "blocks_8/in")
+        x = self._node("Add", [x, self._constant("up/bias_in_units", self._bias("up")[order] / units)], "up/sum")
+        return self._node("Unsqueeze", [self._spread(x, "up", len(unit), 2), self._constant("batch", BATCH)], "blocks_8/in")
 
     def _float_product(self, x: str, name: str, kernel: str, total: str) -> str:
         """Of the sum x, with weights as `kernel` (out, in, 1, 1) has them."""
@@ -183,8 +248,12 @@ class _Builder:
         inputs = [kernel, self._constant(f"{name}/weight_step", unit), self._weight_zeros(len(unit))]
         return self._node("QuantizeLinear", inputs, f"{name}/codes", axis=0), unit * per_input
 
+    def _rows(self, name: str) -> int:
+        """Output channels of a convolution."""
+        return len(self._weights[f"{name}.weight"])
+
     def _bias(self, name: str) -> np.ndarray:
-        return self._weights.get(f"{name}.bias", np.zeros(len(self._weights[f"{name}.weight"]), np.float32))
+        return self._weights.get(f"{name}.bias", np.zeros(self._rows(name), np.float32))
 
     def _kernel(self, name: str) -> str:
         """The weights of a convolution in float (out, in, rows, columns)."""
@@ -220,6 +289,11 @@ class _Builder:
 
 def _kernel_shaped(value: np.ndarray) -> np.ndarray:
     return value[:, :, None, None] if value.ndim == 2 else value
+
+
+def _order(n_channels: int, size: int) -> np.ndarray:
+    """Of output channels: from (channel, row, column) of a block of size x size, as planes have it, to (row, column, channel)."""
+    return np.arange(n_channels * size**2, dtype=np.int32).reshape(n_channels, size, size).transpose(1, 2, 0).ravel()
 
 
 def _is_depthwise(name: str) -> bool:
