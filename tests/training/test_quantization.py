@@ -18,6 +18,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from fewbits.codec import Model  # noqa: E402
 from fewbits.errors import ModelError  # noqa: E402
+from fewbits.families.eight_bits import LATENT  # noqa: E402
 from fewbits.families.few import Few, FewConfig  # noqa: E402
 from fewbits.fidelity import psnr  # noqa: E402
 from fewbits.runtime import hyperprior  # noqa: E402
@@ -123,7 +124,7 @@ def test_the_latents_codes_are_symbols_and_its_leading_channels_float(bare: dict
         return np.abs(variant(**inputs).transpose(2, 0, 1) - exact[0])
 
     weight, step = model.synthesis.shortcut_16.weight.detach().numpy()[:, LEADING:], inputs["step"][0, LEADING:, 0, 0]
-    largest = np.abs(weight).max(1)
+    largest = np.abs(weight * model.int8_steps()["synthesis"][LATENT][LEADING:]).max(1)
     unit = largest.max() * (np.abs(weight) / largest[:, None] * step).max() / 127
     n_steps = np.abs(np.rint(inputs["y_hat"][0, LEADING:] / step[:, None, None])).sum(0).max()
     assert 1e-4 < difference().max() < unit / 2 * n_steps

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fewbits.families.eight_bits import LEVELS, STEPS, is_positive, sum_of
+from fewbits.families.eight_bits import LATENT, LEVELS, STEPS, is_positive, sum_of
 from fewbits.runtime.variants import WEIGHT_ZERO
 
 MIDDLE: Final = 128  # the code of 0 of a signed value
@@ -25,7 +25,7 @@ LEADING: Final = 32  # channels of the latent that stay float: with means, so th
 STEP: Final = "step"  # the input that variants have beside those of the network
 RUNTIMES_OWN: Final = "com.microsoft"  # the domain of ONNX Runtime's operators beyond ONNX's
 
-Steps = Mapping[str, np.ndarray]  # float32 (channels,): of what a convolution reads, by its name, and of the sums
+Steps = Mapping[str, np.ndarray]  # float32 (channels,): of what a convolution reads, by its name, of the sums, and of LATENT
 
 
 def quantized(data: bytes, steps: Steps) -> bytes:
@@ -150,9 +150,9 @@ class _Builder:
         """Weights that read the latent as a matrix of 8-bit codes (in, out), and the unit (out,) of their products.
 
         They become codes tile by tile, since the steps of what they read come with it. So that one unit, found from those steps,
-        does for all output channels, they are divided by the largest of their output channel before.
+        does for all output channels, they are divided by what the largest of their output channel is with usual steps.
         """
-        largest = np.maximum(np.abs(weight).max((1, 2, 3)), SMALLEST)
+        largest = np.maximum(np.abs(weight * self._steps[LATENT][LEADING:, None, None]).max((1, 2, 3)), SMALLEST)
         kernel = self._node("Div", [kernel, self._constant(f"{name}/largest", largest[:, None, None, None])], f"{name}/relative")
         most = self._constant(f"{name}/most", np.abs(weight / largest[:, None, None, None]).max((0, 2, 3))[:, None] / LEVELS)
         unit = self._node("ReduceMax", [self._node("Mul", [step, most], f"{name}/most_of_step")], f"{name}/unit", keepdims=0)
