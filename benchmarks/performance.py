@@ -32,7 +32,7 @@ from fewbits import FewbitsError, load_model
 from fewbits.codec import Model
 from fewbits.fidelity import psnr
 from fewbits.runtime.bundle import WIDE
-from fewbits.runtime.engines import DEFAULT_ENGINE, ENGINES, engine_of, engine_state
+from fewbits.runtime.engines import DEFAULT_ENGINE, ENGINES, engine_of, engine_state, taken
 from fewbits.runtime.manifest import PRECISIONS
 from fewbits.stages import watched
 from fewbits.structure import decibels, ms_ssim
@@ -118,6 +118,7 @@ def observe(data: bytes, inputs: dict[str, np.ndarray]) -> tuple[Any, dict[str, 
     names = [name for node in kept.node for name in node.output if name not in known and name != kept.output[0].name]
     graph_model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     session = onnxruntime.InferenceSession(graph_model.SerializeToString(), providers=["CPUExecutionProvider"])
+    inputs = taken(inputs, {item.name for item in session.get_inputs()})
     values = session.run(None, inputs)
     outputs = [output.name for output in session.get_outputs()]
     return kept, {name: np.shape(value) for name, value in (*zip(outputs, values, strict=True), *inputs.items())}
