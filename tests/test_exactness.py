@@ -12,7 +12,7 @@ from PIL import Image
 from fewbits.codec import Model
 from fewbits.errors import CorruptError, FormatError
 from fewbits.runtime.bundle import Bundle
-from fewbits.runtime.engines import Engine, Network, onnxruntime_engine
+from fewbits.runtime.engines import Engine, Network, onnxruntime_engine, taken
 from fewbits.runtime.hyperprior import HyperpriorCodec
 
 
@@ -34,12 +34,13 @@ def torch_engine(bundle: Bundle) -> Engine:
     networks = load_model(bundle).eval().networks()
 
     def load(data: bytes) -> Network:
-        network, _ = networks[names[data]]
+        network, examples = networks[names[data]]
         network.eval()
 
         def call(**inputs: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
-                return network(**{name: torch.from_numpy(array.copy()) for name, array in inputs.items()}).numpy()
+                own = taken(inputs, examples)
+                return network(**{name: torch.from_numpy(array.copy()) for name, array in own.items()}).numpy()
 
         return call
 
