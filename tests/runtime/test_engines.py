@@ -61,12 +61,29 @@ def test_another_engine_writes_files_that_this_one_reads(name: str, model: Model
         assert np.abs(difference).max() <= (3 if name.endswith("bf16") else 1)
 
 
-def test_a_network_leaves_out_what_it_does_not_have(name: str, model: Model) -> None:
-    run = engine_of(name, 1)(model.bundle.networks["analysis"])
+@pytest.mark.parametrize("engine", [DEFAULT_ENGINE, "openvino"])
+def test_a_network_leaves_out_what_it_does_not_have(engine: str, model: Model) -> None:
+    if engine_state(engine).startswith("not"):
+        pytest.skip(f"{engine}: {engine_state(engine)}")
+    run = engine_of(engine, 1)(model.bundle.networks["analysis"])
     x = np.zeros((1, 192, 4, 4), np.float32)
     assert np.array_equal(run(x=x), run(x=x, step=np.ones((1, 320, 1, 1), np.float32)))
     with pytest.raises(ModelError, match="a network of the bundle reads x, it is given y"):
         run(y=x)
+
+
+@pytest.mark.parametrize("engine", [DEFAULT_ENGINE, "openvino"])
+def test_an_input_may_have_several_names(engine: str) -> None:
+    """OpenVINO gives an input the names of what is equal to it, too."""
+    onnx = pytest.importorskip("onnx")
+    if engine_state(engine).startswith("not"):
+        pytest.skip(f"{engine}: {engine_state(engine)}")
+    infos = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 1, 2, 2]) for name in ("x", "out")]
+    nodes = [onnx.helper.make_node("Identity", ["x"], ["same"]), onnx.helper.make_node("Relu", ["same"], ["out"])]
+    graph = onnx.helper.make_graph(nodes, "aliases", infos[:1], infos[1:])
+    data = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    x = np.array([[[[1, -1], [2, -2]]]], np.float32)
+    assert np.array_equal(engine_of(engine, 1)(data)(x=x), np.maximum(x, 0))
 
 
 def test_a_fast_engine_leaves_exact_networks_to_the_other(model: Model) -> None:

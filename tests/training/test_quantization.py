@@ -32,11 +32,11 @@ from fewbits.training import checkpoint  # noqa: E402
 from fewbits.training.calibration import latent_range, observed  # noqa: E402
 from fewbits.training.export import amended, bundle_files, load_model, run_files  # noqa: E402
 from fewbits.training.loop import Budget, grown, train  # noqa: E402
-from fewbits.training.quantization import LEADING  # noqa: E402
 
 Picture = Callable[..., np.ndarray]
 
 
+LEADING = 32  # channels of the latent that have means, and stay float
 LAYERS = FewConfig(
     latent=40, hyper=4, width_8=32, depth_8=2, width_16=32, depth_16=1, hyper_width=8, lambdas=(0.0018, 0.0175, 0.17), int8=0.5
 )
@@ -80,20 +80,20 @@ def bare(run: Path) -> dict[str, bytes]:
     return run_files(run, {})
 
 
-def example(rows: int = 6, columns: int = 10) -> dict[str, np.ndarray]:
+def example(rows: int = 6, columns: int = 10, latent: int = 40) -> dict[str, np.ndarray]:
     """Inputs of the variant of synthesis: those of the network, and the step of later channels of the latent."""
     draw = np.random.default_rng(0)
-    shapes = {"y_hat": (1, 40, rows, columns), "scale": (1, 32, 1, 1), "shift": (1, 32, 1, 1)}
+    shapes = {"y_hat": (1, latent, rows, columns), "scale": (1, 32, 1, 1), "shift": (1, 32, 1, 1)}
     values = {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    step = draw.uniform(0.01, 0.03, (1, 40, 1, 1)).astype(np.float32)
+    step = draw.uniform(0.01, 0.03, (1, latent, 1, 1)).astype(np.float32)
     y_hat = 0.3 * values["y_hat"]
-    y_hat[:, LEADING:] = (np.rint(y_hat / step) * step)[:, LEADING:]
+    y_hat[:, LEADING:] = (np.rint(y_hat / step) * step)[:, LEADING:]  # whole steps
     return values | {"y_hat": y_hat, "scale": 1 + 0.1 * values["scale"], "step": step}
 
 
 def noises(model: Any, files: dict[str, bytes]) -> tuple[float, float]:
     """Of 8-bit values, root mean square: what training adds, and how far the exported variant is from that."""
-    inputs = example()
+    inputs = example(latent=model.config.latent)
     with torch.no_grad():
         tensors = [torch.from_numpy(inputs[name]) for name in ("y_hat", "scale", "shift")]
         trained, plain = (model.eight_bits(model.synthesis, *tensors, values).numpy() for values in (True, False))
@@ -124,7 +124,7 @@ def test_the_latents_codes_are_symbols_and_its_leading_channels_float(bare: dict
         return np.abs(variant(**inputs).transpose(2, 0, 1) - exact[0])
 
     weight, step = model.synthesis.shortcut_16.weight.detach().numpy()[:, LEADING:], inputs["step"][0, LEADING:, 0, 0]
-    largest = np.abs(weight * model.int8_steps()["synthesis"][LATENT][LEADING:]).max(1)
+    largest = np.abs(weight * model.int8_steps()["synthesis"][LATENT]).max(1)
     unit = largest.max() * (np.abs(weight) / largest[:, None] * step).max() / 127
     n_steps = np.abs(np.rint(inputs["y_hat"][0, LEADING:] / step[:, None, None])).sum(0).max()
     assert 1e-4 < difference().max() < unit / 2 * n_steps
@@ -132,7 +132,40 @@ def test_the_latents_codes_are_symbols_and_its_leading_channels_float(bare: dict
     assert difference().max() < 1e-5
 
 
-def test_the_steps_of_the_latents_codes(files: dict[str, bytes], bare: dict[str, bytes], picture: Picture) -> None:
+@pytest.mark.parametrize(("change", "n_leading"), [({"latent": 12}, 12), ({"latent": 48, "means": 36}, 39), ({}, LEADING)])
+def test_channels_that_are_no_whole_steps_stay_float(change: dict[str, int], n_leading: int) -> None:
+    """All with means, and where that is all of them nothing of the latent is in 8 bits."""
+    model = Few(replace(LAYERS, **change)).eval()
+    with torch.no_grad():
+        model.synthesis.head.weight.normal_(std=0.02)
+        for block in (*model.synthesis.blocks_16, *model.synthesis.blocks_8):
+            block.mix_out.weight.normal_(std=0.05)
+            block.reduce.weight.normal_(std=0.05)
+    model.measure([torch.rand(2, 3, 64, 64)])
+    steps = model.eval().int8_steps()["synthesis"][LATENT]
+    assert len(steps) == model.config.latent - n_leading
+    files = bundle_files("few", model, {})
+    nodes = onnx.load_from_string(files["synthesis.int8.onnx"]).graph.node
+    assert any(node.output[0] == "stem/codes" for node in nodes) == bool(len(steps))
+    noise, error = noises(model, files)
+    assert noise > 1e-4 and error < 0.25 * noise
+
+
+def test_rows_are_divided_by_their_largest_product_with_usual_steps(bare: dict[str, bytes]) -> None:
+    """Not by their largest weight: steps of channels may differ."""
+    model = load_model(parse_bundle(bare, "here")).eval()
+    with torch.no_grad():
+        model.log_inverse_gain.add_(torch.linspace(0, 2, 40))
+    files = bundle_files("few", model, {})
+    constants = {item.name: item for item in onnx.load_from_string(files["synthesis.int8.onnx"]).graph.initializer}
+    largest = onnx.numpy_helper.to_array(constants["stem/largest_of_row"])
+    usual = model.log_inverse_gain[1].detach().exp().numpy()[LEADING:]
+    weight = model.synthesis.stem.weight.detach().numpy()[:, LEADING:]
+    assert np.allclose(largest, np.abs(weight * usual).max(1))
+    assert "latent/steps" not in constants  # that of the tile, from the pipeline
+
+
+def test_the_steps_of_the_latents_codes(files: dict[str, bytes], bare: dict[str, bytes]) -> None:
     """Those of the quantizer, but no finer than the range allows, and those of the range where qualities differ by place."""
     model, free = (Model(each, "here", onnxruntime_engine(1), precision="int8") for each in (files, bare))
     widest = model.bundle.ranges["synthesis"] / 127
@@ -142,6 +175,8 @@ def test_the_steps_of_the_latents_codes(files: dict[str, bytes], bare: dict[str,
         assert np.allclose(free.pipeline.level(steps, "rgb").latent_step[0, :, 0, 0], own)
     places = Places((9000, 4000), np.array([[0, 1]], np.uint8))
     assert np.allclose(model.pipeline.level(9000, "rgb", places).latent_step[0, :, 0, 0], widest)
+    highest = np.exp(floats_at(model.bundle.tables["inverse_gain"], 9000))[0, :, 0, 0]
+    assert np.allclose(free.pipeline.level(9000, "rgb", places).latent_step[0, :, 0, 0], highest)
 
 
 def test_a_file_with_qualities_by_place_decodes_in_int8(files: dict[str, bytes], picture: Picture) -> None:

@@ -29,7 +29,8 @@ SMALLEST: Final = LEAST / LEVELS  # step: a channel that is always 0 has one, to
 SUMS: Final = ("blocks_16", "blocks_8", "blocks_8.1", "blocks_8.2")
 _PLACES: Final = 512  # of what a convolution reads of a batch, the furthest from the others: by them a basis is chosen
 STEPS: Final = "/steps"  # ends the name of a convolution's steps in an int8 variant
-LATENT: Final = "latent"  # what has the quantizer's steps; with quality they change, and hardly in their proportions
+# The latent's channels that are whole steps of the quantizer, which change with quality, but hardly in their proportions.
+LATENT: Final = "latent"
 
 Value = TypeVar("Value")
 

@@ -51,6 +51,7 @@ from fewbits.families.settings import setting
 
 LEARNED_SYMBOLS = 20  # that a table is worth when symbols are counted
 FIRST_CODED = 1  # scale index; of smaller scale are only zeros
+LEADING = 32  # channels of the latent, or more, of values so large that 8 bits are too coarse for them (ADR 28)
 # What a scale index is more or less in each phase of the pyramid, from coarse to fine, before training: as photographs have it.
 FIRST_PYRAMID_BIAS = (0.0, 3.0, -2.0, 1.0, -1.0, -3.0, -6.0, -9.0, -12.0)
 
@@ -87,6 +88,11 @@ class FewConfig:
     def n_means(self) -> int:
         """Channels after the pyramid's that have means."""
         return max(0, min(self.means, self.latent - self.pyramid)) if self.pyramid else 0
+
+    @property
+    def n_leading(self) -> int:
+        """Channels of the latent that are float in the int8 variant: all with means, which are no whole steps."""
+        return min(self.latent, max(LEADING, self.pyramid + self.n_means))
 
 
 class Estimate(NamedTuple):
@@ -445,11 +451,11 @@ class Few(nn.Module):
         return found
 
     def int8_steps(self) -> dict[str, dict[str, np.ndarray]]:
-        """Of each network with an int8 variant the steps of its values, see EightBits.steps, and those of the latent."""
+        """Of each network with an int8 variant the steps of its values, see EightBits.steps, and a middle level's of LATENT."""
         if (rounding := self._rounding()) is None:
             return {}
         latent = self.log_inverse_gain[len(self.config.lambdas) // 2].detach().exp()
-        return {"synthesis": {**rounding.steps(), LATENT: latent.cpu().numpy()}}
+        return {"synthesis": {**rounding.steps(), LATENT: latent[self.config.n_leading :].cpu().numpy()}}
 
     def load_int8_steps(self, arrays: Mapping[str, Mapping[str, Tensor]]) -> None:
         """From the arrays of int8 variants, by network."""

@@ -24,7 +24,8 @@ class Network(Protocol):
     """One network of a bundle, ready to run. Safe to call from several threads."""
 
     def __call__(self, **inputs: np.ndarray) -> np.ndarray:
-        """float32 arrays in (batch, channels, height, width) by input name -> the network's one output, likewise.
+        """float32 arrays in (batch, channels, height, width) by input name -> the network's one output, likewise, or, of some
+        variants, pixels (height, width, 3).
 
         What the network does not have among its inputs is left out.
         """
@@ -85,10 +86,10 @@ def onnxruntime_engine(threads: int | None = None, *, optimize: bool = True, pro
 
 class _OpenvinoNetwork:
     def __init__(self, compiled: Any) -> None:
-        self._compiled, self._names = compiled, {name for item in compiled.inputs for name in item.names}
+        self._compiled, self._inputs = compiled, [item.names for item in compiled.inputs]  # an input may have several names
 
     def __call__(self, **inputs: np.ndarray) -> np.ndarray:
-        own = taken(inputs, self._names)
+        own = taken(inputs, [next(iter(names & inputs.keys()), min(names)) for names in self._inputs])
         try:
             results = self._compiled.create_infer_request().infer(own)  # a request each: they are not safe to share
             return np.array(results[0])

@@ -345,9 +345,8 @@ def levels_of(planes: np.ndarray, dtype: Samples) -> np.ndarray:
     What is no number becomes 0: symbols that no picture has can make networks overflow.
     """
     top = np.float32(np.iinfo(dtype).max)
-    levels: np.ndarray = np.clip(
-        planes, np.float32(-0.5), np.float32(0.5)
-    )  # which numpy does in a fifth of the time of fmax and minimum
+    # np.fmax and np.minimum with a number take five times as long.
+    levels: np.ndarray = np.clip(planes, np.float32(-0.5), np.float32(0.5))
     levels *= top
     levels += (top + 1) / 2  # half the range, and 0.5 that makes truncation round
     if np.isnan(levels.min(initial=0)):

@@ -21,7 +21,6 @@ MIDDLE: Final = 128  # the code of 0 of a signed value
 SMALLEST: Final = 1e-12  # unit of a weight: where all of a row are 0
 LARGEST_BIAS: Final = 2**30  # in units of products
 BATCH: Final = np.zeros(1, np.int64)  # the axis of the batch
-LEADING: Final = 32  # channels of the latent that stay float: with means, so that they are no whole steps, and the largest
 STEP: Final = "step"  # the input that variants have beside those of the network
 RUNTIMES_OWN: Final = "com.microsoft"  # the domain of ONNX Runtime's operators beyond ONNX's
 
@@ -68,6 +67,7 @@ class _Builder:
         self._weights = {name: _kernel_shaped(value) for name, value in weights.items()}
         self._steps = steps
         self.n_latent = self._weights["stem.weight"].shape[1]
+        self._n_leading = self.n_latent - len(steps[LATENT])
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
 
@@ -85,8 +85,8 @@ class _Builder:
         self._node("Add", [linear, pixels], output)
 
     def keep(self) -> None:
-        """All steps, whether or not the graph reads them: training that goes on from the bundle wants them."""
-        for name in self._steps:
+        """All steps but the latent's, whether or not the graph reads them: training that goes on from the bundle wants them."""
+        for name in self._steps.keys() - {LATENT}:
             self._per_input(name)
 
     def _blocks(self, x: str, stack: str) -> tuple[str, str]:
@@ -116,7 +116,7 @@ class _Builder:
 
     def _latent(self) -> _Latent:
         leading = self._in_places(self._channels("y_hat", others=False), "leading")
-        if self.n_latent <= LEADING:
+        if self._n_leading == self.n_latent:
             return _Latent(leading)
         units = self._node("Div", ["y_hat", STEP], "latent/units")
         units = self._in_places(self._channels(units, others=True), "latent")
@@ -126,7 +126,7 @@ class _Builder:
 
     def _channels(self, x: str, *, others: bool) -> str:
         """Of something of (..., channels of the latent, rows, columns) the leading channels, or the others."""
-        start, stop = (LEADING, self.n_latent) if others else (0, LEADING)
+        start, stop = (self._n_leading, self.n_latent) if others else (0, self._n_leading)
         bounds = [self._constant(f"channels/{n}", np.array([n])) for n in (start, stop, 1)]
         return self._node("Slice", [x, *bounds], f"{x}/{'others' if others else 'leading'}")
 
@@ -141,7 +141,7 @@ class _Builder:
         leading = self._node("MatMul", [latent.leading, matrix], f"{name}/of_leading")
         if not latent.codes:
             return self._node("Add", [leading, self._constant(f"{name}/bias", bias)], f"{name}/out")
-        weight = self._weights[f"{name}.weight"][order, LEADING:]
+        weight = self._weights[f"{name}.weight"][order, self._n_leading :]
         codes, unit = self._tile_codes(name, self._channels(kernel, others=True), weight, latent.step)
         others = self._product(latent.codes, name, codes, unit, bias, signed=True)
         return self._node("Add", [others, leading], f"{name}/with_leading")
@@ -152,7 +152,7 @@ class _Builder:
         They become codes tile by tile, since the steps of what they read come with it. So that one unit, found from those steps,
         does for all output channels, they are divided by what the largest of their output channel is with usual steps.
         """
-        largest = np.maximum(np.abs(weight * self._steps[LATENT][LEADING:, None, None]).max((1, 2, 3)), SMALLEST)
+        largest = np.maximum(np.abs(weight * self._steps[LATENT][:, None, None]).max((1, 2, 3)), SMALLEST)
         kernel = self._node("Div", [kernel, self._constant(f"{name}/largest", largest[:, None, None, None])], f"{name}/relative")
         most = self._constant(f"{name}/most", np.abs(weight / largest[:, None, None, None]).max((0, 2, 3))[:, None] / LEVELS)
         unit = self._node("ReduceMax", [self._node("Mul", [step, most], f"{name}/most_of_step")], f"{name}/unit", keepdims=0)
