@@ -2,6 +2,10 @@
 """An int8 variant is near the float network, needs its file for the weights, and runs on integers."""
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -261,6 +265,25 @@ def test_training_goes_on_from_a_bundle_with_its_steps(run: Path, bare: dict[str
     names = [name for name in own if name.startswith("eight_bits.")]
     assert len(names) == 3 + 3 * 5
     assert all(torch.equal(loaded[name], own[name]) for name in names)
+
+
+def test_the_same_model_gives_the_same_bytes(bare: dict[str, bytes]) -> None:
+    """In another process, too, where sets of names have another order."""
+    code = (
+        "import sys; from pathlib import Path; from fewbits.training.export import load_bundle, load_model;"
+        "from fewbits.training.quantization import quantized; b = load_bundle(Path(sys.argv[1]));"
+        "steps = load_model(b).int8_steps()['synthesis']; sys.stdout.buffer.write(quantized(b.networks['synthesis'], steps))"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in bare.items():
+            (Path(folder) / name).write_bytes(data)
+        made = [
+            subprocess.run(
+                [sys.executable, "-c", code, folder], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+            ).stdout
+            for seed in ("1", "2")
+        ]
+    assert made[0] == made[1] == bare["synthesis.int8.onnx"]
 
 
 def test_training_may_go_on_without_int8(bare: dict[str, bytes]) -> None:

@@ -86,8 +86,9 @@ class _Builder:
 
     def keep(self) -> None:
         """All steps but the latent's, whether or not the graph reads them: training that goes on from the bundle wants them."""
-        for name in self._steps.keys() - {LATENT}:
-            self._per_input(name)
+        for name in self._steps:
+            if name != LATENT:
+                self._per_input(name)
 
     def _blocks(self, x: str, stack: str) -> tuple[str, str]:
         """What blocks make of x, and in which of the SUMS' units; export may have left out a branch of theirs, or both."""
