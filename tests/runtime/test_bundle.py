@@ -110,6 +110,18 @@ def test_ranges_come_back_and_are_no_part_of_the_models_id() -> None:
     assert parsed.model_id == parse_bundle(pack_bundle("few", CODING, {}, {TABLES: files[TABLES]}), "here").model_id
 
 
+def test_four_digits_of_a_range_are_never_less_and_stay_as_they_are() -> None:
+    limits = np.concatenate([np.random.default_rng(0).lognormal(0, 3, 1000), [1.0004, 9.9999, 0]]).astype(np.float32)
+
+    def kept_of(limits: np.ndarray) -> np.ndarray:
+        files = pack_bundle("few", CODING, {}, {TABLES: tables(gain=np.arange(6.0))}, {}, {"synthesis": limits})
+        return parse_bundle(files, "here").ranges["synthesis"]
+
+    kept = kept_of(limits)
+    assert (kept >= limits).all() and (kept <= 1.001 * limits).all() and (kept != limits).any()
+    assert np.array_equal(kept_of(kept), kept)
+
+
 def test_tables_are_never_unpickled() -> None:
     with pytest.raises(ModelError, match="tables.npz cannot be read"):
         parse_bundle(bundle(**{TABLES: tables(evil=np.array([{"a": 1}], object))}), "here")

@@ -74,15 +74,21 @@ def pack_bundle(
 ) -> dict[str, bytes]:
     """All files of a bundle by name, with a manifest that holds the hashes of `files` (networks and tables) and of variants.
 
-    ranges: see Bundle; four digits of them are kept.
+    ranges: see Bundle; four digits of them are kept, such that what is within them stays so.
     """
     variants = variants or {}
     manifest: dict[str, Any] = {"bundle": BUNDLE_VERSION, "family": family, "coding": coding, "files": _hashes(files)}
     manifest |= {VARIANTS: _hashes(variants)} if variants else {}
     if ranges:
-        manifest[RANGES] = {name: [float(f"{limit:.4g}") for limit in limits] for name, limits in ranges.items()}
+        manifest[RANGES] = {name: [_in_four_digits(limit) for limit in limits] for name, limits in ranges.items()}
     manifest["card"] = card
     return {MANIFEST: (json.dumps(manifest, indent=1) + "\n").encode(), **files, **variants}
+
+
+def _in_four_digits(limit: float) -> float:
+    """The nearest number of four digits, or the next one where that is smaller."""
+    nearest = float(f"{limit:.4g}")
+    return nearest if np.float32(nearest) >= np.float32(limit) else float(f"{1.0005 * float(limit):.4g}")
 
 
 def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:

@@ -60,7 +60,7 @@ def latent_range(files: dict[str, bytes], pictures: Iterable[np.ndarray]) -> np.
         for level in levels:
             largest = np.maximum(largest, np.abs(pipeline.requantize(y, level)).max((1, 2)))
     largest[int(model.bundle.coding.get("pyramid", 0)) :] *= np.float32(MARGIN)
-    return largest * np.float32(1.0005)  # bundles keep four digits, and what was measured is to be within them
+    return largest
 
 
 class _Observer:
