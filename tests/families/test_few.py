@@ -74,11 +74,11 @@ def test_validation_covers_the_whole_range_of_levels() -> None:
 
 @pytest.fixture(scope="module")
 def started() -> Few:
-    """Every component kept, initialized on noise and waves: the start is a complete orthonormal transform."""
+    """Every component kept and coded, initialized on noise and waves: the start is a complete orthonormal transform."""
     rng = np.random.default_rng(0)
     smooth = np.cumsum(rng.normal(0, 8, (3, 256, 256)), axis=2) + np.cumsum(rng.normal(0, 8, (3, 256, 256)), axis=1)
     batch = torch.from_numpy(np.clip(128 + smooth + rng.normal(0, 9, (4, 3, 256, 256)), 0, 255)).float() / 255
-    model = Few(replace(TINY, latent=768))
+    model = Few(replace(TINY, latent=768, first_coded=0))
     model.initialize([batch], Distortion("mse"))
     return model
 
@@ -260,6 +260,27 @@ def test_training_and_coding_compute_the_same(tiny_run, picture: Picture) -> Non
         assert np.abs(levels - decoded).mean() < 0.5 and np.abs(levels - decoded).max() < 8
 
 
+def test_values_of_small_scales_reach_nobody_but_their_scale() -> None:
+    """As in coding they are 0 for synthesis; but a scale that is too small must be able to rise again."""
+    model = scrambled(TINY).train()
+    with torch.no_grad():
+        model.index_bias[:, 5:] = TINY.first_coded - 3.0
+        for part in (model.scale_net.head.weight, model.scale_net.head.bias):
+            part.zero_()
+    out = model(torch.rand(2, 3, 128, 128), torch.tensor([0.3, 1.6]))
+    weight, bias = model.analysis.shortcut.weight, model.index_bias
+    by_channel = torch.autograd.grad(out.x_hat.square().sum(), weight, retain_graph=True)[0].abs().sum(1)
+    assert (by_channel[:5] > 0).all() and (by_channel[5:] == 0).all()
+    by_channel = torch.autograd.grad(out.y_bits.sum(), bias)[0].abs().sum(0)
+    assert (by_channel > 0).all()
+
+
+@pytest.mark.parametrize("index", [-1, 64])
+def test_scale_indices_that_there_are_not_are_refused(index: int) -> None:
+    with pytest.raises(TrainingError, match=f"first_coded is {index}, it must be 0 to 63"):
+        Few(replace(TINY, first_coded=index))
+
+
 def multiplications(network, inputs: dict) -> int:
     """Multiply-accumulates of one call, counted at every convolution."""
     counts = []
@@ -341,7 +362,7 @@ def test_calibration_fits_means_to_what_is_coded_in_units_of_its_scale(picture: 
     model, x = scrambled(TINY).eval(), tensor(picture(256, 320))
     with torch.no_grad():
         model.deviation.copy_(torch.linspace(0.5, 3.0, 12))
-        model.index_bias[:, 3:] += torch.linspace(-32.5, 0.0, 9)  # so that not all are coded
+        model.index_bias[:, 3:] += torch.linspace(-26.5, 0.0, 9)  # so that not all are coded
         y = model.analysis(model.to_8(x - 0.5))
         y *= torch.linspace(0.2, 3.0, 12)[:, None, None] / y.square().mean((0, 2, 3), keepdim=True).sqrt()
     model.analysis.forward = lambda blocks: y
@@ -356,7 +377,7 @@ def test_calibration_fits_means_to_what_is_coded_in_units_of_its_scale(picture: 
         rows.append(np.concatenate([around.numpy(), np.ones((len(around), 1))], axis=1))
         wanted.append((y / deviation)[0, 3:].flatten(1).T.numpy())
         scale = 0.06 * (35 / 0.06) ** (index.clamp(0, 63) / 63) / (gain * deviation)  # docs/format.md, "Latent"
-        weights.append(torch.where(index.round() >= 1, 1 / scale, 0.0)[0, 3:].flatten(1).T.numpy())
+        weights.append(torch.where(torch.floor(index + 0.5) >= TINY.first_coded, 1 / scale, 0.0)[0, 3:].flatten(1).T.numpy())
     given, told, weight = (np.concatenate(parts).astype(np.float64) for parts in (rows, wanted, weights))
     assert 0.02 < (weight == 0).mean() < 0.98, "some are coded, some not"
     model.calibrate([x])

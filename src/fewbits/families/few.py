@@ -50,7 +50,6 @@ from fewbits.families.quantize import (
 from fewbits.families.settings import setting
 
 LEARNED_SYMBOLS = 20  # that a table is worth when symbols are counted
-FIRST_CODED = 1  # scale index; of smaller scale are only zeros
 LEADING = 32  # channels of the latent, or more, of values so large that 8 bits are too coarse for them (ADR 28)
 # What a scale index is more or less in each phase of the pyramid, from coarse to fine, before training: as photographs have it.
 FIRST_PYRAMID_BIAS = (0.0, 3.0, -2.0, 1.0, -1.0, -3.0, -6.0, -9.0, -12.0)
@@ -78,6 +77,7 @@ class FewConfig:
     means: int = setting(29, "at most so many channels after those have means, told by the pyramid around them; others' are 0")
     hyper_limit: int = setting(8, "largest magnitude of a hyper symbol")
     dead_zone: float = setting(0.35, "how readily values are rounded towards 0 to save bits: 0 not at all, 1 as theory says")
+    first_coded: int = setting(6, "scale index, of 0 to 63, from which on symbols are coded: of smaller scale they are all 0")
     int8: float = setting(0.0, "share of the steps in which synthesis is trained as its int8 variant is; 0: not for int8 at all")
     lambdas: tuple[float, ...] = setting(
         (0.0009, 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.09, 0.17, 0.32),
@@ -256,6 +256,8 @@ class Few(nn.Module):
         self.config = config
         if config.means < 0:
             raise TrainingError(f"means is {config.means}, it must be 0 or more")
+        if not 0 <= config.first_coded < N_SCALES:
+            raise TrainingError(f"first_coded is {config.first_coded}, it must be 0 to {N_SCALES - 1}")
         if config.int8 and not (config.depth_8 and config.depth_16):
             raise TrainingError(f"int8 is {config.int8}: without blocks at 1/8 and at 1/16 nothing is in 8 bits, it must be 0")
         levels, latent = len(config.lambdas), config.latent
@@ -338,12 +340,14 @@ class Few(nn.Module):
             index = self._in_phases(self.scale_net(z_hat, *self.scale_biases(level)))
         scaled_mean = self._means(y * gain, index, deviation * gain)
         residual = y * gain - scaled_mean
-        symbols = round_through_zone(residual, self._zones(index))
+        symbols, coded = round_through_zone(residual, self._zones(index)), self._coded(index)
         y_bits = logistic_bits(symbols.detach() if self.training else symbols, index)
         if self.training:  # scales learn from the symbols, whose dead zone noise does not show; all else hears noise
             noisy = logistic_bits(uniform_noise(residual), index.detach())
             y_bits = y_bits + noisy - noisy.detach()
-        y_hat = (symbols + scaled_mean) * inverse_gain
+        else:  # in training what is not coded has bits, too: else no scale below first_coded would ever rise
+            y_bits = y_bits * coded
+        y_hat = (symbols * coded + scaled_mean) * inverse_gain
         x_hat = self._synthesized(y_hat, *self.modulation(self.synthesis_modulation, level)).float() + 0.5
         return Estimate(x_hat, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)), y)
 
@@ -380,7 +384,8 @@ class Few(nn.Module):
         n = self.config.pyramid
         bias = integer_bias(self.pyramid_bias, ScaleNet.INDEX_BITS)[:, phases_of(index)] * 2.0**-ScaleNet.INDEX_BITS
         leading = index[:, :n] + bias
-        leading = leading + (leading.clamp(min=FIRST_CODED) - leading).detach()  # all are coded: an error would spread
+        if not self.training:  # all are coded. Scales are trained as they are, see forward()
+            leading = leading.clamp(min=self.config.first_coded)
         return torch.cat([leading, index[:, n:]], dim=1)
 
     def _means(self, values: Tensor, index: Tensor, unit: Tensor) -> Tensor:
@@ -397,6 +402,12 @@ class Few(nn.Module):
     def _zones(self, index: Tensor) -> Tensor:
         """The dead zone of each value, by its real scale index."""
         return self.zones[index.detach().nan_to_num().round().clamp(0, N_SCALES - 1).long()]
+
+    def _coded(self, index: Tensor) -> Tensor:
+        """Which values are coded, by the real scale indices (b, channels, h, w) of the first channels: bool, like it."""
+        coded = index.detach() >= self.config.first_coded - 0.5  # halves go up
+        coded[:, : self.config.pyramid] = True  # an error would spread
+        return coded
 
     def scale_biases(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """Integer-valued biases of the scale net's first and last layer at real levels (b, c, 1, 1)."""
@@ -501,7 +512,7 @@ class Few(nn.Module):
             "hyper_limit": self.config.hyper_limit,
             "halo": max(-(-(config.depth_8 + config.analysis_extra_8) // 2), -(-config.depth_8 // 2) + config.depth_16),
             "hyper_halo": 2,
-            "first_coded_index": FIRST_CODED,
+            "first_coded_index": config.first_coded,
             "order": "falling",
             "places": True,
             "pyramid": self.config.pyramid,
@@ -539,7 +550,7 @@ class Few(nn.Module):
         unit = gain * deviation
         _, decoded = from_coarse_to_fine((y * gain)[:, :n], self._zones(index[:, :n]))
         scales = SCALE_MIN * torch.exp(LOG_STEP * index[:, n:]) / unit[:, n:told]
-        scales = scales.masked_fill(index[:, n:].round() < FIRST_CODED, torch.inf)
+        scales = scales.masked_fill(~self._coded(index)[:, n:], torch.inf)
         regression.add(decoded / unit[:, :n], y[:, n:told] / deviation[:, n:told], scales)
 
     def encoder_card(self) -> dict[str, Any]:
