@@ -73,6 +73,7 @@ class FewConfig:
     synthesis_units_8: tuple[int, ...] = setting((), "like analysis_units_8, of synthesis's blocks at 1/8")
     synthesis_units_16: tuple[int, ...] = setting((), "and of its blocks at 1/16")
     hyper_width: int = setting(128, "channels of the hyper networks")
+    hyper_analysis_units: tuple[int, ...] = setting((), "channels of the hyper analysis at 1/16 and 1/32: else hyper_width")
     pyramid: int = setting(3, "leading channels of the latent, of blocks' brightness and colours, predicted from coarse to fine")
     means: int = setting(29, "at most so many channels after those have means, told by the pyramid around them; others' are 0")
     hyper_limit: int = setting(8, "largest magnitude of a hyper symbol")
@@ -83,6 +84,15 @@ class FewConfig:
         (0.0009, 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.09, 0.17, 0.32),
         "weights of the distortion against bits per pixel, one a level; these, of 255^2 MSE, give about 0.1 to 2.5 bpp",
     )
+
+    @property
+    def hyper_analysis_widths(self) -> tuple[int, int]:
+        """Channels of the hyper analysis at 1/16 and at 1/32. Raises TrainingError where the setting is not of two."""
+        found = self.hyper_analysis_units or (self.hyper_width, self.hyper_width)
+        if len(found) != 2 or min(found) < 1:
+            shown = ",".join(map(str, found))
+            raise TrainingError(f"hyper_analysis_units is {shown}, it must be two numbers of 1 or more, or none")
+        return found[0], found[1]
 
     @property
     def n_means(self) -> int:
@@ -200,11 +210,11 @@ class HyperAnalysis(nn.Module):
 
     def __init__(self, config: FewConfig) -> None:
         super().__init__()
-        width = config.hyper_width
-        self.stem = Pointwise(2 * config.latent, width)
-        self.spatial_16, self.spatial_32 = Depthwise(width), Depthwise(width)
-        self.middle = Pointwise(width, width, patch=2)
-        self.head = Pointwise(width, config.hyper, patch=2)
+        at_16, at_32 = config.hyper_analysis_widths
+        self.stem = Pointwise(2 * config.latent, at_16)
+        self.spatial_16, self.spatial_32 = Depthwise(at_16), Depthwise(at_32)
+        self.middle = Pointwise(at_16, at_32, patch=2)
+        self.head = Pointwise(at_32, config.hyper, patch=2)
 
     def forward(self, y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         both = torch.cat([y, y.abs()], dim=1)  # scales need magnitudes
@@ -274,7 +284,7 @@ class Few(nn.Module):
         self.pyramid_bias = nn.Parameter(torch.tensor(FIRST_PYRAMID_BIAS).repeat(config.pyramid, 1))
         self.z_logits = nn.Parameter(self._first_z_logits())
         self.synthesis_modulation = nn.Parameter(torch.zeros(levels, 2 * config.width_16))
-        self.hyper_modulation = nn.Parameter(torch.zeros(levels, 2 * config.hyper_width))
+        self.hyper_modulation = nn.Parameter(torch.zeros(levels, 2 * config.hyper_analysis_widths[0]))
         self.eight_bits = EightBits(self.synthesis) if config.int8 else None
         self.register_buffer("deviation", torch.ones(latent))
         self.register_buffer("zones", dead_zones(config.dead_zone), persistent=False)
@@ -453,7 +463,7 @@ class Few(nn.Module):
         biases = {"bias_in": torch.zeros(1, config.hyper_width, 1, 1), "bias_out": torch.zeros(1, config.latent, 1, 1)}
         found: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {
             "analysis": (self.analysis, {"x": torch.zeros(1, 192, 32, 48)}),
-            "hyper_analysis": (self.hyper_analysis, {"y": y, **modulation(config.hyper_width)}),
+            "hyper_analysis": (self.hyper_analysis, {"y": y, **modulation(config.hyper_analysis_widths[0])}),
             "scales": (freeze_integers(self.scale_net), {"z_hat": z, **biases}),
             "synthesis": (self._exported_synthesis(), {"y_hat": y, **modulation(config.width_16)}),
         }

@@ -22,6 +22,7 @@ from fewbits.training.data import decode_rgb, find_pictures, to_tensor
 from fewbits.training.loop import Budget, TrainConfig, train
 from fewbits.training.profile import profile
 from fewbits.training.ranks import Ranks, torchrun_ranks
+from fewbits.training.silent import without_silent
 
 CURVE_QUALITIES = (0, 20, 40, 60, 80, 100)
 CALIBRATION_PICTURES = 200
@@ -122,7 +123,8 @@ def run_prune(bundle: Path, target: Path, data: list[Path], exclude: list[str], 
     crops = _crops(pictures)
     torch.manual_seed(0)
     model, units = surgeon.pruned(model, crops, shares)
-    for name, (left, before) in units.items():
+    model, channels = without_silent(model, crops)
+    for name, (left, before) in (units | channels).items():
         print(f"{name:<30} {left} of {before} units")
     kept = {name: value for name, value in source.card.items() if name not in ("curve", export.UNITS)}
     pruned = {"from": source.model_id.hex(), "crops": sum(map(len, crops)), **shares}
