@@ -357,7 +357,8 @@ class Few(nn.Module):
             y_bits = y_bits + noisy - noisy.detach()
         else:  # in training what is not coded has bits, too: else no scale below first_coded would ever rise
             y_bits = y_bits * coded
-        y_hat = (symbols * coded + scaled_mean) * inverse_gain
+        left_out = (symbols * ~coded).detach()  # straight through: gradients pass as they do where values are rounded to 0
+        y_hat = (symbols - left_out + scaled_mean) * inverse_gain
         x_hat = self._synthesized(y_hat, *self.modulation(self.synthesis_modulation, level)).float() + 0.5
         return Estimate(x_hat, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)), y)
 
