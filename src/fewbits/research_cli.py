@@ -199,8 +199,9 @@ def prune(
 ) -> None:
     """Make a model faster: leave out the hidden units that matter least.
 
-    What is left is changed to suit (Optimal Brain Surgeon). Channels of the hyper analysis that never fire go, too. The bundle
-    that this writes is meant to be trained on, by `fewbits train few --init PRUNED`. Needs the extra `train`.
+    What is left is changed to suit (Optimal Brain Surgeon). Channels of the hyper analysis that fire on no picture go, too;
+    without shares only they. The bundle that this writes is meant to be trained on, by `fewbits train few --init PRUNED`. Needs
+    the extra `train`.
     """
     _extra("train").run_prune(bundle, pruned, list(data), list(exclude), {"analysis": analysis, "synthesis": synthesis})
 

@@ -260,24 +260,87 @@ def test_training_and_coding_compute_the_same(tiny_run, picture: Picture) -> Non
         assert np.abs(levels - decoded).mean() < 0.5 and np.abs(levels - decoded).max() < 8
 
 
-def test_values_of_small_scales_are_0_but_learn_as_if_they_were_not() -> None:
-    """Synthesis gets what it will get; a value, and a scale that is too small, must be able to rise again."""
-    model = scrambled(TINY).train()
+@pytest.fixture
+def on_either_side() -> Few:
+    """Of channels whose scale index is the same everywhere: the pyramid's and, from 5 on, others' are too small to be coded."""
+    model = scrambled(replace(TINY, means=0))
     with torch.no_grad():
-        model.index_bias[:, 5:] = TINY.first_coded - 3.0
+        model.index_bias[:, :3] = model.index_bias[:, 5:] = TINY.first_coded - 3.0
+        model.pyramid_bias.zero_()
         for part in (model.scale_net.head.weight, model.scale_net.head.bias):
             part.zero_()
+    return model
+
+
+def test_values_of_small_scales_are_0_but_learn_as_if_they_were_not(on_either_side: Few) -> None:
+    """Synthesis gets what it will get; a value, and a scale that is too small, must be able to rise again."""
+    model = on_either_side.train()
     weight, x, level = model.analysis.shortcut.weight, torch.rand(2, 3, 128, 128), torch.tensor([0.3, 1.6])
     out = model(x, level)
     for loss, parameter, axes in ((out.x_hat.square(), weight, 1), (out.y_bits, model.index_bias, 0)):
         gradient = torch.autograd.grad(loss.sum(), parameter, retain_graph=True)[0]
         assert (gradient.abs().sum(axes) > 0).all()
-    found = []
-    for channels in (slice(5, None), slice(4, 5)):
+    for training, channels, same_x, same_bits in [
+        (True, slice(5, None), True, False),
+        (True, slice(4, 5), False, False),
+        (True, slice(0, 1), False, False),  # of the pyramid all are coded
+        (False, slice(5, None), True, True),
+        (False, slice(0, 1), False, False),
+    ]:
+        found = []
+        for factor in (1, 3):
+            with torch.no_grad():
+                weight[channels] *= factor
+                torch.manual_seed(3)
+                found.append(model.train(training)(x, level))
+                weight[channels] /= factor
+        one, other = found
+        assert torch.equal(one.x_hat, other.x_hat) == same_x, (training, channels)
+        assert torch.equal(one.y_bits, other.y_bits) == same_bits, (training, channels)
+    assert torch.equal(model.train()(x, level).x_hat, model.eval()(x, level).x_hat)
+    bits = model(x, level).y_bits
+    with torch.no_grad():
+        model.index_bias[:, :3] = TINY.first_coded
+    assert torch.equal(model(x, level).y_bits, bits), "as if the pyramid's were the smallest that are coded"
+
+
+@pytest.mark.parametrize("first", [0, 9, 12])
+def test_training_and_coding_leave_out_the_same(tmp_path: Path, picture: Picture, first: int) -> None:
+    """Scale indices around the threshold, on it, and half a step below it, which is still coded; of the pyramid all are."""
+    from fewbits.training import export
+
+    config = replace(TINY, first_coded=first, dead_zone=0.25)
+    model, pixels = Few(config), picture(192, 128, 9)
+    model.initialize([tensor(pixels)], Distortion("mse"))
+    steps = torch.tensor([-4.0, -0.5, 3.0, -20.0, -0.515625, -0.5, 0.0, 12.0, -1.0, -0.515625, -0.5, 1.0])
+    with torch.no_grad():
+        model.index_bias[:] = first + steps
+        model.pyramid_bias.zero_()
+    export.write_folder(tmp_path / "few", export.bundle_files("few", model.eval(), {"architecture": asdict(config)}))
+    codec_model = load_model(tmp_path / "few", threads=1)
+    torch_model = export.load_model(export.load_bundle(tmp_path / "few")).eval()
+    assert torch_model.config.first_coded == first
+    for quality in (50, 100):
+        data = codec_model.encode(pixels, quality)
+        some = codec_model.symbols(data).latent.any((1, 2))
+        assert some[(steps >= -0.5) | (torch.arange(12) < 3)].all()
+        assert first == 0 or not some[(steps < -0.5) & (torch.arange(12) >= 3)].any()
         with torch.no_grad():
-            weight[channels] *= 3
-            found.append(model(x, level).x_hat)
-    assert torch.equal(out.x_hat, found[0]) and not torch.equal(out.x_hat, found[1])
+            out = torch_model.estimate(tensor(pixels), quality / 100 * 2)
+        levels = out.x_hat[0].permute(1, 2, 0).clamp(0, 1).numpy() * 255
+        differences = np.abs(levels - np.asarray(codec_model.decode(data), float))
+        assert differences.mean() < 0.3 and differences.max() < 8
+
+
+def test_a_bundle_keeps_the_threshold_that_its_files_have(model: Model) -> None:
+    """Those of older releases, whose cards say nothing of it."""
+    pytest.importorskip("onnx")
+    from fewbits.training import export
+
+    card = {**model.bundle.card, "architecture": {**model.bundle.card["architecture"]}}
+    card["architecture"].pop("first_coded", None)
+    older = replace(model.bundle, card=card, coding={**model.bundle.coding, "first_coded_index": 1})
+    assert export.load_model(older).config.first_coded == export.load_model(older).coding()["first_coded_index"] == 1
 
 
 @pytest.mark.parametrize("index", [-1, 64])
@@ -371,7 +434,7 @@ def test_calibration_fits_means_to_what_is_coded_in_units_of_its_scale(picture: 
         y = model.analysis(model.to_8(x - 0.5))
         y *= torch.linspace(0.2, 3.0, 12)[:, None, None] / y.square().mean((0, 2, 3), keepdim=True).sqrt()
     model.analysis.forward = lambda blocks: y
-    rows, wanted, weights = [], [], []
+    rows, wanted, weights, coded = [], [], [], []
     for level in range(len(TINY.lambdas)):
         levels = torch.tensor([float(level)])
         gain, deviation = model.gains(levels)[0].detach(), model.deviation[None, :, None, None]
@@ -381,10 +444,11 @@ def test_calibration_fits_means_to_what_is_coded_in_units_of_its_scale(picture: 
         around = torch.nn.functional.unfold(edges_repeated(decoded / (gain * deviation)[:, :3]), 3)[0].T
         rows.append(np.concatenate([around.numpy(), np.ones((len(around), 1))], axis=1))
         wanted.append((y / deviation)[0, 3:].flatten(1).T.numpy())
-        scale = 0.06 * (35 / 0.06) ** (index.clamp(0, 63) / 63) / (gain * deviation)  # docs/format.md, "Latent"
-        weights.append(torch.where(torch.floor(index + 0.5) >= TINY.first_coded, 1 / scale, 0.0)[0, 3:].flatten(1).T.numpy())
+        coded.append((torch.floor(index[:, 3:] + 0.5) >= TINY.first_coded).float().mean().item())
+        counted = index.clamp(TINY.first_coded, 63)  # of what is not coded the mean is what is decoded
+        weights.append((gain * deviation / (0.06 * (35 / 0.06) ** (counted / 63)))[0, 3:].flatten(1).T.numpy())  # docs/format.md
     given, told, weight = (np.concatenate(parts).astype(np.float64) for parts in (rows, wanted, weights))
-    assert 0.02 < (weight == 0).mean() < 0.98, "some are coded, some not"
+    assert 0.02 < np.mean(coded) < 0.98, "some are coded, some not"
     model.calibrate([x])
     for k in range(9):
         best = np.linalg.lstsq(given * weight[:, k : k + 1], told[:, k] * weight[:, k], rcond=None)[0]

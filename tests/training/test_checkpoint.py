@@ -88,6 +88,17 @@ def test_a_run_keeps_its_settings_but_not_where_its_data_lies(tmp_path: Path) ->
             checkpoint.save_config(run, SETTINGS | change)
 
 
+def test_a_run_that_is_older_than_a_setting_binds_it_from_then_on(tmp_path: Path) -> None:
+    run, newer = tmp_path / "run", SETTINGS | {"model": {"lambdas": (0.1, 0.2), "first_coded": 3}}
+    checkpoint.save_config(run, SETTINGS)
+    checkpoint.save(run / checkpoint.TRUNK, {})
+    checkpoint.save_config(run, newer | {"data": {"from": ["elsewhere"]}})
+    found = checkpoint.load_config(run)
+    assert found["model"] == {"lambdas": [0.1, 0.2], "first_coded": 3} and found["data"] == {"from": ["a"]}
+    with pytest.raises(TrainingError, match="config.json holds other settings"):
+        checkpoint.save_config(run, SETTINGS | {"model": {"lambdas": (0.1, 0.2), "first_coded": 6}})
+
+
 @pytest.mark.parametrize("text", [None, "", "{", "\0"])
 def test_a_folder_that_is_no_run_is_a_training_error(tmp_path: Path, text: str | None) -> None:
     if text is not None:

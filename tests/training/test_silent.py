@@ -34,6 +34,7 @@ def model() -> Any:
             loud = torch.zeros(len(bias), dtype=torch.bool)
             loud[channels] = True
             bias.copy_(torch.where(loud, 10.0, -1e4))
+        model.deviation.copy_(torch.linspace(0.2, 3.0, 12))
     return model.eval()
 
 
@@ -53,16 +54,39 @@ def test_the_model_is_the_same_with_less(model: Any, crops: list[Any]) -> None:
                 for one, other in zip(model(x, level), found(x, level), strict=True):
                     assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
     assert model.config == CONFIG and len(model.hyper_analysis.stem.weight) == 64, "the one that was given is as it was"
+    assert not found.training and without_silent(model.train(), crops)[0].training
 
 
-def test_channels_that_fire_at_one_level_stay(model: Any, crops: list[Any]) -> None:
-    """The last level alone opens a channel, by its shift."""
+@pytest.mark.parametrize("level", range(3))
+@pytest.mark.parametrize("picture", range(6))
+def test_a_channel_that_fires_once_stays(model: Any, level: int, picture: int) -> None:
+    """At one level, at one place of one picture, and hardly."""
+    x = torch.zeros(6, 3, 64, 64)
+    x[picture, :, 32:48, 16:32] = 1.0
     with torch.no_grad():
-        bias, kernel = model.hyper_analysis.spatial_16.bias, model.hyper_analysis.spatial_16.weight
-        bias[LOUD["spatial_16"]] = -1e4
-        kernel[20], model.hyper_modulation[2, 64 + 20] = 1.0, 2e4
-    found, _ = without_silent(model, crops)
-    assert (found.hyper_analysis.spatial_16.weight == 1).all((1, 2, 3)).any()
+        model.analysis.shortcut.weight.zero_()
+        model.analysis.shortcut.weight[0], model.analysis.head.weight[:] = 1 / 768, 0.0  # y: the block's mean, -1/2 to 1/2
+        model.analysis.shortcut.bias.zero_()
+        hyper, width = model.hyper_analysis, 64
+        for name in LOUD:
+            hyper.get_submodule(name).bias.fill_(-1e4)
+        hyper.stem.weight[20], hyper.stem.bias[20] = 0.0, 0.0
+        hyper.stem.weight[20, 0], hyper.spatial_16.weight[20] = 1.0, 0.0
+        hyper.spatial_16.weight[20, 0, 1, 1], hyper.spatial_16.bias[20] = 1.0, -2.0
+        model.hyper_modulation[:, 20] = 0.0
+        model.hyper_modulation[:, width + 20] = -10.0
+        # where the picture is white y is 1/2, by its deviation of 0.2 2.5, of which shift and bias leave 0.1
+        model.hyper_modulation[level, width + 20] = -0.4
+    found, _ = without_silent(model, x.split(2))
+    assert len(found.hyper_analysis.spatial_16.bias) == BLOCK and -2.0 in found.hyper_analysis.spatial_16.bias
+
+
+def test_where_all_are_silent_a_block_stays(model: Any, crops: list[Any]) -> None:
+    with torch.no_grad():
+        for name in LOUD:
+            model.hyper_analysis.get_submodule(name).bias.fill_(-1e4)
+    _, channels = without_silent(model, crops)
+    assert set(channels.values()) == {(BLOCK, 64)}
 
 
 def test_where_all_channels_fire_all_stay(model: Any, crops: list[Any]) -> None:

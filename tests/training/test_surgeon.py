@@ -340,7 +340,6 @@ def test_a_model_keeps_its_own_weights(of_8_bits: Any, crops: list[Any]) -> None
         ({"analysis": 1.0}, r"the share of analysis to leave out is 1, it must be 0 or more and below 1"),
         ({"synthesis": -0.1}, r"the share of synthesis to leave out is -0\.1, it must be"),
         ({"analysis": float("nan")}, r"the share of analysis to leave out is nan, it must be"),
-        ({"analysis": 0.0, "synthesis": 0.0}, "say which share to leave out, of analysis or synthesis: each is 0"),
         ({"analysis": 0.9}, r"a share of 0\.9 cannot be left out: each block keeps 16 units"),
     ],
 )
@@ -375,6 +374,19 @@ def test_a_pruned_bundle_is_written_and_trained_on_from(
     assert state["analysis.blocks_8.0.mix_out.weight"].shape[1] == units[0]
 
 
+def test_without_shares_what_is_silent_goes(
+    model: Any, tiny_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "PRUNING_CROP", 64)
+    wide = Few(replace(CONFIG, hyper_width=48))
+    with torch.no_grad():
+        wide.hyper_analysis.spatial_16.bias[10:] = -1e4
+    export.write_folder(tmp_path / "bundle", export.bundle_files("few", wide, {"architecture": asdict(wide.config)}))
+    command.run_prune(tmp_path / "bundle", tmp_path / "pruned", [tiny_run.data], [], {"analysis": 0.0, "synthesis": 0.0})
+    assert "hyper_analysis.spatial_16      16 of 48 units" in capsys.readouterr().out
+    assert export.load_bundle(tmp_path / "pruned").card["architecture"]["hyper_analysis_units"][0] == 16
+
+
 def test_pictures_that_are_too_small_to_prune_by_are_named(tmp_path: Path, tiny_run: Any) -> None:
     with pytest.raises(TrainingError, match="no picture of 256x256 pixels or more to prune by"):
         command.run_prune(tiny_run.bundle, tmp_path / "pruned", [tiny_run.data], [], {"analysis": 0.1, "synthesis": 0.0})
@@ -384,7 +396,7 @@ def test_pictures_that_are_too_small_to_prune_by_are_named(tmp_path: Path, tiny_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"shares": {"analysis": 0.0}}, "say which share to leave out"),
+        ({"shares": {"analysis": 1.5}}, "the share of analysis to leave out is 1.5"),
         ({"bundle": SHIPPED / "klt"}, "is of family klt: only models of few"),
         ({"target": "taken/pruned"}, "taken is no folder"),
         ({"target": "."}, "exists and is no bundle"),

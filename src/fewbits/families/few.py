@@ -78,7 +78,7 @@ class FewConfig:
     means: int = setting(29, "at most so many channels after those have means, told by the pyramid around them; others' are 0")
     hyper_limit: int = setting(8, "largest magnitude of a hyper symbol")
     dead_zone: float = setting(0.35, "how readily values are rounded towards 0 to save bits: 0 not at all, 1 as theory says")
-    first_coded: int = setting(6, "scale index, of 0 to 63, from which on symbols are coded: of smaller scale they are all 0")
+    first_coded: int = setting(6, "scale index, 0 to 63, from which on symbols are coded; others, but for the pyramid's, are 0")
     int8: float = setting(0.0, "share of the steps in which synthesis is trained as its int8 variant is; 0: not for int8 at all")
     lambdas: tuple[float, ...] = setting(
         (0.0009, 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.09, 0.17, 0.32),
@@ -334,7 +334,7 @@ class Few(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor) -> Estimate:
         """In training straight-through rounding for the nets and the scales, and noise for the rates' other gradients (after
-        Minnen, Singh, ICIP 2020, section 3.3)."""
+        Minnen, Singh, ICIP 2020, section 3.3). What has too small a scale to be coded is 0 for synthesis (ADR 29)."""
         limit = self.config.hyper_limit
         gain, inverse_gain = self.gains(level)
         y = self.analysis(self.to_8(x - 0.5)).float()
@@ -350,14 +350,17 @@ class Few(nn.Module):
             index = self._in_phases(self.scale_net(z_hat, *self.scale_biases(level)))
         scaled_mean = self._means(y * gain, index, deviation * gain)
         residual = y * gain - scaled_mean
-        symbols, coded = round_through_zone(residual, self._zones(index)), self._coded(index)
+        symbols = round_through_zone(residual, self._zones(index))
+        coded = self._nearest(index) >= self.config.first_coded
         y_bits = logistic_bits(symbols.detach() if self.training else symbols, index)
         if self.training:  # scales learn from the symbols, whose dead zone noise does not show; all else hears noise
             noisy = logistic_bits(uniform_noise(residual), index.detach())
             y_bits = y_bits + noisy - noisy.detach()
         else:  # in training what is not coded has bits, too: else no scale below first_coded would ever rise
             y_bits = y_bits * coded
-        left_out = (symbols * ~coded).detach()  # straight through: gradients pass as they do where values are rounded to 0
+        left_out = symbols * ~coded
+        if self.training:  # straight through: gradients pass as they do where values are rounded to 0
+            left_out = left_out.detach()
         y_hat = (symbols - left_out + scaled_mean) * inverse_gain
         x_hat = self._synthesized(y_hat, *self.modulation(self.synthesis_modulation, level)).float() + 0.5
         return Estimate(x_hat, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)), y)
@@ -395,7 +398,7 @@ class Few(nn.Module):
         n = self.config.pyramid
         bias = integer_bias(self.pyramid_bias, ScaleNet.INDEX_BITS)[:, phases_of(index)] * 2.0**-ScaleNet.INDEX_BITS
         leading = index[:, :n] + bias
-        if not self.training:  # all are coded. Scales are trained as they are, see forward()
+        if not self.training:  # as all are coded; in training the rate is of the index as it is, else none below would rise
             leading = leading.clamp(min=self.config.first_coded)
         return torch.cat([leading, index[:, n:]], dim=1)
 
@@ -411,14 +414,14 @@ class Few(nn.Module):
         return torch.cat([*means, torch.zeros_like(values[:, told:])], dim=1)
 
     def _zones(self, index: Tensor) -> Tensor:
-        """The dead zone of each value, by its real scale index."""
-        return self.zones[index.detach().nan_to_num().round().clamp(0, N_SCALES - 1).long()]
+        """The dead zone of each value of the first channels, by their real scale indices."""
+        return self.zones[self._nearest(index)]
 
-    def _coded(self, index: Tensor) -> Tensor:
-        """Which values are coded, by the real scale indices (b, channels, h, w) of the first channels: bool, like it."""
-        coded = index.detach() >= self.config.first_coded - 0.5  # halves go up
-        coded[:, : self.config.pyramid] = True  # an error would spread
-        return coded
+    def _nearest(self, index: Tensor) -> Tensor:
+        """The scale indices that coding takes for the real ones (b, channels, h, w) of the first channels: int64, like it."""
+        nearest = (index.detach().nan_to_num() + 0.5).floor().clamp(0, N_SCALES - 1).long()  # halves go up
+        n, first = self.config.pyramid, self.config.first_coded
+        return torch.cat([nearest[:, :n].clamp(min=first), nearest[:, n:]], dim=1)  # all are coded: an error would spread
 
     def scale_biases(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """Integer-valued biases of the scale net's first and last layer at real levels (b, c, 1, 1)."""
@@ -560,8 +563,8 @@ class Few(nn.Module):
         gain, deviation = self.gains(level)[0], per_channel(self.deviation[None])
         unit = gain * deviation
         _, decoded = from_coarse_to_fine((y * gain)[:, :n], self._zones(index[:, :n]))
-        scales = SCALE_MIN * torch.exp(LOG_STEP * index[:, n:]) / unit[:, n:told]
-        scales = scales.masked_fill(~self._coded(index)[:, n:], torch.inf)
+        counted = index[:, n:].clamp(min=self.config.first_coded)  # of what is not coded the mean is all that is decoded
+        scales = SCALE_MIN * torch.exp(LOG_STEP * counted) / unit[:, n:told]
         regression.add(decoded / unit[:, :n], y[:, n:told] / deviation[:, n:told], scales)
 
     def encoder_card(self) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Regression:
 
     def add(self, pyramid: Tensor, values: Tensor, scales: Tensor) -> None:
         """pyramid (b, pyramid, h, w): what is told; values (b, means, h, w): what it is to tell; scales like them: of what is
-        left, infinite where it does not matter."""
+        left."""
         inputs = F.unfold(edges_repeated(pyramid), 3).movedim(1, 2).flatten(0, 1).double()
         inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
         wanted, weights = (part.movedim(1, 3).flatten(0, 2).double() for part in (values, scales**-2))
@@ -54,7 +54,7 @@ class Regression:
         self._products += inputs.T @ (weights * wanted)
 
     def solve(self) -> None:
-        """Sets the weights. Those of a channel that never mattered become 0."""
+        """Sets the weights."""
         squares = self._squares.T.reshape(-1, *2 * [len(self._products)])
         ridge = torch.diag_embed(_RIDGE * squares.diagonal(dim1=1, dim2=2) + torch.finfo(torch.float32).tiny)
         found = torch.linalg.solve(squares + ridge, self._products.T).float()

@@ -57,16 +57,17 @@ def has_begun(run: Path) -> bool:
 
 
 def save_config(run: Path, config: dict[str, Any]) -> None:
-    """Write the run's settings; refuse to change those of a run that exists (all but where its data lies)."""
+    """Write the run's settings; refuse to change those of a run that exists (all but where its data lies). Settings that are
+    newer than the run are added to them."""
     path = run / CONFIG
     if has_begun(run):
         old, new = load_config(run), json.loads(json.dumps(config))
-        for part in ("model", "train"):  # settings that are newer than the run have their defaults
-            old[part] = {**new[part], **old[part]}
-        old["data"]["from"] = new["data"]["from"]
-        if old != new:
+        newer = {part: {**new[part], **old[part]} for part in ("model", "train")}  # with settings that the run did not have
+        if old | newer | {"data": old["data"] | {"from": new["data"]["from"]}} != new:
             raise TrainingError(f"{path} holds other settings than these: go on with those, or choose another --out")
-        return
+        if old | newer == old:
+            return
+        config = old | newer
     run.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write((json.dumps(config, indent=1, sort_keys=True) + "\n").encode())

@@ -6,6 +6,7 @@ halves a bundle; what export itself fits, the map that tells means, stays in flo
 Initializers carry the names that the parameters have in torch, so weights can be read back.
 """
 
+import dataclasses
 import io
 import logging
 import os
@@ -52,7 +53,7 @@ def run_files(run: Path, card: dict[str, Any], pictures: Sequence[np.ndarray] = 
     model = _build(config["family"], config["model"], str(run))
     checkpoint.fill(model, state["averaged"])
     described = {
-        "architecture": config["model"],
+        "architecture": dataclasses.asdict(model.config),
         "training": config["train"],
         "training_data": config["data"],
         "steps": state["step"],
@@ -269,7 +270,7 @@ def load_model(bundle: Bundle) -> Any:
     where = f"bundle {bundle.model_id.hex()}"
     if bundle.family == "few" and "means" not in bundle.coding:
         raise ModelError(f"{where}: an older release exported it: it encodes and decodes, but cannot be trained on")
-    model = _build(bundle.family, bundle.card.get("architecture"), where)
+    model = _build(bundle.family, _architecture(bundle), where)
     arrays = {name: _initializers(data) for name, data in bundle.networks.items()}
     dropped = {
         name: [layer for layer, (kept, _) in units.items() if not kept] for name, units in bundle.card.get(UNITS, {}).items()
@@ -281,6 +282,13 @@ def load_model(bundle: Bundle) -> Any:
     if "int8" in bundle.variants and hasattr(model, "load_int8_steps"):
         model.load_int8_steps({name: _initializers(data) for name, data in bundle.variants["int8"].items()})
     return model
+
+
+def _architecture(bundle: Bundle) -> Any:
+    """The config as JSON; of a `few` with the threshold that its files have, of which older model cards say nothing."""
+    found: Any = bundle.card.get("architecture")
+    known = bundle.family == "few" and isinstance(found, dict)
+    return {**found, "first_coded": bundle.coding["first_coded_index"]} if known else found
 
 
 def _initializers(data: bytes) -> dict[str, Tensor]:

@@ -18,9 +18,10 @@ _SPATIAL: Final = {"spatial_16": ("stem", "middle"), "spatial_32": ("middle", "h
 
 @torch.no_grad()
 def without_silent(model: Any, crops: Iterable[Tensor]) -> tuple[Any, dict[str, tuple[int, int]]]:
-    """A copy of the model without them; and, by the depthwise convolutions, channels left, a multiple of BLOCK, and before.
+    """A copy of the model without them; and, by the depthwise convolutions, channels left, a multiple of BLOCK
+    or all, and before.
 
-    crops: batches (b, 3, h, w), in 0..1, sides multiples of 64; each is looked at at levels spread over all that there are.
+    crops: batches (b, 3, h, w), in 0..1, sides multiples of 64; each is looked at at every level.
     """
     loudest = _loudest(model, crops)
     kept = {name: _kept(peaks) for name, peaks in loudest.items()}
@@ -53,8 +54,8 @@ def _loudest(model: Any, crops: Iterable[Tensor]) -> dict[str, Tensor]:
     hooks = [watch(name) for name in _SPATIAL]
     for x in crops:
         y = model.analysis(model.to_8(x - 0.5)).float() / model.deviation[:, None, None]
-        for level in model.settings:
-            told = model.modulation(model.hyper_modulation, torch.full((len(x),), level))
+        for level in range(len(model.config.lambdas)):
+            told = model.modulation(model.hyper_modulation, torch.full((len(x),), float(level)))
             model.hyper_analysis(y, *told)
     for hook in hooks:
         hook.remove()
@@ -63,5 +64,5 @@ def _loudest(model: Any, crops: Iterable[Tensor]) -> dict[str, Tensor]:
 
 def _kept(peaks: Tensor) -> Tensor:
     """Numbers of the channels above 0, and of the least silent others up to a multiple of BLOCK, or all that there are."""
-    n_kept = min(len(peaks), max(1, -(-int((peaks > 0).sum()) // BLOCK)) * BLOCK)
+    n_kept = max(1, -(-int((peaks > 0).sum()) // BLOCK)) * BLOCK
     return peaks.argsort(descending=True, stable=True)[:n_kept].sort().values

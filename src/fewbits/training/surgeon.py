@@ -99,12 +99,10 @@ def pruned(model: Any, crops: Iterable[Tensor], shares: Mapping[str, float]) -> 
 
 
 def check_shares(shares: Mapping[str, float]) -> None:
-    """Raises TrainingError where one is below 0, or not below 1, or all are 0."""
+    """Raises TrainingError where one is below 0, or not below 1."""
     for network, share in shares.items():
         if not 0 <= share < 1:
             raise TrainingError(f"the share of {network} to leave out is {share:g}, it must be 0 or more and below 1")
-    if not any(shares.values()):
-        raise TrainingError(f"say which share to leave out, of {' or '.join(shares)}: each is 0")
 
 
 @torch.no_grad()
