@@ -192,11 +192,12 @@ def first_of(index: int, n: int) -> Callable[[Parts], Parts]:
         (lambda parts: parts[:2] + parts[10:], "1 coarse sections, a picture 1100"),
         (lambda parts: [*parts[:9], *parts[10:], parts[9]], "behind a latent section"),
         (lambda parts: [parts[0], *parts[10:], *parts[1:10]], "behind a latent section"),
-        (lambda parts: [*parts[:1], (SECTION_COARSE, b""), *parts[2:]], r"begins with \[\], it must be from 1 to 64"),
-        (first_of(0, 1), r"begins with \[0\], it must be from 1 to 64"),
-        (first_of(65, 1), r"begins with \[65\], it must be from 1 to 64"),
-        (first_of(255, 3), r"begins with \[255\], it must be from 1 to 64"),
-        (first_of(64, 4), r"begins with \[64\], it must be from 1 to "),  # it must not rise from pass to pass
+        (lambda parts: [*parts[:1], (SECTION_COARSE, b""), *parts[2:]], r"begins with \[\], it must be from FIRST to 64"),
+        (first_of(0, 1), r"begins with \[0\], it must be from FIRST to 64"),
+        (first_of(5, 1), r"begins with \[5\], it must be from FIRST to 64"),
+        (first_of(65, 1), r"begins with \[65\], it must be from FIRST to 64"),
+        (first_of(255, 3), r"begins with \[255\], it must be from FIRST to 64"),
+        (first_of(64, 4), r"begins with \[64\], it must be from FIRST to "),  # it must not rise from pass to pass
         (lambda parts: parts[:1] + parts[10:], "file is damaged"),
         (lambda parts: [*parts[:1], (SECTION_COARSE, parts[1][1][:-4]), *parts[2:]], "file is damaged"),
         (lambda parts: [*parts[:1], (SECTION_COARSE, parts[1][1][:-1]), *parts[2:]], "multiple of 4"),
@@ -209,13 +210,13 @@ def test_wrong_coarse_sections_are_refused(
 ) -> None:
     bad = changed(several, change)
     for call in (falling.decode, falling.verify):
-        with pytest.raises(CorruptError, match=message):
+        with pytest.raises(CorruptError, match=message.replace("FIRST", str(falling.bundle.coding["first_coded_index"]))):
             call(bad)
 
 
 def test_a_cut_file_is_no_less_checked_before_its_cut(falling: Model, several: bytes) -> None:
     cut = changed(several, first_of(65, 1))[: len(several) // 2]
-    with pytest.raises(CorruptError, match="it must be from 1 to 64"):
+    with pytest.raises(CorruptError, match=f"it must be from {falling.bundle.coding['first_coded_index']} to 64"):
         falling.decode(cut, allow_truncated=True)
     short = changed(several, lambda parts: [*parts[:1], (SECTION_COARSE, parts[1][1][:1]), *parts[2:]])[: len(several) // 2]
     with pytest.raises(CorruptError, match="or more: the file is damaged"):
