@@ -350,8 +350,8 @@ class Few(nn.Module):
             index = self._in_phases(self.scale_net(z_hat, *self.scale_biases(level)))
         scaled_mean = self._means(y * gain, index, deviation * gain)
         residual = y * gain - scaled_mean
-        symbols = round_through_zone(residual, self._zones(index))
-        coded = self._nearest(index) >= self.config.first_coded
+        nearest = self._nearest(index)
+        symbols, coded = round_through_zone(residual, self.zones[nearest]), nearest >= self.config.first_coded
         y_bits = logistic_bits(symbols.detach() if self.training else symbols, index)
         if self.training:  # scales learn from the symbols, whose dead zone noise does not show; all else hears noise
             noisy = logistic_bits(uniform_noise(residual), index.detach())
