@@ -34,8 +34,10 @@ from fewbits.runtime.places import Places  # noqa: E402
 from fewbits.runtime.variants import with_weights  # noqa: E402
 from fewbits.training import checkpoint  # noqa: E402
 from fewbits.training.calibration import latent_range, observed  # noqa: E402
-from fewbits.training.export import amended, bundle_files, load_model, run_files  # noqa: E402
+from fewbits.training.export import amended, bundle_files, export_network, load_model, run_files  # noqa: E402
+from fewbits.training.layout import channels_last  # noqa: E402
 from fewbits.training.loop import Budget, grown, train  # noqa: E402
+from fewbits.training.quantization import quantized  # noqa: E402
 
 Picture = Callable[..., np.ndarray]
 
@@ -134,6 +136,18 @@ def test_the_latents_codes_are_symbols_and_its_leading_channels_float(bare: dict
     assert 1e-4 < difference().max() < unit / 2 * n_steps
     inputs["y_hat"][:, LEADING:] = 0
     assert difference().max() < 1e-5
+
+
+def test_weights_in_the_order_of_blocks_give_the_same(bare: dict[str, bytes]) -> None:
+    """Where the exporter merged layers of equal weights they stay in torch's order, and the variant brings them to the other."""
+    model, inputs = load_model(parse_bundle(bare, "here")).eval(), example()
+    plain, steps = export_network(*model.networks()["synthesis"]), model.int8_steps()["synthesis"]
+    laid = channels_last(plain, pixels=True)
+    one, other = (
+        onnxruntime_engine(1)(with_weights(quantized(data, steps), data, signed=True))(**inputs) for data in (plain, laid)
+    )
+    assert b"up.weight/blocks_of_2" in laid and b"up.weight/blocks_of_2" not in plain
+    assert one.std() > 0.01 and np.array_equal(one, other)
 
 
 @pytest.mark.parametrize(("change", "n_leading"), [({"latent": 12}, 12), ({"latent": 48, "means": 36}, 39), ({}, LEADING)])

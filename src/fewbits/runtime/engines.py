@@ -25,7 +25,7 @@ class Network(Protocol):
 
     def __call__(self, **inputs: np.ndarray) -> np.ndarray:
         """float32 arrays in (batch, channels, height, width) by input name -> the network's one output, likewise, or, of some
-        variants, pixels (height, width, 3).
+        that give pixels, (height, width, 3).
 
         What the network does not have among its inputs is left out.
         """

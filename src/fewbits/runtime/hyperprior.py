@@ -422,7 +422,7 @@ class HyperpriorCodec(Pipeline):
         here = {name: level.between(each, tile.outer_rows, tile.outer_columns) for name, each in level.synthesis.items()}
         network = self._network(self._synthesis_for(y_hat))
         found = network(y_hat=y_hat[None], step=level.latent_step, **here)
-        return found.transpose(2, 0, 1) if found.ndim == 3 else found[0]  # those of older releases give planes
+        return found.transpose(2, 0, 1) if found.ndim == 3 else found[0]  # planes, in bundles of older releases
 
     def _synthesis_for(self, y_hat: np.ndarray) -> str:
         """The network for a tile: not the variant where a magnitude is beyond what it is made for, which it would clip."""

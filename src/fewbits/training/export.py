@@ -32,6 +32,7 @@ from fewbits.runtime.manifest import MANIFEST
 from fewbits.training import checkpoint
 from fewbits.training.calibration import latent_range, observed
 from fewbits.training.data import to_tensor
+from fewbits.training.layout import channels_last, parameters
 from fewbits.training.loop import extended
 from fewbits.training.pruning import pruned
 from fewbits.training.quantization import quantized
@@ -98,6 +99,9 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
             files[f"{name}.onnx"], card[UNITS][name], kept = pruned(files[f"{name}.onnx"], peaks)
             if name in steps:
                 steps[name] |= {layer: steps[name][layer][channels] for layer, channels in kept.items()}
+    interleaved = ("synthesis.onnx",) if model.coding()["kind"] == "hyperprior" else ()  # the other pipelines take planes only
+    for name in [name for name in files if name != TABLES]:
+        files[name] = channels_last(files[name], pixels=name in interleaved)
     variants = {f"{name}.int8.onnx": quantized(files[f"{name}.onnx"], of_network) for name, of_network in steps.items()}
     ranges = {"synthesis": latent_range(pack_bundle(family, model.coding(), card, files), pictures)} if pictures and steps else {}
     return pack_bundle(family, model.coding(), card, files, variants, ranges)
@@ -292,8 +296,8 @@ def _architecture(bundle: Bundle) -> Any:
 
 
 def _initializers(data: bytes) -> dict[str, Tensor]:
-    graph = onnx.load_from_string(data).graph
-    return {item.name: torch.from_numpy(numpy_helper.to_array(item).copy()) for item in graph.initializer}
+    found = parameters(onnx.load_from_string(data).graph)
+    return {name: torch.from_numpy(value.copy()) for name, (_, value) in found.items()}
 
 
 def _copy_parameters(network: nn.Module, arrays: dict[str, Tensor], pruned_blocks: Sequence[str] = ()) -> None:

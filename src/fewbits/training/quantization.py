@@ -16,11 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fewbits.families.eight_bits import LATENT, LEVELS, STEPS, is_positive, sum_of
 from fewbits.runtime.variants import WEIGHT_ZERO
+from fewbits.training.layout import BATCH, BLOCKS_OF, block_order, parameters, spread
 
 MIDDLE: Final = 128  # the code of 0 of a signed value
 SMALLEST: Final = 1e-12  # unit of a weight: where all of a row are 0
 LARGEST_BIAS: Final = 2**30  # in units of products
-BATCH: Final = np.zeros(1, np.int64)  # the axis of the batch
 STEP: Final = "step"  # the input that variants have beside those of the network
 RUNTIMES_OWN: Final = "com.microsoft"  # the domain of ONNX Runtime's operators beyond ONNX's
 
@@ -35,7 +35,7 @@ def quantized(data: bytes, steps: Steps) -> bytes:
     steps: as models give them by int8_steps(), of the channels that `data` has.
     """
     model = onnx.load_from_string(data)
-    builder = _Builder({item.name: numpy_helper.to_array(item).astype(np.float32) for item in model.graph.initializer}, steps)
+    builder = _Builder(parameters(model.graph), steps)
     builder.build(model.graph.output[0].name)
     builder.keep()
     del model.graph.node[:]
@@ -62,9 +62,10 @@ class _Latent(NamedTuple):
 class _Builder:
     """Writes the graph. Tensors are (1, rows, columns, channels), but for what it reads."""
 
-    def __init__(self, weights: dict[str, np.ndarray], steps: Steps) -> None:
-        self._matrices = {name for name, value in weights.items() if value.ndim == 2}  # kernels of 1x1 that export has so
-        self._weights = {name: _kernel_shaped(value) for name, value in weights.items()}
+    def __init__(self, weights: dict[str, tuple[str, np.ndarray]], steps: Steps) -> None:
+        self._held = {name: held for name, (held, _) in weights.items()}  # by the initializers of those names
+        self._matrices = {name for name, (_, value) in weights.items() if value.ndim == 2}  # kernels of 1x1 that export has so
+        self._weights = {name: _kernel_shaped(value.astype(np.float32)) for name, (_, value) in weights.items()}
         self._steps = steps
         self.n_latent = self._weights["stem.weight"].shape[1]
         self._n_leading = self.n_latent - len(steps[LATENT])
@@ -80,8 +81,8 @@ class _Builder:
         deep = self._node("Mul", [deep, self._constant("blocks_16/unit", 1 / self._steps["blocks_16"])], "blocks_16/in")
         deep, total = self._blocks(deep, "blocks_16")
         deep, total = self._blocks(self._doubled(deep, total), "blocks_8")
-        pixels = self._spread(self._float_product(deep, "head", self._ordered("head", _order(3, 8)), total), "head", 3, 8)
-        linear = self._spread(self._of_latent("shortcut_16", 16, latent), "shortcut_16", 3, 16)
+        pixels = self._spread(self._float_product(deep, "head", self._ordered("head", block_order(3, 8)), total), 3, 8)
+        linear = self._spread(self._of_latent("shortcut_16", 16, latent), 3, 16)
         self._node("Add", [linear, pixels], output)
 
     def keep(self) -> None:
@@ -136,7 +137,7 @@ class _Builder:
 
     def _of_latent(self, name: str, size: int, latent: _Latent) -> str:
         """A convolution of 1x1 of the latent, that gives blocks of size x size, (row, column, channel)."""
-        order = _order(self._rows(name) // size**2, size)
+        order = block_order(self._rows(name) // size**2, size)
         kernel, bias = self._ordered(name, order), self._bias(name)[order]
         matrix = self._matrix(self._channels(kernel, others=False), f"{name}/leading")
         leading = self._node("MatMul", [latent.leading, matrix], f"{name}/of_leading")
@@ -162,21 +163,13 @@ class _Builder:
         return codes, self._node("Mul", [self._constant(f"{name}/largest_of_row", largest), unit], f"{name}/units")
 
     def _ordered(self, name: str, order: np.ndarray) -> str:
-        """The weights of a convolution, its output channels in that order."""
+        """The weights of a convolution, its output channels in the order of blocks, in which they may lie already."""
+        if BLOCKS_OF in self._held[f"{name}.weight"]:
+            return self._kernel(name)
         return self._node("Gather", [self._kernel(name), self._constant(f"{name}/order", order)], f"{name}/ordered", axis=0)
 
-    def _spread(self, x: str, name: str, n_channels: int, size: int) -> str:
-        """Blocks of size x size positions, (row, column, channel), to (rows, columns, channels). A DepthToSpace, which runtimes
-        have for planes only, by a change of places."""
-
-        def shaped(x: str, *shape: int) -> str:
-            """0: the side is as it was."""
-            return self._node("Reshape", [x, self._constant(f"{x}/shape", np.array(shape, np.int64))], f"{x}/shaped")
-
-        x = self._node("Squeeze", [x, self._constant("batch", BATCH)], f"{name}/picture")
-        x = shaped(x, 0, 0, size, size * n_channels)
-        x = shaped(self._node("Transpose", [x], f"{name}/lines", perm=[0, 2, 1, 3]), 0, 0, -1, n_channels)
-        return shaped(self._node("Flatten", [x], f"{name}/flat", axis=2), 0, -1, n_channels)
+    def _spread(self, x: str, n_channels: int, size: int) -> str:
+        return spread(x, n_channels, size, self._node, self._constant)
 
     def _read(self, x: str, name: str, total: str) -> str:
         """The sum x in the steps of what the convolution `name` reads, which are in the proportions of its units."""
@@ -213,13 +206,13 @@ class _Builder:
     def _doubled(self, x: str, total: str) -> str:
         """`up`, of which each position becomes 2x2."""
         unit = self._steps["blocks_8"]
-        units, order = np.tile(unit, 4), _order(len(unit), 2)
+        units, order = np.tile(unit, 4), block_order(len(unit), 2)
         kernel = self._node(
             "Mul", [self._ordered("up", order), self._constant("up/unit", 1 / units[:, None, None, None])], "up/in_units"
         )
         x = self._float_product(x, "up", kernel, total)
         x = self._node("Add", [x, self._constant("up/bias_in_units", self._bias("up")[order] / units)], "up/sum")
-        return self._node("Unsqueeze", [self._spread(x, "up", len(unit), 2), self._constant("batch", BATCH)], "blocks_8/in")
+        return self._node("Unsqueeze", [self._spread(x, len(unit), 2), self._constant("batch", BATCH)], "blocks_8/in")
 
     def _float_product(self, x: str, name: str, kernel: str, total: str) -> str:
         """Of the sum x, with weights as `kernel` (out, in, 1, 1) has them."""
@@ -259,7 +252,7 @@ class _Builder:
     def _kernel(self, name: str) -> str:
         """The weights of a convolution in float (out, in, rows, columns)."""
         weight = f"{name}.weight"
-        kernel = self._node("Cast", [weight], f"{weight}/float32", to=TensorProto.FLOAT)
+        kernel = self._node("Cast", [self._held[weight]], f"{weight}/float32", to=TensorProto.FLOAT)
         if weight not in self._matrices:
             return kernel
         return self._node(
@@ -290,11 +283,6 @@ class _Builder:
 
 def _kernel_shaped(value: np.ndarray) -> np.ndarray:
     return value[:, :, None, None] if value.ndim == 2 else value
-
-
-def _order(n_channels: int, size: int) -> np.ndarray:
-    """Of output channels: from (channel, row, column) of a block of size x size, as planes have it, to (row, column, channel)."""
-    return np.arange(n_channels * size**2, dtype=np.int32).reshape(n_channels, size, size).transpose(1, 2, 0).ravel()
 
 
 def _is_depthwise(name: str) -> bool:

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: MIT
+"""Networks whose DepthToSpace has become a change of places give the same numbers, and runtimes have less to move."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from fewbits.families.few import Few, FewConfig  # noqa: E402
+from fewbits.training.export import export_network  # noqa: E402
+from fewbits.training.layout import block_order, channels_last  # noqa: E402
+
+CHANNELS, SIZE = 3, 2  # of what a DepthToSpace gives, and the side of its blocks
+
+
+def network(*nodes: onnx.NodeProto, outputs: tuple[str, ...] = ("out",)) -> bytes:
+    """x (1, 5, h, w) -> the outputs, by way of `nodes`, which may read weights, biases and single numbers."""
+    rng = np.random.default_rng(1)
+    held = {
+        "weight": rng.normal(size=(CHANNELS * SIZE**2, 5, 1, 1)),
+        "other_weight": rng.normal(size=(CHANNELS * SIZE**2, 5, 1, 1)),
+        "bias": rng.normal(size=CHANNELS * SIZE**2),
+        "next_weight": rng.normal(size=(4, CHANNELS, 3, 3)),
+        "half": np.array(0.5),
+        "low": np.array(-1.0),
+        "high": np.array(1.0),
+    }
+    read = {name for node in nodes for name in node.input}
+    graph = helper.make_graph(
+        list(nodes),
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 5, "rows", "columns"])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, CHANNELS, "height", "width"]) for name in outputs],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in held.items() if name in read],
+    )
+    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString())
+
+
+def raised(x: str, out: str, mode: str = "CRD") -> onnx.NodeProto:
+    return helper.make_node("DepthToSpace", [x], [out], blocksize=SIZE, mode=mode)
+
+
+def node(kind: str, *inputs: str, out: str, **attributes: object) -> onnx.NodeProto:
+    return helper.make_node(kind, inputs, [out], **attributes)
+
+
+CONVOLUTION = node("Conv", "x", "weight", "bias", out="c")
+
+
+def run(data: bytes, shape: tuple[int, int] = (3, 7)) -> list[np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(0).normal(size=(1, 5, *shape)).astype(np.float32)
+    return list(session.run(None, {"x": x}))
+
+
+def kinds(data: bytes) -> Counter[str]:
+    return Counter(item.op_type for item in onnx.load_from_string(data).graph.node)
+
+
+NETWORKS = {
+    "by itself": [CONVOLUTION, raised("c", "out")],
+    "with a product, and what is elementwise": [
+        CONVOLUTION,
+        node("Mul", "c", "half", out="m"),
+        node("Floor", "m", out="f"),
+        raised("f", "d"),
+        node("Clip", "d", "low", "high", out="out"),
+    ],
+    "a sum of two": [
+        CONVOLUTION,
+        raised("c", "d"),
+        node("Conv", "x", "other_weight", out="c2"),
+        raised("c2", "d2"),
+        node("Add", "d", "d2", out="out"),
+    ],
+    "a sum with planes": [
+        CONVOLUTION,
+        raised("c", "d"),
+        node("Relu", "d", out="r"),
+        node("MaxPool", "d", out="p", kernel_shape=[1, 1]),
+        node("Add", "r", "p", out="out"),
+    ],
+    "before a convolution": [
+        CONVOLUTION,
+        raised("c", "d"),
+        node("Relu", "d", out="r"),
+        node("Conv", "r", "next_weight", out="out", pads=[1, 1, 1, 1]),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("shape", [(3, 7), (1, 1)])
+def test_the_numbers_are_the_same(name: str, shape: tuple[int, int]) -> None:
+    plain = network(*NETWORKS[name])
+    changed = channels_last(plain)
+    assert kinds(plain)["DepthToSpace"] and not kinds(changed)["DepthToSpace"]
+    [expected], [found] = run(plain, shape), run(changed, shape)
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "interleaved"), [(name, name not in ("a sum with planes", "before a convolution")) for name in NETWORKS]
+)
+def test_pixels_come_out_interleaved_where_nothing_needs_planes(name: str, interleaved: bool) -> None:
+    plain = network(*NETWORKS[name])
+    changed = channels_last(plain, pixels=True)
+    [expected], [found] = run(plain), run(changed)
+    if name not in ("a sum with planes", "before a convolution"):
+        assert np.array_equal(found, expected[0].transpose(1, 2, 0))
+        assert kinds(changed)["Transpose"] < kinds(channels_last(plain))["Transpose"]  # none back to planes
+        shape = onnx.load_from_string(changed).graph.output[0].type.tensor_type.shape.dim
+        assert len(shape) == 3 and shape[2].dim_value == CHANNELS
+    else:
+        assert np.array_equal(found, expected)
+
+
+LEFT = {
+    "no DepthToSpace": [node("Conv", "x", "weight", "bias", out="out")],
+    "blocks in another order": [CONVOLUTION, raised("c", "out", mode="DCR")],
+    "not of a convolution": [node("Relu", "x", out="r"), node("Concat", "r", "r", "r", "r", out="c", axis=1), raised("c", "out")],
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_other_networks_stay_as_they_are(name: str) -> None:
+    plain = network(*LEFT[name])
+    assert channels_last(plain, pixels=True) is plain
+
+
+@pytest.mark.parametrize("shared", ["c", "m"])
+def test_what_others_read_as_it_is_keeps_its_order(shared: str) -> None:
+    """The convolution's output, or its product: as an output of the network, or read by another node."""
+    nodes = [CONVOLUTION, node("Mul", "c", "half", out="m"), raised("m", "out")]
+    as_output = network(*nodes, outputs=("out", shared))
+    assert channels_last(as_output) is as_output
+    read = network(*nodes, node("Relu", shared, out="more"), outputs=("out", "more"))
+    assert channels_last(read) is read
+
+
+def test_an_order_of_blocks() -> None:
+    """(channel, row, column) 0 to 11 of blocks of 2x2, by row, column, channel."""
+    assert block_order(3, 2).tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
+
+
+def test_runtimes_move_whole_lines(tmp_path: Path) -> None:
+    """Of the flagship's own widths: the changes of layout are part of ONNX Runtime's own, those left move lines of blocks."""
+    networks = Few(FewConfig()).networks()
+    for name, blocks in (("scales", 2), ("synthesis", 3)):
+        data = channels_last(export_network(*networks[name]), pixels=name == "synthesis")
+        options, optimized = onnxruntime.SessionOptions(), tmp_path / f"{name}.onnx"
+        options.optimized_model_filepath, options.log_severity_level = str(optimized), 3
+        onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        left = onnx.load(optimized).graph.node
+        if not any(item.op_type == "ReorderInput" for item in left):
+            pytest.skip("ONNX Runtime has no layout in blocks of channels on this processor")
+        moves = [list(item.attribute[0].ints) for item in left if item.op_type == "Transpose"]
+        assert moves == [[0, 1, 3, 2, 4]] * blocks, name
