@@ -38,6 +38,7 @@ from fewbits.stages import watched
 from fewbits.structure import decibels, ms_ssim
 
 QUALITIES: Final = (5, 20, 35, 50, 65, 80, 95)
+VIEWS: Final = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")  # what moves nothing
 SIZE: Final = (1024, 768)  # of the picture for times, columns and rows: one tile
 # The input by which a network's share of the picture is known, and the pixels that each of its positions stands for.
 COVERED: Final = {
@@ -87,7 +88,7 @@ def pictures(options: argparse.Namespace) -> list[Path]:
 
 
 def multiplications(graph: Any, shapes: dict[str, tuple[int, ...]]) -> tuple[int, int]:
-    """Of all convolutions for one latent position (16x16 pixels), and the bytes of what they read and write as float32."""
+    """Of all convolutions on tensors of such shapes, and the bytes of what all nodes read and write as float32."""
     import onnx
 
     arrays = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
@@ -100,7 +101,8 @@ def multiplications(graph: Any, shapes: dict[str, tuple[int, ...]]) -> tuple[int
         if node.op_type == "Conv":
             kernel, (_, channels, rows, columns) = arrays[node.input[1]], shapes[node.output[0]]
             macs += channels * rows * columns * kernel[0].size
-        moved += sum(4 * int(np.prod(shapes[name])) for name in (*node.input, *node.output) if name in shapes)
+        if node.op_type not in VIEWS:
+            moved += sum(4 * int(np.prod(shapes[name])) for name in (*node.input, *node.output) if name in shapes)
     return macs, moved
 
 
