@@ -45,7 +45,8 @@ def sums(frequencies: np.ndarray) -> list[int]:
 
 def run(model: Model, name: str, **inputs: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(model.bundle.networks[name], providers=["CPUExecutionProvider"])
-    return session.run(None, {key: value.astype(np.float32) for key, value in inputs.items()})[0][0]
+    found = session.run(None, {key: value.astype(np.float32) for key, value in inputs.items()})[0]
+    return found.transpose(2, 0, 1) if found.ndim == 3 else found[0]
 
 
 def integer_level(table: np.ndarray, quality: int) -> np.ndarray:

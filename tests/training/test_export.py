@@ -60,6 +60,7 @@ def test_weights_are_stored_in_half_precision_and_computed_in_single(tiny_run) -
         large = [item for item in graph.initializer if np.prod(item.dims) >= 64]
         assert large and all((item.data_type == onnx.TensorProto.FLOAT16) == (len(item.dims) > 1) for item in large), name
         given = {item.name for item in graph.initializer}
+        assert len({item.partition("/blocks_of_")[0] for item in given}) == len(given), "each is there once"
         of_weights = [node.op_type for node in graph.node if given.issuperset(node.input)]
         assert set(of_weights) == {"Cast"}, name  # each takes a runtime time when it loads them
         values = [value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)]

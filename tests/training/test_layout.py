@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from fewbits.families.few import Few, FewConfig  # noqa: E402
 from fewbits.training.export import export_network  # noqa: E402
-from fewbits.training.layout import block_order, channels_last  # noqa: E402
+from fewbits.training.layout import block_order, channels_last, parameters  # noqa: E402
 
 CHANNELS, SIZE = 3, 2  # of what a DepthToSpace gives, and the side of its blocks
 
@@ -28,9 +28,16 @@ def network(*nodes: onnx.NodeProto, outputs: tuple[str, ...] = ("out",)) -> byte
         "other_weight": rng.normal(size=(CHANNELS * SIZE**2, 5, 1, 1)),
         "bias": rng.normal(size=CHANNELS * SIZE**2),
         "next_weight": rng.normal(size=(4, CHANNELS, 3, 3)),
+        "grouped_weight": rng.normal(size=(CHANNELS * SIZE**2, 1, 1, 1)),
+        "wide_weight": rng.normal(size=(CHANNELS * SIZE**4, 5, 1, 1)),
+        "vector": rng.normal(size=(CHANNELS * SIZE**2, 1, 1)),
+        "single": np.array([0.5]),
         "half": np.array(0.5),
         "low": np.array(-1.0),
         "high": np.array(1.0),
+        "start": np.array([0]),
+        "stop": np.array([CHANNELS * SIZE**2]),
+        "axis": np.array([1]),
     }
     read = {name for node in nodes for name in node.input}
     graph = helper.make_graph(
@@ -38,7 +45,11 @@ def network(*nodes: onnx.NodeProto, outputs: tuple[str, ...] = ("out",)) -> byte
         "network",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 5, "rows", "columns"])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, CHANNELS, "height", "width"]) for name in outputs],
-        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in held.items() if name in read],
+        [
+            numpy_helper.from_array(value.astype(np.int64 if value.dtype == np.int64 else np.float32), name)
+            for name, value in held.items()
+            if name in read
+        ],
     )
     return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString())
 
@@ -75,6 +86,31 @@ NETWORKS = {
         raised("f", "d"),
         node("Clip", "d", "low", "high", out="out"),
     ],
+    "halved weights, and what is elementwise before it": [
+        node("Cast", "weight", out="w", to=TensorProto.FLOAT),
+        node("Conv", "x", "w", out="c"),
+        node("Mul", "half", "c", out="m"),
+        node("Relu", "m", out="r"),
+        node("Clip", "r", "", "high", out="k"),
+        raised("k", "out"),
+    ],
+    "weights that others read, too": [
+        node("Cast", "weight", out="w", to=TensorProto.FLOAT),
+        node("Conv", "x", "w", "bias", out="c"),
+        raised("c", "d"),
+        node("Conv", "x", "w", "bias", out="c2"),
+        raised("c2", "d2"),
+        node("Conv", "x", "w", "bias", out="plain"),
+        node("ReduceMax", "plain", out="peak", keepdims=0),
+        node("Add", "d", "d2", out="both"),
+        node("Mul", "both", "peak", out="out"),
+    ],
+    "planes that two read": [
+        CONVOLUTION,
+        raised("c", "d"),
+        node("MaxPool", "d", out="p", kernel_shape=[1, 1]),
+        node("Mul", "d", "p", out="out"),
+    ],
     "a sum of two": [
         CONVOLUTION,
         raised("c", "d"),
@@ -98,6 +134,14 @@ NETWORKS = {
 }
 
 
+PLANES = (
+    "weights that others read, too",
+    "planes that two read",
+    "a sum with planes",
+    "before a convolution",
+)  # needed in the end
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("shape", [(3, 7), (1, 1)])
 def test_the_numbers_are_the_same(name: str, shape: tuple[int, int]) -> None:
@@ -115,7 +159,7 @@ def test_pixels_come_out_interleaved_where_nothing_needs_planes(name: str, inter
     plain = network(*NETWORKS[name])
     changed = channels_last(plain, pixels=True)
     [expected], [found] = run(plain), run(changed)
-    if name not in ("a sum with planes", "before a convolution"):
+    if name not in PLANES:
         assert np.array_equal(found, expected[0].transpose(1, 2, 0))
         assert kinds(changed)["Transpose"] < kinds(channels_last(plain))["Transpose"]  # none back to planes
         shape = onnx.load_from_string(changed).graph.output[0].type.tensor_type.shape.dim
@@ -127,6 +171,32 @@ def test_pixels_come_out_interleaved_where_nothing_needs_planes(name: str, inter
 LEFT = {
     "no DepthToSpace": [node("Conv", "x", "weight", "bias", out="out")],
     "blocks in another order": [CONVOLUTION, raised("c", "out", mode="DCR")],
+    "a convolution in groups": [
+        node("Concat", "x", "x", "x", out="x3", axis=1),
+        node("Slice", "x3", "start", "stop", "axis", out="x12"),
+        node("Conv", "x12", "grouped_weight", out="c", group=CHANNELS * SIZE**2),
+        raised("c", "out"),
+    ],
+    "weights that are computed": [
+        node("Mul", "weight", "half", out="w"),
+        node("Conv", "x", "w", out="c"),
+        raised("c", "out"),
+    ],
+    "weights of another type": [
+        node("Cast", "weight", out="w", to=TensorProto.DOUBLE),
+        node("Cast", "x", out="x64", to=TensorProto.DOUBLE),
+        node("Conv", "x64", "w", out="c"),
+        node("Cast", "c", out="c32", to=TensorProto.FLOAT),
+        raised("c32", "out"),
+    ],
+    "a product with a number for each channel": [CONVOLUTION, node("Mul", "c", "vector", out="m"), raised("m", "out")],
+    "a product with a tensor of one number": [CONVOLUTION, node("Mul", "c", "single", out="m"), raised("m", "out")],
+    "limits that are computed": [
+        CONVOLUTION,
+        node("Cast", "high", out="limit", to=TensorProto.FLOAT),
+        node("Clip", "c", "low", "limit", out="k"),
+        raised("k", "out"),
+    ],
     "not of a convolution": [node("Relu", "x", out="r"), node("Concat", "r", "r", "r", "r", out="c", axis=1), raised("c", "out")],
 }
 
@@ -145,6 +215,41 @@ def test_what_others_read_as_it_is_keeps_its_order(shared: str) -> None:
     assert channels_last(as_output) is as_output
     read = network(*nodes, node("Relu", shared, out="more"), outputs=("out", "more"))
     assert channels_last(read) is read
+
+
+@pytest.mark.parametrize("mode", ["CRD", "DCR"])
+def test_of_two_in_a_row_the_second_stays(mode: str) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "wide_weight"], ["c"]),
+        raised("c", "d"),
+        node("Relu", "d", out="r"),
+        raised("r", "out", mode=mode),
+    ]
+    plain = network(*nodes)
+    changed = channels_last(plain, pixels=True)
+    assert kinds(changed)["DepthToSpace"] == 1
+    assert np.array_equal(run(changed)[0], run(plain)[0])
+
+
+def test_replaced_parameters_are_gone_and_others_stay() -> None:
+    def names(name: str) -> set[str]:
+        graph = onnx.load_from_string(channels_last(network(*NETWORKS[name]))).graph
+        return {item.name for item in graph.initializer if "weight" in item.name or "bias" in item.name}
+
+    in_blocks = {"weight/blocks_of_2", "bias/blocks_of_2"}
+    assert names("by itself") == in_blocks
+    assert names("weights that others read, too") == in_blocks | {"weight", "bias"}
+
+
+def test_parameters_are_found_in_torchs_order() -> None:
+    for name in ("by itself", "weights that others read, too"):
+        plain, changed = (
+            onnx.load_from_string(data).graph for data in (network(*NETWORKS[name]), channels_last(network(*NETWORKS[name])))
+        )
+        expected, found = parameters(plain), parameters(changed)
+        for parameter in ("weight", "bias"):
+            assert np.array_equal(found[parameter][1], expected[parameter][1])
+        assert found["weight"][0] == ("weight/blocks_of_2" if name == "by itself" else "weight")
 
 
 def test_an_order_of_blocks() -> None:

@@ -32,7 +32,7 @@ from fewbits.runtime.levels import floats_at  # noqa: E402
 from fewbits.runtime.manifest import MANIFEST, manifest_id, parse_manifest  # noqa: E402
 from fewbits.runtime.places import Places  # noqa: E402
 from fewbits.runtime.variants import with_weights  # noqa: E402
-from fewbits.training import checkpoint  # noqa: E402
+from fewbits.training import checkpoint, export  # noqa: E402
 from fewbits.training.calibration import latent_range, observed  # noqa: E402
 from fewbits.training.export import amended, bundle_files, export_network, load_model, run_files  # noqa: E402
 from fewbits.training.layout import channels_last  # noqa: E402
@@ -390,8 +390,12 @@ def test_an_amended_bundle_keeps_its_variants(files: dict[str, bytes]) -> None:
     assert again.model_id != changed.model_id and TABLES in files
 
 
-def test_the_largest_values_are_those_of_all_pictures(files: dict[str, bytes], picture: Picture) -> None:
-    one, two = picture(64, 64, 1), picture(64, 96, 2)
+def test_the_largest_values_are_those_of_all_pictures(
+    files: dict[str, bytes], picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "channels_last", lambda data, *, pixels: data)
+    files = bundle_files("few", load_model(parse_bundle(files, "here")), {})
+    one, two = picture(64, 64, 1), picture(130, 96, 2)
     both = observed(files, [one, two], ["synthesis"])["synthesis"]
     first = observed(files, [one], ["synthesis"])["synthesis"]
     assert set(both) == set(first) and "y_hat" in both

@@ -25,7 +25,8 @@ Peaks = dict[str, np.ndarray]  # by tensor (1, channels, rows, columns): the lar
 
 
 def observed(files: dict[str, bytes], pictures: Iterable[np.ndarray], networks: Iterable[str]) -> dict[str, Peaks]:
-    """For each named network of a bundle the largest values of all its tensors of four dimensions, inputs and output too.
+    """For each named network of a bundle the largest values of all its tensors of four dimensions, inputs and output too. Those
+    are planes, as export has them before it changes their layout.
 
     pictures: uint8 (height, width, 3). Raises ModelError where the files are no bundle.
     """

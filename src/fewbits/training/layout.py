@@ -37,7 +37,7 @@ def parameters(graph: onnx.GraphProto) -> dict[str, tuple[str, np.ndarray]]:
         (name, _, size), value = item.name.partition(BLOCKS_OF), numpy_helper.to_array(item)
         if size:
             value = value[np.argsort(block_order(len(value) // int(size) ** 2, int(size)))]
-        if size or name not in found:
+        if not size or name not in found:  # both are there where others read it in torch's order
             found[name] = item.name, value
     return found
 
@@ -54,8 +54,8 @@ def spread(x: str, n_channels: int, size: int, node: Node, constant: Constant) -
 
 
 def channels_last(data: bytes, *, pixels: bool = False) -> bytes:
-    """The ONNX file `data` with each DepthToSpace that follows a convolution, or its product with a number and what is
-    elementwise, replaced; a batch is one picture.
+    """The ONNX file `data`, of one output and batches of one, with each DepthToSpace replaced that follows a convolution, its
+    product with a number, and Clip, Floor and ReLU, of which each may be missing. The same bytes where there is none.
 
     pixels: the output may become (height, width, channels), without a batch, and does where a DepthToSpace leads to it.
     """
@@ -63,6 +63,7 @@ def channels_last(data: bytes, *, pixels: bool = False) -> bytes:
     rewriter = _Rewriter(model.graph)
     if not rewriter.begins:
         return data
+    assert len(model.graph.output) == 1, "a network of a bundle has one output"
     rewriter.rewrite(pixels)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
@@ -87,15 +88,16 @@ class _Rewriter:
                 self._find_begin(node)
 
     def _find_begin(self, node: onnx.NodeProto) -> None:
-        """Note where what `node` reads begins, where that is possible and nothing else reads what lies between."""
+        """Note from which tensor on what the DepthToSpace `node` reads is to be kept in places: from the convolution, or from its
+        product, which a runtime makes part of it. Not where anything else reads what lies between."""
         size, name, passed = _size(node), str(node.input[0]), []
-        while self._is("Clip", "Floor", "Relu", name=name):
+        while self._is_of_one("Clip", "Floor", "Relu", name=name):
             passed.append(name)
             name = self._tensors(self._maker[name])[0]
         begin = name
-        if self._is("Mul", name=name) and len(self._tensors(self._maker[name])) == 1:
+        if self._is_of_one("Mul", name=name):
             passed.append(name)
-            name = self._tensors(self._maker[name])[0]  # a runtime makes the product part of the convolution
+            name = self._tensors(self._maker[name])[0]
         if size and all(self._n_readers[x] == 1 for x in (*passed, name)) and self._has_parameters(name):
             self.begins.add(begin)
             self._sizes[name] = size
@@ -103,11 +105,13 @@ class _Rewriter:
             self._n_channels[str(node.output[0])] = rows // size**2
 
     def _has_parameters(self, name: str) -> bool:
-        """Whether a convolution makes that tensor, of parameters that are initializers, or casts of initializers."""
-        return self._is("Conv", name=name) and all(
-            x in self._constants or (self._is("Cast", name=x) and self._source(x) in self._constants)
-            for x in map(str, self._maker[name].input[1:])
-        )
+        """Whether a convolution without groups makes that tensor, of parameters that are initializers, or cast to float32."""
+        node = self._maker.get(name)
+        if node is None or node.op_type != "Conv" or _attributes(node).get("group", 1) != 1:
+            return False
+        casts = [self._maker[x] for x in node.input[1:] if x in self._maker]
+        to_float = all(cast.op_type == "Cast" and _attributes(cast)["to"] == TensorProto.FLOAT for cast in casts)
+        return to_float and all(self._source(str(x)) in self._constants for x in node.input[1:])
 
     def rewrite(self, pixels: bool) -> None:
         del self._graph.node[:]
@@ -139,15 +143,14 @@ class _Rewriter:
         """Append a node, in places where all that it reads is there and it can."""
         tensors = self._tensors(node)
         places = [self._in_places.get(x, x) for x in node.input]
-        if not tensors or not all(x in self._in_places for x in tensors) or node.op_type not in (*ELEMENTWISE, "DepthToSpace"):
+        if name in self._n_channels:
+            self._in_places[name] = spread(places[0], self._n_channels[name], _size(node), self._node, self._constant)
+        elif node.op_type in ELEMENTWISE and tensors and all(x in self._in_places for x in tensors):
+            self._in_places[name] = self._node(node.op_type, places, f"{name}/in_places", **_attributes(node))
+        else:
             for x in tensors:
                 self._need_planes(x)
             self._graph.node.append(node)
-        elif node.op_type == "DepthToSpace":
-            self._in_places[name] = spread(places[0], self._n_channels[name], _size(node), self._node, self._constant)
-        else:
-            attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-            self._in_places[name] = self._node(node.op_type, places, f"{name}/in_places", **attributes)
 
     def _finish(self, output: onnx.ValueInfoProto, pixels: bool) -> None:
         """Make the output, and leave out the parameters that were replaced."""
@@ -176,9 +179,9 @@ class _Rewriter:
         """Whether a node that was appended makes that tensor."""
         return any(name in node.output for node in self._graph.node)
 
-    def _is(self, *kinds: str, name: str) -> bool:
-        """Whether a node of one of these kinds makes that tensor."""
-        return name in self._maker and self._maker[name].op_type in kinds
+    def _is_of_one(self, *kinds: str, name: str) -> bool:
+        """Whether a node of one of these kinds makes that tensor from one other, and numbers."""
+        return name in self._maker and self._maker[name].op_type in kinds and len(self._tensors(self._maker[name])) == 1
 
     def _tensors(self, node: onnx.NodeProto) -> list[str]:
         """What a node reads beside single numbers."""
@@ -200,7 +203,11 @@ class _Rewriter:
         return output
 
 
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {item.name: helper.get_attribute_value(item) for item in node.attribute}
+
+
 def _size(node: onnx.NodeProto) -> int:
     """The side of the blocks of a DepthToSpace; 0 where their channels come in another order than torch's."""
-    found = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    found = _attributes(node)
     return int(found["blocksize"]) if found.get("mode", b"DCR") == b"CRD" else 0
