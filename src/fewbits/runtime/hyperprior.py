@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fewbits.coding.falling import decode_falling, encode_falling
+from fewbits.coding.falling import counted, decode_falling, encode_falling
 from fewbits.coding.pyramid import N_PHASES, means_of, phases, quantized
 from fewbits.coding.streams import SignedTable, check_length, decode_planes, decode_signed, encode_planes, encode_signed
 from fewbits.coding.tables import FrequencyTable, checked_frequencies
@@ -326,7 +326,7 @@ class HyperpriorCodec(Pipeline):
             found = np.clip(real, 0, len(self._y_tables) - 1, out=real).astype(np.uint8)  # which cuts the fraction off
             np.maximum(found[: self._pyramid], self._first_coded, out=found[: self._pyramid])  # all: an error would spread
             index[:, :, part.columns] = found
-            counts += np.bincount(found.ravel(), minlength=len(counts))
+            counts += counted(found, len(counts))
             if streams:
                 check_length(streams[0], float(counts @ self._least_bits), *streams[1:])
         return index, counts
