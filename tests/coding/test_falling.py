@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewbits.coding.falling import counted, decode_falling, encode_falling
+from fewbits.coding.falling import decode_falling, encode_falling
 from fewbits.coding.streams import SignedTable, encode_signed
 from fewbits.coding.tables import FrequencyTable, quantize_frequencies
 from fewbits.container import Cut
@@ -40,18 +40,6 @@ def drawn(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         chances = table.table.frequencies[:-1] / table.table.frequencies[:-1].sum()
         values[rows == k] = rng.choice(np.arange(-table.limit, table.limit + 1), int((rows == k).sum()), p=chances)
     return values, rows
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("n_tables", [1, 4, 64])
-@pytest.mark.parametrize("n", [0, 1, 256, 1023, 1024, 1025, 16_385, 30_000])
-def test_counting(n: int, n_tables: int, dtype: type[np.unsignedinteger]) -> None:
-    """Fewer than there are pairs and more, an even number and an odd one, the last table and only some of them."""
-    for most in {n_tables, (n_tables + 1) // 2}:
-        rows = np.random.default_rng(n).integers(0, most, n).astype(dtype)
-        expected = [int((rows == k).sum()) for k in range(n_tables)]
-        assert counted(rows, n_tables).tolist() == expected
-        assert counted(rows.reshape(1, -1), n_tables).tolist() == expected
 
 
 @given(coded, bounds)

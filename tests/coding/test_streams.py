@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewbits.coding.streams import SignedTable, decode_planes, decode_signed, encode_planes, encode_signed
+from fewbits.coding.streams import SignedTable, counted, decode_planes, decode_signed, encode_planes, encode_signed
 from fewbits.coding.tables import TOTAL, FrequencyTable, quantize_frequencies
 from fewbits.errors import CorruptError
 
@@ -248,3 +248,15 @@ def test_a_signed_table_is_symmetric() -> None:
     assert TABLES[1].limit == 3
     with pytest.raises(ValueError, match="even number"):
         SignedTable(FAIR)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("n_tables", [1, 4, 64])
+@pytest.mark.parametrize("n", [0, 1, 256, 1023, 1024, 1025, 16_385, 30_000])
+def test_counting(n: int, n_tables: int, dtype: type[np.unsignedinteger]) -> None:
+    """Fewer than there are pairs and more, an even number and an odd one, the last table and only some of them."""
+    for most in {n_tables, (n_tables + 1) // 2}:
+        rows = np.random.default_rng(n).integers(0, most, n).astype(dtype)
+        expected = [int((rows == k).sum()) for k in range(n_tables)]
+        assert counted(rows, n_tables).tolist() == expected
+        assert counted(rows.reshape(1, -1), n_tables).tolist() == expected

@@ -134,12 +134,8 @@ NETWORKS = {
 }
 
 
-PLANES = (
-    "weights that others read, too",
-    "planes that two read",
-    "a sum with planes",
-    "before a convolution",
-)  # needed in the end
+# Those in which planes are needed in the end.
+PLANES = ("weights that others read, too", "planes that two read", "a sum with planes", "before a convolution")
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -152,10 +148,8 @@ def test_the_numbers_are_the_same(name: str, shape: tuple[int, int]) -> None:
     assert np.array_equal(found, expected)
 
 
-@pytest.mark.parametrize(
-    ("name", "interleaved"), [(name, name not in ("a sum with planes", "before a convolution")) for name in NETWORKS]
-)
-def test_pixels_come_out_interleaved_where_nothing_needs_planes(name: str, interleaved: bool) -> None:
+@pytest.mark.parametrize("name", NETWORKS)
+def test_pixels_come_out_interleaved_where_nothing_needs_planes(name: str) -> None:
     plain = network(*NETWORKS[name])
     changed = channels_last(plain, pixels=True)
     [expected], [found] = run(plain), run(changed)

@@ -16,6 +16,7 @@ from fewbits.coding.streams import (
     ESCAPED,
     SignedTable,
     check_length,
+    counted,
     decode_symbols,
     decoder_of,
     stream_of,
@@ -34,20 +35,6 @@ class _Group(NamedTuple):
     table: SignedTable
     start: int
     stop: int
-
-
-def counted(rows: np.ndarray, n_tables: int) -> np.ndarray:
-    """How many of `rows`, unsigned and below n_tables, there are of each: int64 (n_tables,).
-
-    Bytes are counted two at a time where there are more than pairs can be, as np.bincount makes an int64 of each entry.
-    """
-    rows, n_pairs = rows.ravel(), 256 * n_tables
-    if rows.dtype != np.uint8 or len(rows) < n_pairs:
-        return np.bincount(rows, minlength=n_tables)
-    half = len(rows) // 2 * 2
-    pairs = np.bincount(rows[:half].view(np.uint16), minlength=n_pairs).reshape(n_tables, 256)
-    by_either: np.ndarray = pairs.sum(1) + pairs[:, :n_tables].sum(0)
-    return by_either + np.bincount(rows[half:], minlength=n_tables)
 
 
 def _order(rows: np.ndarray, counts: np.ndarray, first: int) -> np.ndarray:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fewbits.coding.falling import counted, decode_falling, encode_falling
+from fewbits.coding.falling import decode_falling, encode_falling
 from fewbits.coding.pyramid import N_PHASES, means_of, phases, quantized
-from fewbits.coding.streams import SignedTable, check_length, decode_planes, decode_signed, encode_planes, encode_signed
+from fewbits.coding.streams import SignedTable, check_length, counted, decode_planes, decode_signed, encode_planes, encode_signed
 from fewbits.coding.tables import FrequencyTable, checked_frequencies
 from fewbits.container import QUALITY_STEPS, SECTION_COARSE, SECTION_HYPER, SECTION_LATENT, SECTION_QUALITIES, Cut
 from fewbits.errors import ModelError
