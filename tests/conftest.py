@@ -74,24 +74,29 @@ def shipped() -> tuple[dict[str, Any], dict[str, bytes]]:
     return parse_manifest(files.pop(MANIFEST), folder), files
 
 
-def ordered(order: str | None) -> Model:
-    """The shipped flagship's networks with scale indices in that order: "falling", "rising", or None for what is older."""
+def recoded(**numbers: Any) -> Model:
+    """The shipped flagship's networks with other numbers of its coding pipeline, on one thread; None: what is older has none."""
     manifest, files = shipped()
-    coding = {name: value for name, value in manifest["coding"].items() if name != "order"} | ({"order": order} if order else {})
-    packed = pack_bundle(manifest["family"], coding, manifest["card"], files)
-    return Model(packed, f"{DEFAULT_MODEL}, {order}", onnxruntime_engine(1))
+    coding = {name: value for name, value in (manifest["coding"] | numbers).items() if value is not None}
+    return Model(pack_bundle(manifest["family"], coding, manifest["card"], files), "a test's", onnxruntime_engine(1))
 
 
 @pytest.fixture(scope="session")
 def falling() -> Model:
     """The flagship with passes (ADR 17), on one thread."""
-    return ordered("falling")
+    return recoded()
 
 
 @pytest.fixture(scope="session")
 def rising() -> Model:
     """The flagship without passes, on one thread."""
-    return ordered(None)
+    return recoded(order=None, runs_below=None)
+
+
+@pytest.fixture(scope="session")
+def without_runs() -> Model:
+    """The flagship of before ADR 31, with passes, on one thread."""
+    return recoded(runs_below=None)
 
 
 @pytest.fixture(scope="session")

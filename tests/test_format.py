@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """docs/format.md read to the letter: a second, slow decoder of whole files that shares no code with the first."""
 
+import itertools
+import math
 import struct
 import zlib
 from bisect import bisect_right
@@ -118,6 +120,42 @@ def predicted(steps: np.ndarray) -> np.ndarray:
     return values
 
 
+def runs_by_the_page(stream: Stream, before: list[int], n: int) -> list[tuple[int, int]]:
+    """ "Runs": of a group of n values the places of those that are not 0, and what they are. before: as sums() gives it."""
+    limit = len(before) // 2 - 1
+    f = before[limit + 1] - before[limit]
+
+    def equal(size: int) -> list[int]:
+        return [k * (2**24 // size) for k in range(size)] + [2**24]
+
+    e = n * (2**24 - f) // 2**24
+    r = 4 * int(math.sqrt(e)) + 4
+    a, b = max(0, e - r), min(n, e + r)
+    m = a + stream.symbol(equal(b - a + 2))
+    if m > b:
+        m = 65_536 * stream.symbol(equal(65_536)) + stream.symbol(equal(65_536))
+    longer = [2**24]
+    while len(longer) < 256 and longer[-1] >= 256:
+        longer.append(longer[-1] * f // 2**24)
+    runs = [2**24 - left for left in longer] + [2**24]
+    places, reached = [], 0
+    while len(places) < m:
+        run = stream.symbol(runs)
+        reached += run
+        if run < len(longer) - 1:
+            places.append(reached)
+            reached += 1
+    others = [(high - low) * 2**24 // (2**24 - f) for low, high in itertools.pairwise(before)]
+    del others[limit]
+    others[limit] += 2**24 - sum(others)
+    table = sums(np.array(others))
+    values = [(symbol := stream.symbol(table)) - limit + (symbol >= limit) for _ in places]
+    escape = [256 * k for k in range(65_537)]
+    values = [stream.symbol(escape) - 32_768 if value > limit else value for value in values]
+    assert reached <= n
+    return list(zip(places, values, strict=True))
+
+
 def decode_by_the_page(model: Model, data: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hyper symbols, latent symbols and real pixel values (3, height, width) in 0..255."""
     tables, coding = model.bundle.tables, model.bundle.coding
@@ -197,7 +235,12 @@ def decode_by_the_page(model: Model, data: bytes) -> tuple[np.ndarray, np.ndarra
             places = (np.argwhere((those >= least) & (those < top)) + [0, 32 * number, 0]).tolist()
             escaped = []
             for k in sorted(range(least, top), reverse=falling):
-                for place in sorted(place for place in map(tuple, places) if index[place] == k):
+                group = sorted(place for place in map(tuple, places) if index[place] == k)
+                if k < coding.get("runs_below", 0) and len(group) >= 512:
+                    for place, value in runs_by_the_page(stream, before_of[k], len(group)):
+                        latent[group[place]] = value
+                    continue
+                for place in group:
                     latent[place] = stream.symbol(before_of[k]) - limits[k]
                     if latent[place] > limits[k]:
                         escaped.append(place)

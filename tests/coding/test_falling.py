@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: MIT
 """Streams in falling order: decode undoes encode, and what is decoded of a beginning is what the whole says."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fewbits.coding import falling
 from fewbits.coding.falling import decode_falling, encode_falling
+from fewbits.coding.runs import FEWEST, RunTable
 from fewbits.coding.streams import SignedTable, encode_signed
 from fewbits.coding.tables import FrequencyTable, quantize_frequencies
 from fewbits.container import Cut
@@ -21,6 +25,7 @@ def bell(limit: int, scale: float) -> SignedTable:
 
 TABLES = [bell(1, 0.1), bell(3, 0.7), bell(20, 4.0), bell(300, 60.0)]
 ALL = [range(len(TABLES))]
+SPARSE: list[SignedTable] = [*(RunTable(table.table) for table in TABLES[:2]), *TABLES[2:]]
 
 int16 = st.one_of(st.integers(-2, 2), st.integers(-400, 400), st.integers(-32768, 32767), st.sampled_from([-32768, 32767]))
 coded = st.lists(st.tuples(int16, st.integers(0, len(TABLES) - 1)), max_size=200)
@@ -129,3 +134,39 @@ def test_whole_streams_that_are_too_short_or_odd_are_refused() -> None:
         decode_falling([streams[0] + b"\0", streams[1]], rows, TABLES, ranges)
     cut = decode_falling([streams[0], Cut(b"")], rows, TABLES, ranges)
     assert np.array_equal(cut, np.where(rows >= 2, values, 0)), "a stream that is there as a whole needs no other"
+
+
+@pytest.mark.parametrize("n", [FEWEST, 3000, 40_000])
+def test_large_groups_of_mostly_zeros_are_coded_by_runs(n: int) -> None:
+    """In any passes, in as many bits; and what is too small for it as without."""
+    values, rows = drawn(n)
+    values[n // 3 : n // 3 + 3], values[-1] = (-32768, 999, 32767), 5
+    bits = sum(TABLES[k].bits(values[rows == k]) for k in range(len(TABLES)))
+    for cuts in ([4, 0], [4, 2, 0], [4, 1, 1, 0], [4, 3, 2, 1, 0]):
+        ranges = [range(first, stop) for stop, first in itertools.pairwise(cuts)]
+        streams = encode_falling(values, rows, SPARSE, ranges)
+        assert np.array_equal(decode_falling(streams, rows, SPARSE, ranges), values)
+        assert (streams == encode_falling(values, rows, TABLES, ranges)) == (n == FEWEST), "a group has a quarter of them"
+        assert sum(map(len, streams)) * 8 < bits + 32 * len(streams) + 80
+
+
+def test_a_beginning_of_runs_is_true_and_grows() -> None:
+    values, rows = drawn(6000)
+    [stream] = encode_falling(values, rows, SPARSE, ALL)
+    known = [decode_falling([Cut(stream[:n_bytes])], rows, SPARSE, ALL) for n_bytes in range(0, len(stream) + 8, 37)]
+    for found in known:
+        assert ((found == values) | (found == 0)).all()
+    counts = [np.count_nonzero(found) for found in known]
+    assert counts == sorted(counts) and counts[-1] > 0.95 * np.count_nonzero(values)
+    assert np.array_equal(decode_falling([Cut(stream + bytes(8))], rows, SPARSE, ALL), values)
+
+
+def test_a_thread_sorts_many_values_while_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, rows = drawn(4000)
+    [stream] = encode_falling(values, rows, TABLES, ALL)
+    calls = []
+    monkeypatch.setattr(falling, "beside", lambda call: calls.append(call) or call)
+    for fewest, n_calls in ((4001, 0), (4000, 1)):
+        monkeypatch.setattr(falling, "_LONG", fewest)
+        assert np.array_equal(decode_falling([stream], rows, TABLES, ALL), values)
+        assert len(calls) == n_calls

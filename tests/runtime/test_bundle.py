@@ -171,7 +171,7 @@ def test_every_table_coding_number_and_network_is_needed(model: Model) -> None:
     for name in model.bundle.tables:
         with pytest.raises(ModelError, match=name):
             use(without=(name,))
-    for name in model.bundle.coding.keys() - {"order", "places"}:  # what is older has none
+    for name in model.bundle.coding.keys() - {"order", "places", "runs_below"}:  # what is older has none
         with pytest.raises(ModelError, match=name if name != "kind" else "kind None"):
             use(coding={key: value for key, value in model.bundle.coding.items() if key != name})
 

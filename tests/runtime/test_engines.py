@@ -86,6 +86,22 @@ def test_an_input_may_have_several_names(engine: str) -> None:
     assert np.array_equal(engine_of(engine, 1)(data)(x=x), np.maximum(x, 0))
 
 
+@pytest.mark.parametrize("engine", [DEFAULT_ENGINE, "openvino"])
+def test_an_output_may_be_asked_for(engine: str) -> None:
+    onnx = pytest.importorskip("onnx")
+    if engine_state(engine).startswith("not"):
+        pytest.skip(f"{engine}: {engine_state(engine)}")
+    infos = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 1, 2, 2]) for name in ("x", "half", "more")]
+    numbers = [onnx.numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in (("one", 1), ("two", 2))]
+    nodes = [onnx.helper.make_node("Div", ["x", "two"], ["half"]), onnx.helper.make_node("Add", ["x", "one"], ["more"])]
+    graph = onnx.helper.make_graph(nodes, "two", infos[:1], infos[1:], numbers)
+    data = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    run, x = engine_of(engine, 1)(data), np.array([[[[1, -1], [2, -2]]]], np.float32)
+    assert np.array_equal(run("more", x=x), x + 1)
+    for first in (run(x=x), run("half", x=x), run("none of them", x=x)):
+        assert np.array_equal(first, x / 2)
+
+
 def test_a_fast_engine_leaves_exact_networks_to_the_other(model: Model) -> None:
     loaded: list[bytes] = []
 

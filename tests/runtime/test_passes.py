@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,10 +94,17 @@ def test_every_number_of_passes_holds_the_same_symbols(
     assert [kind for kind, _ in sections] == kinds(none), "a latent that is held is coded likewise"
 
 
-def test_one_strip_has_no_coarse_section(falling: Model, rising: Model, photo: np.ndarray) -> None:
-    file = falling.encode(photo[:512, :256], QUALITY)
-    assert kinds(file) == [SECTION_HYPER, SECTION_LATENT]
-    assert abs(len(file) - len(rising.encode(photo[:512, :256], QUALITY))) <= 4
+def test_one_strip_has_no_coarse_section(falling: Model, without_runs: Model, rising: Model, photo: np.ndarray) -> None:
+    part = photo[:512, :256]
+    file, plain = falling.encode(part, QUALITY), without_runs.encode(part, QUALITY)
+    assert kinds(file) == kinds(plain) == [SECTION_HYPER, SECTION_LATENT]
+    assert abs(len(plain) - len(rising.encode(part, QUALITY))) <= 4
+    assert 0 < abs(len(file) - len(plain)) < 0.002 * len(plain), "runs cost next to nothing"
+
+
+def test_runs_tell_the_same_symbols(falling: Model, without_runs: Model, pixels: np.ndarray) -> None:
+    for quality in (0, QUALITY, 100):
+        assert np.array_equal(*(each.symbols(each.encode(pixels, quality)).latent for each in (falling, without_runs)))
 
 
 @pytest.mark.parametrize("which", ["data", "several"])
@@ -233,4 +241,19 @@ def test_files_of_older_models_have_no_coarse_section(rising: Model, pixels: np.
 def test_an_order_that_nobody_knows_is_refused(falling: Model) -> None:
     bundle = replace(falling.bundle, coding=dict(falling.bundle.coding) | {"order": "sideways"})
     with pytest.raises(ModelError, match="order 'sideways' is missing or wrong"):
+        HyperpriorCodec(bundle, onnxruntime_engine(1))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ({"order": "rising"}, "runs_below beside an order that is not falling"),
+        ({"runs_below": 30}, "for runs of zeros"),
+        ({"runs_below": "many"}, "many"),
+    ],
+    ids=str,
+)
+def test_runs_that_cannot_be_are_refused(falling: Model, numbers: dict[str, Any], words: str) -> None:
+    bundle = replace(falling.bundle, coding=dict(falling.bundle.coding) | numbers)
+    with pytest.raises(ModelError, match=f"{words}.* is missing or wrong"):
         HyperpriorCodec(bundle, onnxruntime_engine(1))

@@ -245,6 +245,8 @@ def test_levels_are_rounded_and_clipped_and_what_is_no_number_is_0(dtype: type, 
     planes[1, 1] = np.nan
     assert (levels_of(planes, dtype)[0] == expected).all() and (levels_of(planes, dtype)[1, 1] == 0).all()
     assert levels_of(planes[:, :0], dtype).shape == (3, 0, 11)
+    levels = levels_of(planes, dtype)
+    assert levels_of(levels, dtype) is levels
 
 
 def test_pixels_that_are_interleaved_already_stay_so() -> None:

@@ -14,8 +14,9 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from fewbits.families.few import Few, FewConfig  # noqa: E402
+from fewbits.runtime.pipeline import levels_of  # noqa: E402
 from fewbits.training.export import export_network  # noqa: E402
-from fewbits.training.layout import block_order, channels_last, parameters  # noqa: E402
+from fewbits.training.layout import block_order, channels_last, parameters, with_pixels  # noqa: E402
 
 CHANNELS, SIZE = 3, 2  # of what a DepthToSpace gives, and the side of its blocks
 
@@ -249,6 +250,32 @@ def test_parameters_are_found_in_torchs_order() -> None:
 def test_an_order_of_blocks() -> None:
     """(channel, row, column) 0 to 11 of blocks of 2x2, by row, column, channel."""
     assert block_order(3, 2).tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
+
+
+def with_pixels_of(out: np.ndarray) -> list[np.ndarray]:
+    """What a network that gives `out` gives with pixels: the float ones, and the levels."""
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["height", "width", 3]) for name in ("x", "out")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["out"])], "pixels", infos[:1], infos[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    session = onnxruntime.InferenceSession(with_pixels(model.SerializeToString()), providers=["CPUExecutionProvider"])
+    assert [item.name for item in session.get_outputs()] == ["out", "pixels"]
+    return list(session.run(None, {"x": out}))
+
+
+def test_pixels_are_rounded_and_clipped_and_what_is_no_number_is_0() -> None:
+    numbers = np.array([0, 1, 127, 128, 254, 255, 0.49, 0.51, 127.49, 127.51, 254.49, 300, -3, np.inf, -np.inf, np.nan])
+    out = np.tile((numbers / 255 - 0.5).astype(np.float32)[:, None, None], (1, 5, 3))
+    same, pixels = with_pixels_of(out)
+    assert np.array_equal(same, out, equal_nan=True) and pixels.dtype == np.uint8 and pixels.shape == out.shape
+    assert (pixels == np.array([0, 1, 127, 128, 254, 255, 0, 1, 127, 128, 254, 255, 0, 255, 0, 0])[:, None, None]).all()
+
+
+def test_pixels_are_the_levels_that_the_coding_side_rounds_to() -> None:
+    """Float arithmetic goes another way: half levels may differ."""
+    out = np.random.default_rng(0).uniform(-0.6, 0.6, (80, 70, 3)).astype(np.float32)
+    pixels, levels = with_pixels_of(out)[1], levels_of(out.transpose(2, 0, 1), np.uint8).transpose(1, 2, 0)
+    halves = np.abs((out.astype(float) + 0.5) * 255 % 1 - 0.5) < 1e-4
+    assert np.array_equal(pixels[~halves], levels[~halves]) and np.abs(pixels.astype(int) - levels).max() <= 1
 
 
 def test_runtimes_move_whole_lines(tmp_path: Path) -> None:

@@ -5,18 +5,21 @@ As in streams.py symbols that share a table are coded together; but the last tab
 values follow the symbols of their table. One after the other, several streams can share the tables.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import constriction
 import numpy as np
 
+from fewbits.coding.runs import FEWEST, RunTable
 from fewbits.coding.streams import (
     ESCAPE_LIMIT,
     ESCAPED,
     SignedTable,
     check_length,
     counted,
+    decode_escaped,
     decode_symbols,
     decoder_of,
     stream_of,
@@ -24,8 +27,10 @@ from fewbits.coding.streams import (
 from fewbits.container import Cut
 from fewbits.errors import CorruptError
 from fewbits.stages import stage
+from fewbits.threads import beside
 
 _MOST: Final = 0.55  # the share of coded values from which on sorting all of them takes less than finding those
+_LONG: Final = 250_000  # so many values take longer to sort than a thread takes to begin
 _AHEAD_BYTES: Final = 16  # after what is there of a stream: further than the ends of an interval have digits
 
 
@@ -37,13 +42,17 @@ class _Group(NamedTuple):
     stop: int
 
 
-def _order(rows: np.ndarray, counts: np.ndarray, first: int) -> np.ndarray:
-    """Positions of those whose table is `first` or a later one, by falling table, stable. counts: of the values of each table."""
+def _order(rows: np.ndarray, counts: np.ndarray, first: int, *, meanwhile: bool = False) -> Callable[[], np.ndarray]:
+    """Positions of those whose table is `first` or a later one, by falling table, stable; when they are asked for.
+
+    counts: of the values of each table. meanwhile: many are sorted from now on, by a thread of its own: numpy needs no lock.
+    """
     n_coded, last = int(counts[first:].sum()), rows.dtype.type(len(counts) - 1)
-    if n_coded > _MOST * len(rows):
-        return np.argsort(last - rows, kind="stable")[:n_coded]  # the others come last
-    positions = np.flatnonzero(rows >= first)
-    return positions.take(np.argsort(last - rows.take(positions), kind="stable"))
+    positions = np.flatnonzero(rows >= first) if n_coded <= _MOST * len(rows) else None
+    keys = last - (rows if positions is None else rows.take(positions))
+    call = partial(np.argsort, keys, kind="stable")
+    found = beside(call) if meanwhile and len(keys) >= _LONG else call
+    return lambda: found()[:n_coded] if positions is None else positions.take(found())  # those not coded come last
 
 
 def _groups(counts: np.ndarray, tables: Sequence[SignedTable], ranges: Sequence[range]) -> list[list[_Group]]:
@@ -66,7 +75,7 @@ def encode_falling(
     counts: integers (tables,), how many values each has, where that is known already.
     """
     counts = counted(rows, len(tables)) if counts is None else counts
-    ordered = values.take(_order(rows, counts, ranges[-1].start)).astype(np.int32)
+    ordered = values.take(_order(rows, counts, ranges[-1].start)()).astype(np.int32)
     parts = _groups(counts, tables, ranges)
     starts = np.array([group.start for groups in parts for group in groups], np.int64)
     largest = iter(np.maximum.reduceat(np.abs(ordered), starts).tolist())  # of each group: most have no escapes, and are small
@@ -74,8 +83,11 @@ def encode_falling(
     for groups in parts:
         encoder = constriction.stream.queue.RangeEncoder()
         for table, start, stop in groups:
-            group = ordered[start:stop]
-            if next(largest) <= table.limit:
+            group, magnitude = ordered[start:stop], next(largest)
+            if isinstance(table, RunTable) and len(group) >= FEWEST:
+                table.encode(encoder, group)
+                continue
+            if magnitude <= table.limit:
                 encoder.encode(group + np.int32(table.limit), table.table.model)
                 continue
             outside = np.abs(group) > table.limit
@@ -98,22 +110,26 @@ def decode_falling(
     Raises CorruptError where a stream that is there as a whole is impossible, before more is decoded than it can hold.
     """
     counts = counted(rows, len(tables)) if counts is None else counts
-    order = _order(rows, counts, ranges[-1].start)
-    ordered = np.zeros(len(order), np.int16)
+    first = ranges[-1].start
+    order, ordered = _order(rows, counts, first, meanwhile=True), np.zeros(int(counts[first:].sum()), np.int16)
+    n_dense, places, others = 0, [np.empty(0, np.int64)], [np.empty(0, np.int32)]  # the latter: of groups that are nearly all 0
     for stream, groups in zip(streams, _groups(counts, tables, ranges), strict=True):
         if not isinstance(stream, Cut):
-            check_length(stream, sum((stop - start) * table.table.least_bits for table, start, stop in groups))
+            check_length(stream, sum((stop - start) * table.least_bits for table, start, stop in groups))
         reader = _Beginning(stream.there) if isinstance(stream, Cut) else _Whole(stream)
         for table, start, stop in groups:
+            if isinstance(table, RunTable) and stop - start >= FEWEST:
+                within, found = table.decode(reader, stop - start)
+                places.append(start + within)
+                others.append(found)
+                continue
             group = reader.decode(table.table.model, stop - start) - np.int32(table.limit)
-            escaped = np.flatnonzero(group > table.limit)
-            if len(escaped):
-                found = reader.decode(ESCAPED, len(escaped)) - np.int32(ESCAPE_LIMIT)
-                group[escaped] = 0
-                group[escaped[: len(found)]] = found
+            decode_escaped(reader, group, table.limit)
             ordered[start : start + len(group)] = group
-    values = np.zeros(len(rows), np.int16)
-    values[order] = ordered
+            n_dense = stop
+    values, positions = np.zeros(len(rows), np.int16), order()
+    values[positions[:n_dense]] = ordered[:n_dense]
+    values[positions[np.concatenate(places)]] = np.concatenate(others)
     return values
 
 

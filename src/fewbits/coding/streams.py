@@ -6,7 +6,7 @@ one call of the coder for a table, no loop over symbols. constriction supplies t
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import constriction
 import numpy as np
@@ -20,13 +20,20 @@ _SLACK_BITS = 64  # the coder's state: what has not gone out yet where a stream 
 ESCAPED = constriction.stream.model.Uniform(2 * ESCAPE_LIMIT)
 
 
+class Reader(Protocol):
+    """What reads a stream."""
+
+    def decode(self, model: object, n_symbols: int) -> np.ndarray:
+        """The next symbols, int32; fewer where no more are known. Raises CorruptError."""
+
+
 class SignedTable:
     """Integers -limit..limit and an escape, as symbols 0..2 * limit + 1 of `table`; the escape is the last."""
 
     def __init__(self, table: FrequencyTable) -> None:
         if len(table) % 2:
             raise ValueError(f"a signed table has an even number of symbols, this one has {len(table)}")
-        self.table, self.limit = table, len(table) // 2 - 1
+        self.table, self.limit, self.least_bits = table, len(table) // 2 - 1, table.least_bits
 
     def bits(self, values: np.ndarray) -> float:
         """Ideal code length of int values in bits, escapes included."""
@@ -91,7 +98,7 @@ def decode_signed(data: bytes, rows: np.ndarray, tables: Sequence[SignedTable]) 
     """Inverse of encode_signed, given the same rows: int16 (n,). Raises CorruptError where the stream is impossible."""
     decoder = decoder_of(data)
     counts = counted(rows, len(tables))
-    check_length(data, sum(int(count) * table.table.least_bits for count, table in zip(counts, tables, strict=True) if count))
+    check_length(data, sum(int(count) * table.least_bits for count, table in zip(counts, tables, strict=True) if count))
     order, bounds = _groups(rows, counts)
     ordered = np.empty(len(rows), np.int32)
     escaped = []
@@ -107,6 +114,15 @@ def decode_signed(data: bytes, rows: np.ndarray, tables: Sequence[SignedTable]) 
     values = np.empty(len(rows), np.int16)
     values[order] = ordered
     return values
+
+
+def decode_escaped(reader: Reader, values: np.ndarray, limit: int) -> None:
+    """Replace the values of a group that are beyond `limit` by those that follow in the stream, in place; by 0 where it ends."""
+    escaped = np.flatnonzero(values > limit)
+    if len(escaped):
+        found = reader.decode(ESCAPED, len(escaped)) - np.int32(ESCAPE_LIMIT)
+        values[escaped] = 0
+        values[escaped[: len(found)]] = found
 
 
 @stage("coder")

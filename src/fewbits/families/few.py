@@ -51,6 +51,7 @@ from fewbits.families.settings import setting
 
 LEARNED_SYMBOLS = 20  # that a table is worth when symbols are counted
 LEADING = 32  # channels of the latent, or more, of values so large that 8 bits are too coarse for them (ADR 28)
+RUNS_BELOW = 16  # scale indices whose symbols are coded by runs of zeros: 7 of 10 of them, or more, are 0 (ADR 31)
 # What a scale index is more or less in each phase of the pyramid, from coarse to fine, before training: as photographs have it.
 FIRST_PYRAMID_BIAS = (0.0, 3.0, -2.0, 1.0, -1.0, -3.0, -6.0, -9.0, -12.0)
 
@@ -528,6 +529,7 @@ class Few(nn.Module):
             "hyper_halo": 2,
             "first_coded_index": config.first_coded,
             "order": "falling",
+            "runs_below": RUNS_BELOW,
             "places": True,
             "pyramid": self.config.pyramid,
             "means": self.config.n_means,

@@ -33,6 +33,7 @@ from fewbits.runtime.manifest import (
 from fewbits.runtime.variants import with_weights
 
 TABLES: Final = "tables.npz"
+PIXELS: Final = "pixels"  # an output that synthesis may have beside its first: levels of 8 bits, uint8 (height, width, 3)
 WIDE: Final = f".{PRECISIONS[0]}"  # ends the name of a network beside its variant, for what is beyond the variant's range
 
 

@@ -6,7 +6,7 @@ no Winograd transform (docs/bundle.md, "Exactness").
 """
 
 import importlib.util
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -23,10 +23,11 @@ EXTRA: Final = "openvino"  # that installs what is not there by default
 class Network(Protocol):
     """One network of a bundle, ready to run. Safe to call from several threads."""
 
-    def __call__(self, **inputs: np.ndarray) -> np.ndarray:
-        """float32 arrays in (batch, channels, height, width) by input name -> the network's one output, likewise, or, of some
+    def __call__(self, output: str = "", /, **inputs: np.ndarray) -> np.ndarray:
+        """float32 arrays in (batch, channels, height, width) by input name -> the network's first output, likewise, or, of some
         that give pixels, (height, width, 3).
 
+        output: the name of another output that is wanted where the network has it, of whatever type and shape that is.
         What the network does not have among its inputs is left out.
         """
         ...
@@ -53,11 +54,12 @@ def exact_of(engine: Engine) -> Engine:
 class _OnnxNetwork:
     def __init__(self, session: Any) -> None:
         self._session, self._names = session, {item.name for item in session.get_inputs()}
+        self._outputs = [item.name for item in session.get_outputs()]
 
-    def __call__(self, **inputs: np.ndarray) -> np.ndarray:
+    def __call__(self, output: str = "", /, **inputs: np.ndarray) -> np.ndarray:
         own = taken(inputs, self._names)
         try:
-            return np.asarray(self._session.run(None, own)[0])
+            return np.asarray(self._session.run([wanted(output, self._outputs)], own)[0])
         except Exception as error:  # ONNX Runtime's errors have no common base but this
             raise ModelError(f"a network of the bundle cannot be run: {_one_line(error)}") from error
 
@@ -87,12 +89,13 @@ def onnxruntime_engine(threads: int | None = None, *, optimize: bool = True, pro
 class _OpenvinoNetwork:
     def __init__(self, compiled: Any) -> None:
         self._compiled, self._inputs = compiled, [item.names for item in compiled.inputs]  # an input may have several names
+        self._outputs = [next(iter(item.names)) for item in compiled.outputs]
 
-    def __call__(self, **inputs: np.ndarray) -> np.ndarray:
+    def __call__(self, output: str = "", /, **inputs: np.ndarray) -> np.ndarray:
         own = taken(inputs, [next(iter(names & inputs.keys()), min(names)) for names in self._inputs])
         try:
             results = self._compiled.create_infer_request().infer(own)  # a request each: they are not safe to share
-            return np.array(results[0])
+            return np.array(results[self._outputs.index(wanted(output, self._outputs))])
         except Exception as error:  # OpenVINO's errors are RuntimeErrors of many kinds
             raise ModelError(f"a network of the bundle cannot be run: {_one_line(error)}") from error
 
@@ -165,6 +168,11 @@ def taken(inputs: dict[str, np.ndarray], names: Collection[str]) -> dict[str, np
     if missing := sorted(set(names) - set(inputs)):
         raise ModelError(f"a network of the bundle reads {', '.join(missing)}, it is given {', '.join(inputs)}")
     return {name: inputs[name] for name in names}
+
+
+def wanted(output: str, names: Sequence[str]) -> str:
+    """Which of a network's outputs is meant: the one of that name, or the first."""
+    return output if output in names else names[0]
 
 
 def _one_line(error: Exception) -> str:

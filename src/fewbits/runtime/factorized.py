@@ -26,6 +26,7 @@ from fewbits.runtime.pipeline import (
     CutSection,
     NetworkLoader,
     Pipeline,
+    Samples,
     Section,
     Strip,
     head_stream,
@@ -195,7 +196,7 @@ class FactorizedCodec(Pipeline):
                 latent = level.coder.decode(stream, shape)
                 yield LatentSymbols(latent), latent / level.gain
 
-    def _synthesised(self, y_hat: np.ndarray, level: WidthLevel, tile: Tile) -> np.ndarray:
+    def _synthesised(self, y_hat: np.ndarray, level: WidthLevel, tile: Tile, dtype: Samples) -> np.ndarray:
         return self._run("synthesis", level, y_hat=y_hat[None])
 
     def ideal_bits(self, symbols: LatentSymbols, level: WidthLevel) -> float:

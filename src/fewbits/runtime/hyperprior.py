@@ -14,11 +14,12 @@ import numpy as np
 
 from fewbits.coding.falling import decode_falling, encode_falling
 from fewbits.coding.pyramid import N_PHASES, means_of, phases, quantized
+from fewbits.coding.runs import RunTable
 from fewbits.coding.streams import SignedTable, check_length, counted, decode_planes, decode_signed, encode_planes, encode_signed
 from fewbits.coding.tables import FrequencyTable, checked_frequencies
 from fewbits.container import QUALITY_STEPS, SECTION_COARSE, SECTION_HYPER, SECTION_LATENT, SECTION_QUALITIES, Cut
 from fewbits.errors import ModelError
-from fewbits.runtime.bundle import WIDE, Bundle
+from fewbits.runtime.bundle import PIXELS, WIDE, Bundle
 from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
 from fewbits.runtime.levels import HYPER_STRIDE, Level, floats_at, integers_at
@@ -28,6 +29,7 @@ from fewbits.runtime.pipeline import (
     CutSection,
     NetworkLoader,
     Pipeline,
+    Samples,
     Section,
     Strip,
     centred,
@@ -118,8 +120,12 @@ class HyperpriorCodec(Pipeline):
                 raise ValueError(f"the number {len(limits)} of y_limits (1 to 256)")
             # One table a scale index; those under `first_coded_index` are never used, their symbols are 0.
             parts = np.split(tables["y_frequencies"], np.cumsum(2 * limits + 2)[:-1])
-            self._y_tables = [SignedTable(FrequencyTable(part)) for part in parts]
-            self._least_bits = np.array([table.table.least_bits for table in self._y_tables])
+            runs_below = int(coding.get("runs_below", 0))  # in older bundles nothing is coded by runs
+            if runs_below and not self._falling:
+                raise ValueError("runs_below beside an order that is not falling")
+            kinds = [RunTable if self._first_coded <= k < runs_below else SignedTable for k in range(len(parts))]
+            self._y_tables = [kind(FrequencyTable(part)) for kind, part in zip(kinds, parts, strict=True)]
+            self._least_bits = np.array([table.least_bits for table in self._y_tables])
             self._least_bits[: self._first_coded] = 0
             self._mean_bits = np.array([table.table.mean_bits for table in self._y_tables])
             self._mean_bits[: self._first_coded] = 0
@@ -418,10 +424,11 @@ class HyperpriorCodec(Pipeline):
         streams, ranges = [part.stream for part in passes], [part.indices for part in passes]
         return decode_falling(streams, index.ravel(), self._y_tables, ranges, counts).reshape(index.shape)
 
-    def _synthesised(self, y_hat: np.ndarray, level: Level, tile: Tile) -> np.ndarray:
+    def _synthesised(self, y_hat: np.ndarray, level: Level, tile: Tile, dtype: Samples) -> np.ndarray:
         here = {name: level.between(each, tile.outer_rows, tile.outer_columns) for name, each in level.synthesis.items()}
         network = self._network(self._synthesis_for(y_hat))
-        found = network(y_hat=y_hat[None], step=level.latent_step, **here)
+        output = PIXELS if dtype == np.uint8 else ""
+        found = network(output, y_hat=y_hat[None], step=level.latent_step, **here)
         return found.transpose(2, 0, 1) if found.ndim == 3 else found[0]  # planes, in bundles of older releases
 
     def _synthesis_for(self, y_hat: np.ndarray) -> str:

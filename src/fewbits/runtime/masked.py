@@ -24,6 +24,7 @@ from fewbits.runtime.pipeline import (
     CutSection,
     NetworkLoader,
     Pipeline,
+    Samples,
     Section,
     Strip,
     head_stream,
@@ -224,7 +225,7 @@ class MaskedCodec(Pipeline):
                 latent.swapaxes(0, 1)[:, where] = values.reshape(self._channels, -1)
             yield MaskedSymbols(importance, latent), _middles(latent, kept)
 
-    def _synthesised(self, y_hat: np.ndarray, level: MaskedLevel, tile: Tile) -> np.ndarray:
+    def _synthesised(self, y_hat: np.ndarray, level: MaskedLevel, tile: Tile, dtype: Samples) -> np.ndarray:
         planes = np.concatenate([self._network("synthesis")(y_hat=plane[None])[0] for plane in y_hat])
         return np.broadcast_to(planes, (3, *planes.shape[1:]))
 

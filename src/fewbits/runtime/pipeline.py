@@ -94,8 +94,8 @@ class Pipeline(ABC):
         """A tile uint8 or uint16 (height, width, 3), both a multiple of the stride -> its y float32 (..., rows, columns)."""
 
     @abstractmethod
-    def _synthesised(self, y_hat: np.ndarray, level: Any, tile: Tile) -> np.ndarray:
-        """What a tile reads (..., rows, columns) -> float32 planes (3, height, width) about 0.
+    def _synthesised(self, y_hat: np.ndarray, level: Any, tile: Tile, dtype: Samples) -> np.ndarray:
+        """What a tile reads (..., rows, columns) -> planes (3, height, width): float32 about 0, or levels of dtype already.
 
         y_hat has one dimension less than y.
         """
@@ -228,7 +228,7 @@ class Pipeline(ABC):
             y_hat.forget(row[0].inner_rows.stop - self._plan().halo)
             band = np.empty((wanted.stop - wanted.start, window[1].stop - window[1].start, 3), dtype)
             for tile in row:
-                planes = self._synthesised(np.ascontiguousarray(stretch[..., tile.outer_columns]), level, tile)
+                planes = self._synthesised(np.ascontiguousarray(stretch[..., tile.outer_columns]), level, tile, dtype)
                 across = _common(window[1], scaled(tile.inner_columns, self.stride))
                 cut = _moved(wanted, outer.start * self.stride), _moved(across, tile.outer_columns.start * self.stride)
                 interleave(levels_of(planes[:, cut[0], cut[1]], dtype), band[:, _moved(across, window[1].start)])
@@ -340,10 +340,12 @@ def centred(samples: np.ndarray) -> np.ndarray:
 
 @stage("planes")
 def levels_of(planes: np.ndarray, dtype: Samples) -> np.ndarray:
-    """Float planes about 0 -> uint8 or uint16: (plane + 1/2) times the largest level, rounded and clipped.
+    """Float planes about 0 -> uint8 or uint16: (plane + 1/2) times the largest level, rounded and clipped. Levels stay so.
 
     What is no number becomes 0: symbols that no picture has can make networks overflow.
     """
+    if planes.dtype == dtype:
+        return planes
     top = np.float32(np.iinfo(dtype).max)
     # np.fmax and np.minimum with a number take five times as long.
     levels: np.ndarray = np.clip(planes, np.float32(-0.5), np.float32(0.5))

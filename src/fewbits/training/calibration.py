@@ -84,7 +84,7 @@ class _Observer:
         self._names = [output.name for output in self._session.get_outputs()]
         self._peaks = peaks
 
-    def __call__(self, **inputs: np.ndarray) -> np.ndarray:
+    def __call__(self, output: str = "", /, **inputs: np.ndarray) -> np.ndarray:
         inputs = taken(inputs, {item.name for item in self._session.get_inputs()})
         values: list[Any] = self._session.run(None, inputs)
         if self._peaks is not None:

@@ -32,7 +32,7 @@ from fewbits.runtime.manifest import MANIFEST
 from fewbits.training import checkpoint
 from fewbits.training.calibration import latent_range, observed
 from fewbits.training.data import to_tensor
-from fewbits.training.layout import channels_last, parameters
+from fewbits.training.layout import channels_last, parameters, with_pixels
 from fewbits.training.loop import extended
 from fewbits.training.pruning import pruned
 from fewbits.training.quantization import quantized
@@ -103,6 +103,9 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
     for name in [name for name in files if name != TABLES]:
         files[name] = channels_last(files[name], pixels=name in interleaved)
     variants = {f"{name}.int8.onnx": quantized(files[f"{name}.onnx"], of_network) for name, of_network in steps.items()}
+    for name in interleaved:
+        files[name] = with_pixels(files[name])
+    variants = {name: with_pixels(data, variant=True) for name, data in variants.items()}
     ranges = {"synthesis": latent_range(pack_bundle(family, model.coding(), card, files), pictures)} if pictures and steps else {}
     return pack_bundle(family, model.coding(), card, files, variants, ranges)
 

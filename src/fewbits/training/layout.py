@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from fewbits.runtime.bundle import PIXELS
+
 TO_PLACES: Final = [0, 2, 3, 1]  # of planes (1, channels, rows, columns)
 TO_PLANES: Final = [0, 3, 1, 2]
 BATCH: Final = np.zeros(1, np.int64)  # the axis of the batch
@@ -68,6 +70,25 @@ def channels_last(data: bytes, *, pixels: bool = False) -> bytes:
     assert len(model.graph.output) == 1, "a network of a bundle has one output"
     rewriter.rewrite(pixels)
     onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def with_pixels(data: bytes, *, variant: bool = False) -> bytes:
+    """The ONNX file `data` of a network that gives pixels / 255 - 1/2 as (height, width, 3) with those pixels as a second output,
+    PIXELS: uint8, rounded and clipped (ADR 31). The first one is as it was.
+
+    variant: of a network to which that was done: it has its numbers from there (runtime/variants.py).
+    """
+    model = onnx.load_from_string(data)
+    graph, output = model.graph, model.graph.output[0].name
+    # QuantizeLinear adds a whole number to what it has rounded: 128, half a level more than the middle of 0..255.
+    numbers = {"middle": np.float32(-0.5 / 255), "level": np.float32(1 / 255), "zero": np.uint8(128)}
+    names = {name: f"{PIXELS}/{name}" for name in numbers}
+    if not variant:
+        graph.initializer.extend(numpy_helper.from_array(np.asarray(numbers[name]), full) for name, full in names.items())
+    graph.node.append(helper.make_node("Add", [output, names["middle"]], [f"{PIXELS}/about_128"]))
+    graph.node.append(helper.make_node("QuantizeLinear", [f"{PIXELS}/about_128", names["level"], names["zero"]], [PIXELS]))
+    graph.output.append(helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["height", "width", 3]))
     return bytes(model.SerializeToString(deterministic=True))
 
 
