@@ -50,3 +50,11 @@ def test_what_a_call_beside_raises_is_raised_where_its_result_is_asked_for() -> 
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             result()
+
+
+def test_a_call_is_made_by_who_asks_where_no_thread_can_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert beside(threading.current_thread)() is threading.current_thread()

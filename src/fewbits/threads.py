@@ -34,7 +34,7 @@ def one_thread_each() -> Iterator[None]:
 def beside(call: Callable[[], T]) -> Callable[[], T]:
     """Let a thread of its own make a call that does not need Python's lock; it takes 0.1 ms to begin.
 
-    What is returned waits for its result, or raises what it has raised.
+    What is returned waits for its result, or raises what it has raised. Where no thread can begin, it makes the call itself.
     """
     results: list[T] = []
     errors: list[BaseException] = []
@@ -46,7 +46,10 @@ def beside(call: Callable[[], T]) -> Callable[[], T]:
             errors.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # there are as many as the system allows
+        return call
 
     def result() -> T:
         thread.join()

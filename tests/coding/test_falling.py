@@ -3,6 +3,7 @@
 
 import itertools
 
+import constriction
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from fewbits.coding import falling
 from fewbits.coding.falling import decode_falling, encode_falling
 from fewbits.coding.runs import FEWEST, RunTable
-from fewbits.coding.streams import SignedTable, encode_signed
+from fewbits.coding.streams import SignedTable, encode_signed, stream_of
 from fewbits.coding.tables import FrequencyTable, quantize_frequencies
 from fewbits.container import Cut
 from fewbits.errors import CorruptError
@@ -170,3 +171,53 @@ def test_a_thread_sorts_many_values_while_they_are_decoded(monkeypatch: pytest.M
         monkeypatch.setattr(falling, "_LONG", fewest)
         assert np.array_equal(decode_falling([stream], rows, TABLES, ALL), values)
         assert len(calls) == n_calls
+
+
+def test_streams_that_are_too_short_are_refused_whether_or_not_by_runs() -> None:
+    """Groups by runs take next to nothing where all are 0; others, and values that are not 0, take their bits."""
+    sparse = SPARSE[1:2]
+    least = sparse[0].table.least_bits
+    few, many = np.zeros(FEWEST - 1, np.uint8), np.zeros(40 * FEWEST, np.uint8)
+    with pytest.raises(CorruptError, match="or more: the file is damaged"):
+        decode_falling([b""], few, sparse, [range(1)])
+    [stream] = encode_falling(np.zeros(len(many), np.int16), many, sparse, [range(1)])
+    assert 8 * len(stream) + 64 < least * len(many)
+    assert not decode_falling([stream], many, sparse, [range(1)]).any()
+    [stream] = encode_falling(np.arange(len(many)).astype(np.int16) % 2, many, sparse, [range(1)])
+    with pytest.raises(CorruptError, match="or more: the file is damaged"):
+        decode_falling([stream[:64]], many, sparse, [range(1)])
+
+
+def test_a_beginning_is_not_copied_for_each_symbol(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one value that is not 0, far away, there are many symbols, each asked for by itself."""
+    values, rows = np.zeros(400_000, np.int16), np.zeros(400_000, np.uint8)
+    values[-1] = 1
+    [stream] = encode_falling(values, rows, SPARSE, ALL)
+    copies = []
+    begin = falling.decoder_of
+
+    class Counting:
+        def __init__(self, decoder: object) -> None:
+            self._decoder = decoder
+
+        def clone(self) -> "Counting":
+            copies.append(1)
+            return Counting(self._decoder.clone())  # type: ignore[attr-defined]
+
+        def decode(self, *arguments: object) -> object:
+            return self._decoder.decode(*arguments)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(falling, "decoder_of", lambda data: Counting(begin(data)))
+    assert np.array_equal(decode_falling([Cut(stream + bytes(64))], rows, SPARSE, ALL), values)
+    assert len(copies) < 20
+
+
+def test_a_beginning_that_no_stream_has_is_refused() -> None:
+    """Its first symbols say that more values are not 0 than there are."""
+    rows, likely = np.zeros(600, np.uint8), SPARSE[0]._likely(600)  # type: ignore[attr-defined]
+    encoder = constriction.stream.queue.RangeEncoder()
+    encoder.encode(np.array([len(likely)], np.int32), constriction.stream.model.Uniform(len(likely) + 1))
+    encoder.encode(np.array([0, 601], np.int32), constriction.stream.model.Uniform(65536))
+    for stream in (stream_of(encoder) + bytes(8), Cut(stream_of(encoder) + bytes(8))):
+        with pytest.raises(CorruptError, match="601 values in a group of 600"):
+            decode_falling([stream], rows, SPARSE, ALL)

@@ -32,6 +32,9 @@ class Decoder:
     def __init__(self, data: bytes, known: int | None = None) -> None:
         self._decoder, self._left = decoder_of(data), known
 
+    def expect(self, bits: float) -> None:
+        self.expected = bits
+
     def decode(self, model: object, n_symbols: int) -> np.ndarray:
         n = n_symbols if self._left is None else min(n_symbols, self._left)
         self._left = self._left if self._left is None else 0 if n < n_symbols else self._left - n
@@ -79,7 +82,9 @@ def test_as_many_bits_as_value_by_value_and_fewer_symbols(zero: float, n: int) -
             symbols.append(n_symbols)
             return super().decode(model, n_symbols)
 
-    signed.decode(Counting(coded(signed, group)), n)
+    reader = Counting(coded(signed, group))
+    signed.decode(reader, n)
+    assert reader.expected < bits
     assert bits <= signed.bits(group) * 1.0005 + 12 + 32, "the number of others, and the last word"
     assert sum(symbols) <= 2.1 * np.count_nonzero(group) + n / LONGEST + 4
 

@@ -11,6 +11,7 @@ import pytest
 from fewbits.codec import Model, load_model
 from fewbits.errors import ModelError
 from fewbits.runtime.bundle import TABLES, pack_bundle, parse_bundle
+from fewbits.runtime.engines import Network, onnxruntime_engine
 from fewbits.runtime.manifest import MANIFEST, manifest_id, model_id, parse_manifest
 
 CODING = {"kind": "hyperprior", "halo": 3}
@@ -80,7 +81,7 @@ BAD_MANIFESTS = {
     "nothing": b"",
     "too deep": b"[" * 200_000,
     **{f"no {field}": json.dumps({k: v for k, v in GOOD.items() if k != field}).encode() for field in GOOD},
-    "other version": json.dumps(GOOD | {"bundle": 2}).encode(),
+    "other version": json.dumps(GOOD | {"bundle": 3}).encode(),
     **{
         f"{field} is {value!r}": json.dumps(GOOD | {field: value}).encode()
         for field in ("family", "coding", "files", "card", "variants", "ranges")
@@ -209,6 +210,31 @@ def test_tables_of_another_shape_or_type_are_refused_before_they_are_used(model:
     wide = {"z_frequencies": np.repeat(source["z_frequencies"], 2, 1)}
     with pytest.raises(ModelError, match="network hyper_analysis gives 64 channels, by the bundle's tables it must be 128"):
         Model(shipped_files(model, tables=wide), "here").encode(np.zeros((20, 20, 3), np.uint8))
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize(
+    "made",
+    [
+        np.zeros((32, 32, 3), np.uint16),
+        np.zeros((32, 32, 3), np.float64),
+        np.zeros((32, 16, 3), np.float32),
+        np.zeros((1, 2, 32, 32), np.float32),
+        np.zeros((32, 32), np.float32),
+        np.zeros((32, 32, 3), "U1"),
+    ],
+    ids=lambda made: f"{made.dtype.name} {made.shape}",
+)
+def test_pixels_of_another_size_or_type_are_a_model_error(model: Model, made: np.ndarray, deep: bool) -> None:
+    load = onnxruntime_engine(1)
+
+    def engine(data: bytes) -> Network:
+        return (lambda output="", /, **inputs: made) if data == model.bundle.networks["synthesis"] else load(data)
+
+    other = Model(shipped_files(model), "here", engine)
+    file = other.encode(np.zeros((20, 20, 3), np.uint8))
+    with pytest.raises(ModelError, match=r"network synthesis gives .*, it must be float32 \(3, 32, 32\)"):
+        other.decode(file, depth=16 if deep else 8)
 
 
 @pytest.mark.parametrize("data", [b"", b"no network", bytes(100)], ids=["empty", "text", "zeros"])

@@ -257,7 +257,9 @@ def with_pixels_of(out: np.ndarray) -> list[np.ndarray]:
     infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["height", "width", 3]) for name in ("x", "out")]
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["out"])], "pixels", infos[:1], infos[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    session = onnxruntime.InferenceSession(with_pixels(model.SerializeToString()), providers=["CPUExecutionProvider"])
+    data = with_pixels(model.SerializeToString())
+    assert with_pixels(data) == data
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     assert [item.name for item in session.get_outputs()] == ["out", "pixels"]
     return list(session.run(None, {"x": out}))
 

@@ -268,7 +268,7 @@ def test_its_products_are_of_integers_and_its_layout_never_changes_inside(files:
     assert (kinds["Conv"], kinds["MatMul"]) == (0, 2 + 2)  # of the latent's leading channels; up and head
     # All that is read: leading channels, others, scale, shift. Then up to 1/8, and twice out.
     assert kinds["Transpose"] == 4 + 1 + 2
-    assert kinds["QuantizeLinear"] == 5 + 1 + 2  # what blocks read; the latent, and what reads it
+    assert kinds["QuantizeLinear"] == 5 + 1 + 2 + 1  # what blocks read; the latent, and what reads it; pixels
     assert not {"DequantizeLinear", "Gather", "Expand", "Cast"} & set(kinds)  # nothing else is computed of weights at every run
 
 
@@ -285,8 +285,9 @@ def test_the_same_model_gives_the_same_bytes(bare: dict[str, bytes]) -> None:
     """In another process, too, where sets of names have another order."""
     code = (
         "import sys; from pathlib import Path; from fewbits.training.export import load_bundle, load_model;"
-        "from fewbits.training.quantization import quantized; b = load_bundle(Path(sys.argv[1]));"
-        "steps = load_model(b).int8_steps()['synthesis']; sys.stdout.buffer.write(quantized(b.networks['synthesis'], steps))"
+        "from fewbits.training.layout import with_pixels; from fewbits.training.quantization import quantized;"
+        "b = load_bundle(Path(sys.argv[1])); steps = load_model(b).int8_steps()['synthesis'];"
+        "sys.stdout.buffer.write(with_pixels(quantized(b.networks['synthesis'], steps), variant=True))"
     )
     with tempfile.TemporaryDirectory() as folder:
         for name, data in bare.items():

@@ -7,7 +7,7 @@ values follow the symbols of their table. One after the other, several streams c
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
 import constriction
 import numpy as np
@@ -31,6 +31,7 @@ from fewbits.threads import beside
 
 _MOST: Final = 0.55  # the share of coded values from which on sorting all of them takes less than finding those
 _LONG: Final = 250_000  # so many values take longer to sort than a thread takes to begin
+_FEW: Final = 64  # so many symbols are decoded one by one where a stream may end: to go back takes a copy of the whole stream
 _AHEAD_BYTES: Final = 16  # after what is there of a stream: further than the ends of an interval have digits
 
 
@@ -84,7 +85,7 @@ def encode_falling(
         encoder = constriction.stream.queue.RangeEncoder()
         for table, start, stop in groups:
             group, magnitude = ordered[start:stop], next(largest)
-            if isinstance(table, RunTable) and len(group) >= FEWEST:
+            if _by_runs(table, len(group)):
                 table.encode(encoder, group)
                 continue
             if magnitude <= table.limit:
@@ -107,18 +108,18 @@ def decode_falling(
 ) -> np.ndarray:
     """Inverse of encode_falling: int16 (n,); 0 for values that were left out, or that a stream which was cut does not tell.
 
-    Raises CorruptError where a stream that is there as a whole is impossible, before more is decoded than it can hold.
+    Raises CorruptError where a stream is impossible, before more is decoded than one that is there as a whole can hold.
     """
     counts = counted(rows, len(tables)) if counts is None else counts
     first = ranges[-1].start
     order, ordered = _order(rows, counts, first, meanwhile=True), np.zeros(int(counts[first:].sum()), np.int16)
     n_dense, places, others = 0, [np.empty(0, np.int64)], [np.empty(0, np.int32)]  # the latter: of groups that are nearly all 0
     for stream, groups in zip(streams, _groups(counts, tables, ranges), strict=True):
-        if not isinstance(stream, Cut):
-            check_length(stream, sum((stop - start) * table.least_bits for table, start, stop in groups))
         reader = _Beginning(stream.there) if isinstance(stream, Cut) else _Whole(stream)
+        sizes = [(table, stop - start) for table, start, stop in groups]
+        reader.expect(sum(n * table.table.least_bits for table, n in sizes if not _by_runs(table, n)))
         for table, start, stop in groups:
-            if isinstance(table, RunTable) and stop - start >= FEWEST:
+            if _by_runs(table, stop - start):
                 within, found = table.decode(reader, stop - start)
                 places.append(start + within)
                 others.append(found)
@@ -133,11 +134,21 @@ def decode_falling(
     return values
 
 
+def _by_runs(table: SignedTable, n: int) -> TypeGuard[RunTable]:
+    """Whether a group of n values is coded so."""
+    return isinstance(table, RunTable) and n >= FEWEST
+
+
 class _Whole:
     """A stream that is there as a whole."""
 
     def __init__(self, data: bytes) -> None:
-        self._decoder = decoder_of(data)
+        self._data, self._bits, self._decoder = data, 0.0, decoder_of(data)
+
+    def expect(self, bits: float) -> None:
+        """Symbols that take so many bits or more. Raises CorruptError where the stream is too short for all that was expected."""
+        self._bits += bits
+        check_length(self._data, self._bits)
 
     def decode(self, model: object, n_symbols: int) -> np.ndarray:
         """The next symbols. Raises CorruptError."""
@@ -156,11 +167,15 @@ class _Beginning:
         self._ends: list[Any] = [decoder_of(words), decoder_of(words + b"\xff" * _AHEAD_BYTES)]
         self._over = not words
 
+    def expect(self, bits: float) -> None:
+        """As _Whole does. What is there may be too short for anything."""
+
     def decode(self, model: object, n_symbols: int) -> np.ndarray:
         """The next symbols, as many of them as are certain. Where they are fewer than asked for, none come after."""
         parts, left, step = [np.empty(0, np.int32)], n_symbols, n_symbols
         while left and not self._over:
-            step, ends = min(step, left), [end.clone() for end in self._ends]
+            step = min(step, left) if min(step, left) > _FEW else 1
+            ends = [end.clone() for end in self._ends] if step > 1 else self._ends  # where one fails, none come after
             try:
                 low, high = (decode_symbols(end, model, step) for end in ends)
             except CorruptError:  # behind what is there. Decoders do not say where: look for it in halves

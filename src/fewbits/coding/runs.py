@@ -49,6 +49,11 @@ class RunTable(SignedTable):
         found[self.limit] += TOTAL - found.sum()
         return FrequencyTable(found)
 
+    @cached_property
+    def _least_bits_of_other(self) -> float:
+        """What a value takes at least that is not 0: a run's last symbol, and its own."""
+        return float(PRECISION - np.log2(self._runs.frequencies[:-1].max())) + self._others.least_bits
+
     def _likely(self, n: int) -> range:
         """How many of n values may well be not 0."""
         expected = n * (TOTAL - self._zero) >> PRECISION
@@ -82,12 +87,13 @@ class RunTable(SignedTable):
     def decode(self, reader: Reader, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Of n values the places int64 of those that are known and not 0, and what they are, int32. Raises CorruptError."""
         n_others, longest, parts, reached = self._decode_number(reader, n), len(self._runs) - 1, [], 0
+        reader.expect(n_others * self._least_bits_of_other)
         missing = n_others
         while missing:
             lengths = reader.decode(self._runs.model, missing)
             parts.append(lengths)
             n_ends = int(np.count_nonzero(lengths < longest))
-            reached += int(lengths.sum()) + n_ends
+            reached += int(lengths.sum(dtype=np.int64)) + n_ends
             if reached > n:
                 raise CorruptError("a stream's runs of zeros are longer than it has values: the file is damaged")
             if len(lengths) < missing:

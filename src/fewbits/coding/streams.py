@@ -26,6 +26,9 @@ class Reader(Protocol):
     def decode(self, model: object, n_symbols: int) -> np.ndarray:
         """The next symbols, int32; fewer where no more are known. Raises CorruptError."""
 
+    def expect(self, bits: float) -> None:
+        """What comes next takes so many bits or more. Raises CorruptError where a stream is too short for it."""
+
 
 class SignedTable:
     """Integers -limit..limit and an escape, as symbols 0..2 * limit + 1 of `table`; the escape is the last."""

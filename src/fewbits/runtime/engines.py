@@ -6,7 +6,7 @@ no Winograd transform (docs/bundle.md, "Exactness").
 """
 
 import importlib.util
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from fewbits.processor import has_int8
 DEFAULT_ENGINE: Final = "onnxruntime"
 INT8_ENGINES: Final = (DEFAULT_ENGINE, "cuda")  # that have the operators of int8 variants, which are ONNX Runtime's own
 SPIN_US: Final = "200"  # that a thread waits for work before it sleeps: longer than from one operator to the next
+CPU: Final = "CPUExecutionProvider"  # of ONNX Runtime's
 EXTRA: Final = "openvino"  # that installs what is not there by default
 
 
@@ -27,7 +28,8 @@ class Network(Protocol):
         """float32 arrays in (batch, channels, height, width) by input name -> the network's first output, likewise, or, of some
         that give pixels, (height, width, 3).
 
-        output: the name of another output that is wanted where the network has it, of whatever type and shape that is.
+        output: the name of another output that is wanted, of whatever type and shape; the first where there is none of that name,
+        or the engine has only that.
         What the network does not have among its inputs is left out.
         """
         ...
@@ -52,20 +54,23 @@ def exact_of(engine: Engine) -> Engine:
 
 
 class _OnnxNetwork:
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, *, first_only: bool) -> None:
         self._session, self._names = session, {item.name for item in session.get_inputs()}
-        self._outputs = [item.name for item in session.get_outputs()]
+        self._outputs = [item.name for item in session.get_outputs()][: 1 if first_only else None]
 
     def __call__(self, output: str = "", /, **inputs: np.ndarray) -> np.ndarray:
         own = taken(inputs, self._names)
         try:
-            return np.asarray(self._session.run([wanted(output, self._outputs)], own)[0])
+            return np.asarray(self._session.run([output if output in self._outputs else self._outputs[0]], own)[0])
         except Exception as error:  # ONNX Runtime's errors have no common base but this
             raise ModelError(f"a network of the bundle cannot be run: {_one_line(error)}") from error
 
 
-def onnxruntime_engine(threads: int | None = None, *, optimize: bool = True, provider: str = "CPUExecutionProvider") -> Engine:
-    """ONNX Runtime, on the CPU with `threads` threads (None: one a core) where no other provider is given."""
+def onnxruntime_engine(threads: int | None = None, *, optimize: bool = True, provider: str = CPU) -> Engine:
+    """ONNX Runtime, on the CPU with `threads` threads (None: one a core) where no other provider is given.
+
+    Only on the CPU networks give other outputs than the first: there rounding is known to make 0 of what is no number (ADR 32).
+    """
     import onnxruntime  # here, because it takes 50 ms that `fewbits info` need not pay
 
     options = onnxruntime.SessionOptions()
@@ -79,7 +84,8 @@ def onnxruntime_engine(threads: int | None = None, *, optimize: bool = True, pro
 
     def load(data: bytes) -> Network:
         try:
-            return _OnnxNetwork(onnxruntime.InferenceSession(data, options, providers=[provider]))
+            session = onnxruntime.InferenceSession(data, options, providers=[provider])
+            return _OnnxNetwork(session, first_only=provider != CPU)
         except Exception as error:  # ONNX Runtime's errors have no common base but this
             raise ModelError(f"it cannot be loaded: {_one_line(error)}") from error
 
@@ -89,13 +95,12 @@ def onnxruntime_engine(threads: int | None = None, *, optimize: bool = True, pro
 class _OpenvinoNetwork:
     def __init__(self, compiled: Any) -> None:
         self._compiled, self._inputs = compiled, [item.names for item in compiled.inputs]  # an input may have several names
-        self._outputs = [next(iter(item.names)) for item in compiled.outputs]
 
     def __call__(self, output: str = "", /, **inputs: np.ndarray) -> np.ndarray:
         own = taken(inputs, [next(iter(names & inputs.keys()), min(names)) for names in self._inputs])
         try:
             results = self._compiled.create_infer_request().infer(own)  # a request each: they are not safe to share
-            return np.array(results[self._outputs.index(wanted(output, self._outputs))])
+            return np.array(results[0])
         except Exception as error:  # OpenVINO's errors are RuntimeErrors of many kinds
             raise ModelError(f"a network of the bundle cannot be run: {_one_line(error)}") from error
 
@@ -111,7 +116,10 @@ def openvino_engine(threads: int | None = None, *, precision: str = "f32") -> En
 
     def load(data: bytes) -> Network:
         try:
-            return _OpenvinoNetwork(core.compile_model(core.read_model(data), "CPU", properties))
+            model = core.read_model(data)
+            for result in model.get_results()[1:]:  # what is no number becomes 255 in `pixels`, in place of 0
+                model.remove_result(result)
+            return _OpenvinoNetwork(core.compile_model(model, "CPU", properties))
         except Exception as error:  # see above
             raise ModelError(f"it cannot be loaded: {_one_line(error)}") from error
 
@@ -168,11 +176,6 @@ def taken(inputs: dict[str, np.ndarray], names: Collection[str]) -> dict[str, np
     if missing := sorted(set(names) - set(inputs)):
         raise ModelError(f"a network of the bundle reads {', '.join(missing)}, it is given {', '.join(inputs)}")
     return {name: inputs[name] for name in names}
-
-
-def wanted(output: str, names: Sequence[str]) -> str:
-    """Which of a network's outputs is meant: the one of that name, or the first."""
-    return output if output in names else names[0]
 
 
 def _one_line(error: Exception) -> str:

@@ -429,7 +429,12 @@ class HyperpriorCodec(Pipeline):
         network = self._network(self._synthesis_for(y_hat))
         output = PIXELS if dtype == np.uint8 else ""
         found = network(output, y_hat=y_hat[None], step=level.latent_step, **here)
-        return found.transpose(2, 0, 1) if found.ndim == 3 else found[0]  # planes, in bundles of older releases
+        planes = found.transpose(2, 0, 1) if found.ndim == 3 else found[0]  # planes, in bundles of older releases
+        shape = (3, *(STRIDE * side for side in y_hat.shape[1:]))
+        if planes.shape != shape or not (planes.dtype == np.float32 or planes.dtype == np.uint8 == dtype):
+            where = f"model {self.bundle.model_id.hex()}: network synthesis"
+            raise ModelError(f"{where} gives {planes.dtype} {planes.shape}, it must be float32 {shape}")
+        return planes
 
     def _synthesis_for(self, y_hat: np.ndarray) -> str:
         """The network for a tile: not the variant where a magnitude is beyond what it is made for, which it would clip."""

@@ -13,7 +13,8 @@ MANIFEST: Final = "manifest.json"
 VARIANTS: Final = "variants"  # the manifest's entry for them
 RANGES: Final = "ranges"  # and for the magnitudes that they are made for
 PRECISIONS: Final = ("fp32", "int8")  # of networks: that of the files that make the model's id, and the variants there may be
-BUNDLE_VERSION: Final = 1
+BUNDLE_VERSION: Final = 2  # of what is written; the first one has no runs of zeros, which readers of it would not notice
+BUNDLE_VERSIONS: Final = (1, BUNDLE_VERSION)
 
 
 def model_id(family: str, coding: Mapping[str, Any], hashes: Mapping[str, str]) -> bytes:
@@ -31,8 +32,9 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
     """The manifest as a dict. Raises ModelError; `where` names the bundle in messages."""
     try:
         manifest = json.loads(data)
-        if manifest["bundle"] != BUNDLE_VERSION:
-            raise ModelError(f"{where}: bundle version is {manifest['bundle']}, this release reads {BUNDLE_VERSION}")
+        if manifest["bundle"] not in BUNDLE_VERSIONS:
+            known = " and ".join(map(str, BUNDLE_VERSIONS))
+            raise ModelError(f"{where}: bundle version is {manifest['bundle']}, this release reads {known}")
         fields = [("family", str), ("coding", dict), ("files", dict), ("card", dict)]
         for name, kind in fields + [(extra, dict) for extra in (VARIANTS, RANGES) if extra in manifest]:
             if not isinstance(manifest[name], kind):

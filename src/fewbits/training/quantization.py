@@ -43,6 +43,7 @@ def quantized(data: bytes, steps: Steps) -> bytes:
     del model.graph.value_info[:]
     model.graph.node.extend(builder.nodes)
     model.graph.initializer.extend(builder.initializers.values())
+    del model.graph.output[1:]
     output = model.graph.output[0]
     output.CopyFrom(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, ["height", "width", 3]))
     model.graph.input.append(helper.make_tensor_value_info(STEP, TensorProto.FLOAT, [1, builder.n_latent, 1, 1]))
