@@ -234,7 +234,7 @@ def test_pixels_of_another_size_or_type_are_a_model_error(model: Model, made: np
     other = Model(shipped_files(model), "here", engine)
     file = other.encode(np.zeros((20, 20, 3), np.uint8))
     with pytest.raises(ModelError, match=r"network synthesis gives .*, it must be float32 \(3, 32, 32\)"):
-        other.decode(file, depth=16 if deep else 8)
+        other.decode_picture(file, depth=16 if deep else 8)
 
 
 @pytest.mark.parametrize("data", [b"", b"no network", bytes(100)], ids=["empty", "text", "zeros"])
