@@ -31,8 +31,8 @@ from PIL import Image, ImageDraw
 from fewbits import FewbitsError, load_model
 from fewbits.codec import Model
 from fewbits.fidelity import psnr
-from fewbits.runtime.bundle import WIDE
-from fewbits.runtime.engines import DEFAULT_ENGINE, ENGINES, engine_of, engine_state, taken
+from fewbits.runtime.bundle import PIXELS, WIDE
+from fewbits.runtime.engines import DEFAULT_ENGINE, ENGINES, Network, engine_of, engine_state, taken
 from fewbits.runtime.manifest import PRECISIONS
 from fewbits.stages import watched
 from fewbits.structure import decibels, ms_ssim
@@ -117,7 +117,8 @@ def observe(data: bytes, inputs: dict[str, np.ndarray]) -> tuple[Any, dict[str, 
     for node in kept.node:
         if known.issuperset(node.input):
             known.update(node.output)
-    names = [name for node in kept.node for name in node.output if name not in known and name != kept.output[0].name]
+    known.update(item.name for item in kept.output)
+    names = [name for node in kept.node for name in node.output if name not in known]
     graph_model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     session = onnxruntime.InferenceSession(graph_model.SerializeToString(), providers=["CPUExecutionProvider"])
     inputs = taken(inputs, {item.name for item in session.get_inputs()})
@@ -143,6 +144,16 @@ def peaks() -> tuple[float, float]:
     return side**3 / seconds["product"], 2 * large.nbytes / seconds["copy"]
 
 
+def recording(network: Network, name: str, recorded: dict[str, dict[str, np.ndarray]]) -> Network:
+    """The network, noting what it first reads under its name."""
+
+    def call(output: str = "", /, **inputs: np.ndarray) -> np.ndarray:
+        recorded.setdefault(name, inputs)
+        return network(output, **inputs)
+
+    return call
+
+
 def budget(options: argparse.Namespace) -> None:
     macs_per_s, bytes_per_s = peaks()
     print(f"peaks of one core: {macs_per_s / 1e9:.0f} GMAC/s in float32, {bytes_per_s / 1e9:.1f} GB/s copied\n")
@@ -151,13 +162,7 @@ def budget(options: argparse.Namespace) -> None:
     recorded: dict[str, dict[str, np.ndarray]] = {}
     loaded = model.pipeline._network  # type: ignore[attr-defined]
     for name in COVERED.keys() & model.bundle.networks.keys():
-        network = loaded(name)
-
-        def call(_name: str = name, _network: Any = network, **inputs: np.ndarray) -> np.ndarray:
-            recorded.setdefault(_name, inputs)
-            return np.asarray(_network(**inputs))
-
-        loaded._loaded[name] = call
+        loaded._loaded[name] = recording(loaded(name), name, recorded)
     data = model.encode(pixels, 60)
     model.decode(data)
     model = load_model(options.model, threads=1, precision=options.precision)
@@ -169,7 +174,7 @@ def budget(options: argparse.Namespace) -> None:
         source, px = COVERED[name]
         covered = px * inputs[source].shape[2] * inputs[source].shape[3]
         network = loaded(name)
-        seconds = median(cpu_seconds(partial(network, **inputs)) for _ in range(CALLS))
+        seconds = median(cpu_seconds(partial(network, PIXELS, **inputs)) for _ in range(CALLS))
         floor = max(macs / macs_per_s, moved / bytes_per_s) / covered
         print(
             f"{name:16} {macs / covered / 1e3:8.2f} {moved / covered:6.0f} {1e9 * floor:12.1f} {1e9 * seconds / covered:14.1f} "
