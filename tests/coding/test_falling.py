@@ -162,13 +162,13 @@ def test_a_beginning_of_runs_is_true_and_grows() -> None:
     assert np.array_equal(decode_falling([Cut(stream + bytes(8))], rows, SPARSE, ALL), values)
 
 
-def test_a_thread_sorts_many_values_while_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_sorts_values_of_a_middling_number_while_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     values, rows = drawn(4000)
     [stream] = encode_falling(values, rows, TABLES, ALL)
     calls = []
     monkeypatch.setattr(falling, "beside", lambda call: calls.append(call) or call)
-    for fewest, n_calls in ((4001, 0), (4000, 1)):
-        monkeypatch.setattr(falling, "_LONG", fewest)
+    for numbers, n_calls in ((range(4001, 9000), 0), (range(4000), 0), (range(4000, 4001), 1)):
+        monkeypatch.setattr(falling, "_BESIDE", numbers)
         assert np.array_equal(decode_falling([stream], rows, TABLES, ALL), values)
         assert len(calls) == n_calls
 

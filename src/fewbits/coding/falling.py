@@ -30,7 +30,9 @@ from fewbits.stages import stage
 from fewbits.threads import beside
 
 _MOST: Final = 0.55  # the share of coded values from which on sorting all of them takes less than finding those
-_LONG: Final = 250_000  # so many values take longer to sort than a thread takes to begin
+# So many values take longer to sort than a thread takes to begin; and of more the memory of a second thread, which the process
+# keeps, would be more than it is worth.
+_BESIDE: Final = range(250_000, 2_000_000)
 _FEW: Final = 64  # so many symbols are decoded one by one where a stream may end: to go back takes a copy of the whole stream
 _AHEAD_BYTES: Final = 16  # after what is there of a stream: further than the ends of an interval have digits
 
@@ -44,16 +46,24 @@ class _Group(NamedTuple):
 
 
 def _order(rows: np.ndarray, counts: np.ndarray, first: int, *, meanwhile: bool = False) -> Callable[[], np.ndarray]:
-    """Positions of those whose table is `first` or a later one, by falling table, stable; when they are asked for.
+    """Positions of those whose table is `first` or a later one, by falling table, stable.
 
-    counts: of the values of each table. meanwhile: many are sorted from now on, by a thread of its own: numpy needs no lock.
+    counts: of the values of each table. meanwhile: whether a thread of its own may sort until they are asked for, for which numpy
+    needs no lock.
     """
     n_coded, last = int(counts[first:].sum()), rows.dtype.type(len(counts) - 1)
     positions = np.flatnonzero(rows >= first) if n_coded <= _MOST * len(rows) else None
     keys = last - (rows if positions is None else rows.take(positions))
+
+    def placed(order: np.ndarray) -> np.ndarray:
+        return order[:n_coded] if positions is None else positions.take(order)  # those not coded come last
+
     call = partial(np.argsort, keys, kind="stable")
-    found = beside(call) if meanwhile and len(keys) >= _LONG else call
-    return lambda: found()[:n_coded] if positions is None else positions.take(found())  # those not coded come last
+    if meanwhile and len(keys) in _BESIDE:
+        found = beside(call)
+        return lambda: placed(found())
+    order = placed(call())
+    return lambda: order
 
 
 def _groups(counts: np.ndarray, tables: Sequence[SignedTable], ranges: Sequence[range]) -> list[list[_Group]]:
