@@ -44,10 +44,11 @@ class Row(NamedTuple):
 
 
 def in_order(folder: str, order: str, threads: int) -> Model:
-    """A bundle with its scale indices in that order."""
+    """A bundle with its scale indices in that order; those that rise are of before runs of zeros."""
     files = read_bundle(Path(folder))
     manifest = parse_manifest(files.pop(MANIFEST), folder)
-    packed = pack_bundle(manifest["family"], manifest["coding"] | {"order": order}, manifest["card"], files)
+    coding = manifest["coding"] | {"order": order} | ({} if order == "falling" else {"runs_below": 0})
+    packed = pack_bundle(manifest["family"], coding, manifest["card"], files)
     return Model(packed, folder, onnxruntime_engine(threads))
 
 
