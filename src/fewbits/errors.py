@@ -18,10 +18,15 @@ Messages name the field, the value and what is allowed, in one line.
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 
 class FewbitsError(Exception):
-    """Base of all errors that fewbits raises on purpose."""
+    """Base of all errors that fewbits raises on purpose. They travel between processes, whatever their class is built from."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The class and the text, without __init__: a pool of processes hangs on an error that cannot be made again."""
+        return type(self).__new__, (type(self), *self.args), self.__dict__ or None
 
 
 class FormatError(FewbitsError):
