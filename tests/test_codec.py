@@ -23,7 +23,7 @@ import fewbits
 from fewbits import Target, codec, installed
 from fewbits.codec import Model, decode, decode_array, encode, inspect, load_model, model_of, quality_steps
 from fewbits.container import Header, Limits, pack, parse
-from fewbits.errors import CorruptError, FewbitsError, FormatError, ImageError, LimitError, ModelError
+from fewbits.errors import CorruptError, FewbitsError, FormatError, ImageError, LimitError, ModelError, NotFewbitsError
 from fewbits.fidelity import ssimulacra2
 from fewbits.picture import Metadata, Picture
 from fewbits.picturefile import read_picture
@@ -535,7 +535,7 @@ def test_folders_that_are_no_bundles_are_refused(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["", "..", "few/..", "a\0b", "x" * 5000], ids=lambda name: repr(name[:6]))
+@pytest.mark.parametrize("name", ["", "..", "few/..", "a\0b", "x" * 5000, None, 3], ids=lambda name: repr(name)[:6])
 def test_odd_names_of_models_are_refused(name: str) -> None:
     with pytest.raises(ModelError):
         load_model(name)
@@ -560,7 +560,75 @@ def test_a_name_is_no_picture(model: Model, image: object) -> None:
         model.encode(image)
 
 
-@pytest.mark.parametrize("quality", ["60", [60]])
+READ_FIRST = r"read the file first, Path\(\.\.\.\)\.read_bytes\(\)"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("photo.few", f"^data is a str, it must be bytes: {READ_FIRST}$"),
+        (Path("photo.few"), f"^data is a \\w+Path, it must be bytes: {READ_FIRST}$"),
+        (io.BytesIO(b""), r"^data is a BytesIO, it must be bytes: call its read\(\)$"),
+        (None, "^data is a NoneType, it must be bytes$"),
+        (Image.new("L", (2, 2)), "^data is a Image, it must be bytes$"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_bytes_is_refused(model: Model, data: object, message: str) -> None:
+    for read in (inspect, decode, decode_array, model.decode, model.verify, model.symbols):
+        with pytest.raises(ImageError, match=message):
+            read(data)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "alike",
+    [
+        bytearray,
+        memoryview,
+        lambda data: np.frombuffer(data, np.uint8),
+        lambda data: np.frombuffer(data, np.uint8).repeat(2)[::2],
+    ],
+    ids=["bytearray", "memoryview", "array", "strided"],
+)
+def test_bytes_of_any_kind_are_taken(model: Model, small: bytes, alike: Callable[[bytes], bytes]) -> None:
+    assert inspect(alike(small)) == inspect(small)
+    assert np.array_equal(model.decode(alike(small)), model.decode(small))
+    assert np.array_equal(decode_array(alike(small), model=model), decode_array(small, model=model))
+    with pytest.raises(NotFewbitsError, match="it is empty"):
+        decode(alike(b""))
+
+
+def test_a_model_is_taken_by_its_name_and_by_its_folder(picture: Draw) -> None:
+    pixels = picture(20, 30)
+    data = load_model("klt").encode(pixels)
+    assert encode(pixels, model="klt") == encode(pixels, model=installed.SHIPPED / "klt") == data
+    assert np.array_equal(decode(data, model="klt"), decode(data))
+    assert np.array_equal(decode_array(data, model=str(installed.SHIPPED / "klt")), decode(data))
+
+
+def test_options_of_other_types_are_refused(small: bytes) -> None:
+    pixels = np.zeros((4, 4), np.uint8)
+    chosen = "model is a int, it must be a fewbits.Model, or a name or folder as load_model takes it"
+    for call, message in (
+        (lambda: encode(pixels, model=3), chosen),  # type: ignore[arg-type]
+        (lambda: decode(small, model=3), chosen),  # type: ignore[arg-type]
+        (lambda: encode(pixels, tune=["psnr"]), "tune is .*, it must be one of visual, psnr"),  # type: ignore[arg-type]
+        (lambda: encode(pixels, target="200kB"), r"target is '200kB', it must be a fewbits\.Target, such as"),  # type: ignore[arg-type]
+        (lambda: decode(small, limits=10), r"limits is 10, it must be fewbits\.Limits, such as"),  # type: ignore[arg-type]
+        (lambda: Limits(pixels="40MP"), "limits: pixels is '40MP', it must be a number"),  # type: ignore[arg-type]
+        (lambda: Limits(side=math.nan), "limits: side is nan, it must be a number"),  # type: ignore[arg-type]
+    ):  # fmt: skip
+        with pytest.raises(ImageError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("threads", [0, -1, "2", 1.5, True])
+def test_threads_are_a_whole_number(threads: object) -> None:
+    with pytest.raises(ModelError, match=f"threads is {threads!r}, it must be a whole number from 1 on"):
+        load_model(threads=threads)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("quality", ["60", [60], True])
 def test_a_quality_is_a_number(model: Model, quality: object) -> None:
     with pytest.raises(ImageError, match="quality is"):
         model.encode(np.zeros((4, 4), np.uint8), quality)  # type: ignore[arg-type]

@@ -291,6 +291,9 @@ def test_a_model_of_ones_own(image: Image.Image) -> None:
     klt = fewbits.load_model("klt")
     with opened(saved(image, model=klt)) as found:
         assert np.array_equal(np.asarray(found), np.asarray(klt.decode(klt.encode(image))))
+    assert saved(image, model="klt") == saved(image, model=klt, lossless=False)
+    with pytest.raises(OSError, match="model klt-2 is neither a bundle's folder nor an installed model"):
+        saved(image, model="klt-2")
 
 
 def test_more_quality_is_nearer_and_larger(image: Image.Image) -> None:
@@ -306,6 +309,9 @@ def test_more_quality_is_nearer_and_larger(image: Image.Image) -> None:
         ({"quality": "best"}, "quality is best"),
         ({"tune": "ear"}, "tune is 'ear', it must be one of visual, psnr"),
         ({"roi_drop": 20}, "roi_drop is 20 without a roi"),
+        ({"target": "2kB"}, "target is '2kB', it must be a fewbits.Target, such as Target(size='200kB')"),
+        ({"model": 3}, "model is a int, it must be a fewbits.Model"),
+        ({"lossless": True}, "lossless: a .few file is never that"),
         ({"save_all": True}, "save_all: a .few file holds one picture"),
         ({"append_images": [Image.new("L", (1, 1))]}, "save_all: a .few file holds one picture"),
         ({"exif": b"invalid"}, "exif: not a TIFF file"),

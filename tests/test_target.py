@@ -3,7 +3,9 @@
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from fewbits.errors import ImageError
@@ -44,11 +46,16 @@ def test_other_sizes_are_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "given",
     [{"size": 0}, {"size": "0kB"}, {"bpp": 0.0}, {"bpp": math.nan}, {"psnr": -1.0}, {"psnr": math.inf}, {"ssim": 1.0},
-     {"ssim": 0.0}, {"ssimulacra2": 100.0}, {"ssimulacra2": math.nan}, {"psnr": "38"}],
+     {"ssim": 0.0}, {"ssimulacra2": 100.0}, {"ssimulacra2": math.nan}, {"psnr": "38"}, {"psnr": True}, {"size": [1]}],
 )  # fmt: skip
 def test_values_outside_are_refused(given: dict[str, float]) -> None:
     with pytest.raises(ImageError, match=f"target {next(iter(given))} is"):
         Target(**given)  # type: ignore[arg-type]
+
+
+def test_numbers_of_every_kind_are_taken() -> None:
+    assert Target(psnr=np.float32(30)) == Target(psnr=Fraction(30)) == Target(psnr=30)
+    assert Target(size=np.int64(3000)) == Target(size="3kB") and type(Target(size=np.int64(3000)).size) is int
 
 
 @pytest.mark.parametrize("given", [{}, {"size": 1, "bpp": 1.0}, {"psnr": 1.0, "ssim": 0.5, "bpp": 1.0}])

@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,6 +52,7 @@ PIPELINES: dict[str, Callable[[Bundle, Engine], Pipeline]] = {
     "masked": MaskedCodec,
 }
 Region = tuple[int, int, int, int]  # x, y, width, height in pixels
+Named = str | os.PathLike[str]  # a model by its name or its bundle's folder
 ENGINE_VARIABLE: Final = "FEWBITS_ENGINE"
 PRECISION_VARIABLE: Final = "FEWBITS_PRECISION"
 NO_OTHER_LIMITS: Final = Limits()  # than the format's own
@@ -105,6 +106,8 @@ class Model:
         warn: Warn = _python_warning,
     ) -> bytes:
         """See fewbits.encode. progress is called with the fraction done, 0..1; warn with a line where a target is missed."""
+        if not isinstance(target, Target | None):
+            raise ImageError(f"target is {target!r}, it must be a fewbits.Target, such as Target(size='200kB')")
         if quality is not None and target is not None:
             raise ImageError(f"quality is {quality} beside a target of {target.name}: give one of them")
         steps = quality_steps(DEFAULT_QUALITY if quality is None else quality)
@@ -136,7 +139,7 @@ class Model:
 
     def _roi(self, mask: Any, drop: float | None, picture: Picture) -> Roi | None:
         """Raises ImageError where this model takes none, and on other masks and drops."""
-        if drop is not None and (not isinstance(drop, Real) or not 0 <= drop <= 100):
+        if drop is not None and (isinstance(drop, bool) or not isinstance(drop, Real) or not 0 <= drop <= 100):
             raise ImageError(f"roi_drop is {drop}, it must be from 0 to 100")
         if mask is None:
             if drop is not None:
@@ -180,6 +183,8 @@ class Model:
         """Pixels, alpha and metadata of a file, at 8 or 16 bits a sample. Arguments and errors as those of fewbits.decode."""
         if depth not in DEPTHS:
             raise ImageError(f"depth is {depth}, it must be 8 or 16")
+        if not isinstance(limits, Limits):
+            raise ImageError(f"limits is {limits!r}, it must be fewbits.Limits, such as Limits(pixels=40_000_000)")
         header, latent, beside = self._parsed(data, allow_truncated)
         limits.check(header)
         metadata = parse_metadata(beside)
@@ -235,7 +240,7 @@ class Model:
 
     def _parsed(self, data: bytes, allow_truncated: bool = False) -> tuple[Header, list[CutSection], list[tuple[int, bytes]]]:
         """The header, the latent's sections, and those beside it that are there."""
-        header, sections = container.parse(data, allow_truncated=allow_truncated)
+        header, sections = container.parse(_bytes_of(data), allow_truncated=allow_truncated)
         if header.model_id != self.bundle.model_id:
             raise ModelError(f"made with model {header.model_id.hex()}, not with this one, {self.bundle.model_id.hex()}")
         latent: list[CutSection] = []
@@ -250,9 +255,30 @@ class Model:
 
 def quality_steps(quality: float) -> int:
     """0-100 -> hundredths. Raises ImageError outside."""
-    if not isinstance(quality, Real) or not 0 <= quality <= 100:  # also catches NaN
+    if isinstance(quality, bool) or not isinstance(quality, Real) or not 0 <= quality <= 100:  # also catches NaN
         raise ImageError(f"quality is {quality}, it must be from 0 to 100")
     return round(quality * 100)
+
+
+def _bytes_of(data: Any) -> bytes:
+    """A file's content, of any bytes-like object. Raises ImageError on others."""
+    if isinstance(data, bytes):
+        return data
+    try:
+        return memoryview(data).tobytes()
+    except TypeError:
+        named = isinstance(data, str | os.PathLike)
+        hint = ": read the file first, Path(...).read_bytes()" if named else ": call its read()" if hasattr(data, "read") else ""
+        raise ImageError(f"data is a {type(data).__name__}, it must be bytes{hint}") from None
+
+
+def _given(model: Model | Named | None) -> Model | None:
+    """The model that a caller chose, None where that was left to us. Raises ImageError on other types, and ModelError."""
+    if isinstance(model, Model | None):
+        return model
+    if isinstance(model, str | os.PathLike):
+        return load_model(model)
+    raise ImageError(f"model is a {type(model).__name__}, it must be a fewbits.Model, or a name or folder as load_model takes it")
 
 
 def encode(
@@ -263,7 +289,7 @@ def encode(
     tune: str | None = None,
     roi: Any = None,
     roi_drop: float | None = None,
-    model: Model | None = None,
+    model: Model | Named | None = None,
 ) -> bytes:
     """A picture -> the bytes of a .few file.
 
@@ -273,12 +299,14 @@ def encode(
     quality to reach in its place, such as Target(size="200kB"); a quality that is out of reach gives the best file and a
     TargetWarning. roi: a mask of the upright picture's size, Pillow image or uint8 array (h, w): blocks of 64x64 pixels with
     white in them have that quality, black ones one that is lower by roi_drop, 0-100 (30 where None), others one between. tune:
-    "visual", the default, for structure as people see it, or "psnr"; or in its place model, from load_model.
-    Raises ImageError on unsuitable pictures or options, and where a target size is below the smallest possible.
+    "visual", the default, for structure as people see it, or "psnr"; or in its place model, from load_model or as it takes one.
+    Raises ImageError on unsuitable pictures or options, whether by type or by value, and where a target size is below the
+    smallest possible; ModelError where the model is not installed.
     """
     if tune is not None and model is not None:
         raise ImageError(f"tune is {tune!r} beside a model: give one of them")
-    return (model or load_model(tuned_model(tune))).encode(image, quality, target=target, roi=roi, roi_drop=roi_drop)
+    chosen = _given(model) or load_model(tuned_model(tune))
+    return chosen.encode(image, quality, target=target, roi=roi, roi_drop=roi_drop)
 
 
 def decode(
@@ -288,9 +316,9 @@ def decode(
     scale: int = 1,
     allow_truncated: bool = False,
     limits: Limits = NO_OTHER_LIMITS,
-    model: Model | None = None,
+    model: Model | Named | None = None,
 ) -> Image.Image:
-    """The bytes of a .few file -> a Pillow image of mode RGB, RGBA, L or LA (numpy.asarray of it is uint8).
+    """The bytes of a .few file, any bytes-like object, -> a Pillow image of mode RGB, RGBA, L or LA (numpy.asarray: uint8).
 
     Its `info` has what the file keeps of icc_profile, exif and xmp. Pixels may differ by a few levels from one processor to
     another; by 1 with a model of load_model(..., precision="fp32"), or where $FEWBITS_PRECISION is fp32.
@@ -300,9 +328,10 @@ def decode(
     len(data) tells. Of a picture that is not decoded as a whole the symbols' checksum cannot be checked.
     limits: what the file may ask for at most, such as Limits(pixels=40_000_000) where it comes from strangers.
     model: where None, the file's own, among the shipped ones and those in the folders of $FEWBITS_MODELS.
-    Raises FormatError on damaged bytes, ModelError where the model is not installed, ImageError on other regions and scales.
+    Raises FormatError on damaged bytes, ModelError where the model is not installed, ImageError on what is no bytes, and on
+    unsuitable options.
     """
-    chosen = model or model_of(inspect(data))
+    chosen = _given(model) or model_of(inspect(data))
     return chosen.decode(data, region=region, scale=scale, allow_truncated=allow_truncated, limits=limits)
 
 
@@ -314,30 +343,31 @@ def decode_array(
     scale: int = 1,
     allow_truncated: bool = False,
     limits: Limits = NO_OTHER_LIMITS,
-    model: Model | None = None,
+    model: Model | Named | None = None,
 ) -> np.ndarray:
     """The same as an array, (h, w), or (h, w, 2, 3 or 4): grey or RGB, then alpha; of uint8, or uint16 where `depth` is 16.
 
     The networks know more than 8 bits of any picture; of one that had 16, `inspect(data).depth` says so.
     """
-    chosen = model or model_of(inspect(data))
+    chosen = _given(model) or model_of(inspect(data))
     picture = chosen.decode_picture(data, depth=depth, region=region, scale=scale, allow_truncated=allow_truncated, limits=limits)
     return picture.array()
 
 
 def inspect(data: bytes) -> Header:
-    """The header of a .few file; loads no network and needs only the file's beginning. Raises FormatError."""
-    return container.parse_header(data)
+    """The header of a .few file; loads no network and needs only the file's beginning. Raises FormatError, and ImageError on what
+    is no bytes."""
+    return container.parse_header(_bytes_of(data))
 
 
 def load_model(
-    name: str | Path = DEFAULT_MODEL,
+    name: Named = DEFAULT_MODEL,
     *,
     threads: int | None = None,
     precision: str | None = None,
     engine: str | None = None,
 ) -> Model:
-    """A model by the name of a shipped bundle ("few") or the path of a bundle's folder. Raises ModelError.
+    """A model by the name of a shipped bundle ("few") or the path of a bundle's folder. Raises ModelError, on wrong options too.
 
     Cached: a folder that changes is not read again by the same process.
 
@@ -349,6 +379,10 @@ def load_model(
     "cuda"; where None, the one that $FEWBITS_ENGINE names, else ONNX Runtime.
     """
     wanted = chosen_precision(precision)
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, Integral) or threads < 1):
+        raise ModelError(f"threads is {threads!r}, it must be a whole number from 1 on, or None for all cores")
+    if not isinstance(name, str | os.PathLike):
+        raise ModelError(f"model is a {type(name).__name__}, it must be a name or a bundle's folder")
     path = Path(name)
     try:
         if isinstance(name, str) and name == path.name and (SHIPPED / name / MANIFEST).exists():

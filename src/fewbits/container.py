@@ -5,9 +5,10 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Final
 
-from fewbits.errors import CorruptError, LimitError, NotFewbitsError, TruncatedError, UnsupportedVersionError
+from fewbits.errors import CorruptError, ImageError, LimitError, NotFewbitsError, TruncatedError, UnsupportedVersionError
 
 MAGIC: Final = b"\x8fFEW"
 EXTENSION: Final = ".few"
@@ -104,10 +105,17 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a caller allows a file to ask for: pixels, width times height; side, each of them. By default what the format does."""
+    """What a caller allows a file to ask for: pixels, width times height; side, each of them. By default what the format does.
+
+    Raises ImageError on what is no number."""
 
     pixels: int = MAX_PIXELS
     side: int = MAX_SIDE
+
+    def __post_init__(self) -> None:
+        for name, value in (("pixels", self.pixels), ("side", self.side)):
+            if isinstance(value, bool) or not isinstance(value, Real) or not value >= 0:  # also catches NaN
+                raise ImageError(f"limits: {name} is {value!r}, it must be a number that is not negative")
 
     def check(self, header: Header) -> None:
         """Raises LimitError."""

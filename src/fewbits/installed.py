@@ -44,7 +44,7 @@ def latent_width(manifest: dict[str, Any], header: Header) -> int | None:
 
 def tuned_model(tune: str | None) -> str:
     """The name of the shipped model for a tuning, the default one where None. Raises ImageError."""
-    name = TUNINGS.get(tune or DEFAULT_TUNING)
-    if name is None:
+    wanted = DEFAULT_TUNING if tune is None else tune
+    if not isinstance(wanted, str) or wanted not in TUNINGS:
         raise ImageError(f"tune is {tune!r}, it must be one of {', '.join(TUNINGS)}")
-    return name
+    return TUNINGS[wanted]

@@ -144,8 +144,12 @@ def _mode_of(header: Header) -> str:
 
 
 def _save(image: Image.Image, file: IO[bytes], _: str | bytes) -> None:
-    """Options of Image.save: those of fewbits.encode, and icc_profile, exif and xmp, by default the image's own."""
+    """Options of Image.save: those of fewbits.encode, and icc_profile, exif and xmp, by default the image's own.
+
+    Others are left alone, as by Pillow's own formats, but for a promise that would be broken."""
     options = image.encoderinfo
+    if options.get("lossless"):
+        raise ImageError("lossless: a .few file is never that; quality=100 is the nearest, or save as PNG or WebP")
     described = image.copy()
     described.info = {name: value for name, value in image.info.items() if name == "transparency"}
     described.info.update(info_of(metadata_of(image)))

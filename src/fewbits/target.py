@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Final, NamedTuple
 
 from fewbits.errors import ImageError
@@ -52,9 +53,11 @@ class Target:
         value: Any = getattr(self, self.name)
         below = {"ssim": 1, "ssimulacra2": 100}.get(self.name, _MOST)
         lowest = -_MOST if self.name == "ssimulacra2" else 0
-        if not isinstance(value, int | float) or not lowest < value < below:  # also catches NaN
+        known = isinstance(value, Real) and not isinstance(value, bool)
+        if not known or not lowest < value < below:  # also catches NaN
             bounds = f"above {lowest:g} and below {below:g}"
             raise ImageError(f"target {self.name} is {value}, it must be a number {bounds}")
+        object.__setattr__(self, self.name, int(value) if isinstance(value, Integral) else float(value))  # numpy's, too
 
     @property
     def name(self) -> str:
