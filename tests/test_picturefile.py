@@ -66,6 +66,32 @@ def test_icons_are_read_unless_their_directory_is_too_short(picture: Draw, bitma
             read_picture(short, "x.ico")
 
 
+# Frames
+
+
+@pytest.mark.parametrize("format_name", ["GIF", "PNG", "WEBP", "AVIF", "TIFF"])
+def test_of_several_frames_the_first_is_read_with_a_note(format_name: str) -> None:
+    frames = [Image.new("RGB", (30, 20), (value, value, value)) for value in (10, 100, 200)]
+    for n_frames, expected in ((3, ["x: 3 frames, only the first is kept"]), (1, [])):
+        notes: list[str] = []
+        data = encoded(frames[0], format_name, save_all=True, append_images=frames[1:n_frames])
+        assert read_picture(data, "x", notes.append).pixels[0, 0].tolist() == [10, 10, 10] and notes == expected
+
+
+def test_the_further_pictures_of_a_camera_are_previews() -> None:
+    notes: list[str] = []
+    data = encoded(Image.new("RGB", (30, 20)), "MPO", save_all=True, append_images=[Image.new("RGB", (15, 10))])
+    assert Image.open(io.BytesIO(data)).n_frames == 2  # type: ignore[attr-defined]
+    assert read_picture(data, "x.jpg", notes.append).width == 30 and not notes
+
+
+def test_damage_behind_the_first_frame_is_no_obstacle() -> None:
+    frames = [Image.effect_noise((30, 20), 50) for _ in range(3)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    for n_bytes in range(len(data) // 2, len(data)):
+        assert np.array_equal(read_picture(data[:n_bytes], "x.gif").array(), read_picture(data, "x.gif").array())
+
+
 # Sixteen bits
 
 

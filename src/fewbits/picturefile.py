@@ -37,6 +37,7 @@ _KEEPS: Final = {  # which metadata Pillow's writers take
     "PNG": ("icc_profile", "exif"), "TIFF": ("icc_profile", "exif"),
 }  # fmt: skip
 _OPAQUE: Final = ("JPEG", "BMP", "PPM")  # formats of Pillow's that lose alpha, some of them silently
+_ONE_PICTURE: Final = ("JPEG", "MPO", "PSD")  # what Pillow counts as frames are previews (MPO), layers of the first (PSD)
 _GREY_BITS: Final = {"L;2": 2, "L;4": 4}  # bits of the grey samples of a PNG file by Pillow's raw mode
 _WRITING: Final = stage("write picture")
 _DEEP_GREY: Final = ("PNG", "TIFF", "JPEG2000", "PPM")  # formats of Pillow's that hold grey of 16 bits; others clip it
@@ -53,9 +54,12 @@ def _silent(_: str) -> None:
 def read_picture(data: bytes, name: str, note: Callable[[str], None] = _silent) -> Picture:
     """Any format that Pillow reads, upright; `name` is used in messages. Raises ImageError.
 
-    note is told where something is lost: 16 bits with colour are read as 8 where imagecodecs is not installed.
+    note is told where something is lost: 16 bits with colour are read as 8 where imagecodecs is not installed, and of an
+    animation, or of several pages, the first one is read.
     """
     with _opened(data, name) as image:
+        if (n_frames := _frame_count(data, image.format)) > 1:
+            note(f"{name}: {n_frames} frames, only the first is kept")
         planar = _is_deep_planar(image)
         if image.format in ("PNG", "TIFF") and image.mode in ("RGB", "RGBA") and (planar or ";16" in _raw_mode(image)):
             if importlib.util.find_spec("imagecodecs"):
@@ -168,6 +172,17 @@ def _size_of_rows(image: Image.Image, rows: slice, strategy: int | None) -> int:
 def can_write(extension: str) -> bool:
     """Whether pictures can be written with an extension such as ".jpg"; .few files never, which Pillow may have learned."""
     return extension.lower() != EXTENSION and Image.registered_extensions().get(extension.lower()) in Image.SAVE
+
+
+def _frame_count(data: bytes, format_name: str | None) -> int:
+    """Of a file that Pillow reads. 1 where that cannot be told: damage behind the first frame is no obstacle to it."""
+    if format_name in _ONE_PICTURE:
+        return 1
+    try:
+        with Image.open(io.BytesIO(data)) as image:  # anew: counting moves to other frames
+            return int(getattr(image, "n_frames", 1))
+    except Exception:  # see _opened
+        return 1
 
 
 def _raw_mode(image: Image.Image) -> str:
