@@ -93,6 +93,21 @@ def test_values_without_a_range_are_bytes_where_they_fit_and_sixteen_bits_otherw
         planes(Image.fromarray(np.array([[np.nan]], np.float32)))
 
 
+@pytest.mark.parametrize("values", [[0, 0.5, 1], [0, 1, 1], [0, 0.001, 0.002], [0, 3.5, 255], [0, 0.25, 65535]])
+def test_floats_that_are_no_whole_numbers_are_refused(values: list[float]) -> None:
+    """Those in 0..1 became black without a word."""
+    image = Image.fromarray(np.array([values], np.float32))
+    message = f"mode F with values in 0..{values[-1]:g}: it must be whole numbers in 0..255 or 0..65535, so scale and round them$"
+    with pytest.raises(ImageError, match=f"^image: {message}"):
+        planes(image)
+    with pytest.raises(ImageError, match=f"^scan.tif: {message}"):
+        read_picture(encoded(image, "TIFF"), "scan.tif")
+
+
+def test_black_in_floats_is_black() -> None:
+    assert not planes(Image.new("F", (3, 2)))[0].any()
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_are_turned_upright(picture: Draw, orientation: int) -> None:
     """EXIF orientation k: what the camera stored, turned as the standard says, is the upright picture."""

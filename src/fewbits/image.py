@@ -26,8 +26,8 @@ def to_picture(image: Any) -> Picture:
     """A Pillow image, or an array of uint8 or uint16, (h, w) or (h, w, 1, 2, 3 or 4): grey or RGB, then alpha where there is one.
 
     Pillow images are turned upright by their EXIF orientation, for which the metadata then do not ask again; those in CMYK become
-    sRGB through their profile; modes I and F carry no range: values in 0..255 are bytes, others must fit 16 bits. Raises
-    ImageError on other types, and on empty or huge pictures.
+    sRGB through their profile; modes I and F carry no range: values in 0..255 are bytes, others must fit 16 bits, and those of
+    F be whole, and not all in 0..1. Raises ImageError on other types, and on empty or huge pictures.
     """
     if isinstance(image, Picture):
         return image
@@ -211,6 +211,9 @@ def _grey_from_deep(image: Image.Image) -> np.ndarray:
     values = np.asarray(image)
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
         raise ImageError(f"image: mode {image.mode} with values outside 0..65535 is not supported")
+    if image.mode == "F" and (0 < values.max() <= 1 or (values % 1).any()):
+        found = f"values in {values.min():g}..{values.max():g}"
+        raise ImageError(f"image: mode F with {found}: it must be whole numbers in 0..255 or 0..65535, so scale and round them")
     deep = image.mode.startswith("I;16") or values.max() > 255
     grey = np.asarray(np.rint(values), np.uint16 if deep else np.uint8)
     clear = image.info.get("transparency")

@@ -95,8 +95,8 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
             if image.format == "ICO":
                 _check_icon(data, name)
             yield image
-    except ImageError:
-        raise
+    except ImageError as error:  # to_picture knows no name
+        raise ImageError(f"{name}: {str(error).removeprefix('image: ').removeprefix(f'{name}: ')}") from error
     except UnidentifiedImageError as error:  # its own text is the address of an object
         raise ImageError(f"{name}: not a picture in a format that Pillow reads") from error
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
