@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A region of interest: files whose quality depends on the place, with the flagship's networks as they are exported now."""
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -254,6 +255,27 @@ def test_targets_move_all_qualities_together(model: Model, pixels: np.ndarray, m
         assert 30.0 <= reached < 30.4
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("format_name", ["PNG", "TIFF"])
+def test_a_mask_is_turned_upright_as_the_picture_is(
+    model: Model, picture: Picture, orientation: int, format_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Issue of a review: the mask's EXIF orientation was ignored."""
+    turns = {1: 0, 3: 2, 6: 1}[orientation]  # quarters to the left, from what is seen to what is stored
+    pixels, mask, exif = picture(150, 140), np.zeros((150, 140), np.uint8), Image.Exif()
+    mask[:60, :60], exif[0x0112] = 255, orientation
+    for name, array in (("photo", pixels), ("mask", mask)):
+        Image.fromarray(np.rot90(array, turns)).save(tmp_path / name, format_name, exif=exif)
+    opened = {name: Image.open(io.BytesIO((tmp_path / name).read_bytes())) for name in ("photo", "mask")}
+    files = [model.encode(pixels, 70, roi=mask), model.encode(opened["photo"], 70, roi=opened["mask"])]
+    paths = [str(tmp_path / name) for name in ("photo", "out.few", "mask")]
+    monkeypatch.setattr("sys.argv", ["fewbits", "encode", *paths[:2], "-q", "70", "--roi", paths[2]])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    files.append((tmp_path / "out.few").read_bytes())
+    assert not exit_.value.code and len({(inspect(file).symbols_crc, qualities_of(file)) for file in files}) == 1
+
+
 def test_the_command_line(
     picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,6 +316,9 @@ def test_options_that_are_wrong(model: Model, picture: Picture) -> None:
         ({"roi": mask, "roi_drop": -1}, "roi_drop is -1, it must be from 0 to 100"),
         ({"roi": mask, "roi_drop": float("nan")}, "roi_drop is nan"),
         ({"roi": mask.T}, "roi: the mask is uint8 of shape"),
+        ({"roi": "mask.png"}, r"roi: a str is no picture: open it with PIL\.Image\.open first"),
+        ({"roi": [[1], [1, 2]]}, "roi: a list is no Pillow image and no array"),
+        ({"roi": mask, "roi_drop": True}, "roi_drop is True"),
     ):
         with pytest.raises(ImageError, match=message):
             model.encode(pixels, 50, **options)  # type: ignore[arg-type]

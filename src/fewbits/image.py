@@ -34,18 +34,23 @@ def to_picture(image: Any) -> Picture:
     if isinstance(image, Image.Image):
         check_size(image.width, image.height, "image")
         return _from_pillow(image)
-    if isinstance(image, str | bytes) or hasattr(image, "__fspath__"):
-        raise ImageError(f"image: a {type(image).__name__} is no picture: open it with PIL.Image.open first")
-    try:
-        array = np.asarray(image)
-    except ValueError:
-        raise ImageError(f"image: a {type(image).__name__} is no Pillow image and no array") from None
+    array = _array_of(image, "image")
     if array.dtype.kind != "u" or array.dtype.itemsize > 2:
         raise ImageError(f"image: its dtype is {array.dtype}, it must be uint8 or uint16")
     if array.ndim not in (2, 3) or (array.ndim == 3 and not 1 <= array.shape[2] <= 4):
         raise ImageError(f"image: its shape is {np.shape(image)}, it must be (height, width), with 1 to 4 channels last")
     check_size(array.shape[1], array.shape[0], "image")
     return from_array(array, Metadata())
+
+
+def _array_of(pixels: Any, name: str) -> np.ndarray:
+    """Raises ImageError that begins with `name` on what is none, and on a file's name or content."""
+    if isinstance(pixels, str | bytes) or hasattr(pixels, "__fspath__"):
+        raise ImageError(f"{name}: a {type(pixels).__name__} is no picture: open it with PIL.Image.open first")
+    try:
+        return np.asarray(pixels)
+    except ValueError:
+        raise ImageError(f"{name}: a {type(pixels).__name__} is no Pillow image and no array") from None
 
 
 def from_array(array: np.ndarray, metadata: Metadata) -> Picture:
@@ -84,8 +89,14 @@ def info_of(metadata: Metadata) -> dict[str, bytes]:
 
 
 def to_mask(mask: Any, width: int, height: int) -> np.ndarray:
-    """Pillow image or uint8 array (h, w) -> float32 (height, width) in 0..1. Raises ImageError on another size or type."""
-    array = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask)
+    """Pillow image or uint8 array (h, w) -> float32 (height, width) in 0..1. Raises ImageError on another size or type.
+
+    Pillow images are turned upright by their EXIF orientation, as pictures are: a mask means the parts that a viewer sees.
+    """
+    if isinstance(mask, Image.Image):
+        mask.load()  # some metadata are behind the pixels, and a TIFF file is upright then
+        mask = turned_image(mask.convert("L"), orientation_of(mask))
+    array = _array_of(mask, "roi")
     if array.dtype != np.uint8 or array.shape != (height, width):
         what = f"{array.dtype} of shape {array.shape}"
         raise ImageError(f"roi: the mask is {what}, it must be uint8 of the upright picture's {height} rows and {width} columns")
