@@ -716,6 +716,20 @@ def test_a_quality_out_of_reach_gives_the_best_file_and_a_warning(model: Model, 
     assert model.encode(pixels, target=Target(psnr=1)) == model.encode(pixels, 0)
 
 
+def test_that_warning_is_of_the_line_that_asked(model: Model, picture: Picture, tmp_path: Path) -> None:
+    import fewbits.pillow_plugin
+
+    pixels, target = picture(20, 30), Target(psnr=99)
+    for call in (
+        lambda: encode(pixels, target=target, model=model),
+        lambda: model.encode(pixels, target=target),
+        lambda: Image.fromarray(pixels).save(tmp_path / "x.few", target=target, model=model),
+    ):
+        with pytest.warns(fewbits.TargetWarning) as caught:
+            call()
+        assert [(each.filename, each.lineno) for each in caught] == [(__file__, call.__code__.co_firstlineno)]
+
+
 def test_flat_pictures_are_no_trap(model: Model) -> None:
     flat = np.full((40, 40, 3), 255, np.uint8)
     for target in (Target(psnr=30), Target(ssim=0.9), Target(size=5000)):

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -57,6 +58,7 @@ ENGINE_VARIABLE: Final = "FEWBITS_ENGINE"
 PRECISION_VARIABLE: Final = "FEWBITS_PRECISION"
 NO_OTHER_LIMITS: Final = Limits()  # than the format's own
 _LOADING: Final = threading.Lock()
+_PACKAGES: Final = tuple(os.path.dirname(path) + os.sep for path in (__file__, Image.__file__))  # Pillow calls our plugin
 
 
 def _silent(_: float) -> None:
@@ -64,7 +66,11 @@ def _silent(_: float) -> None:
 
 
 def _python_warning(text: str) -> None:
-    warnings.warn(text, TargetWarning, stacklevel=6)  # the line that calls fewbits.encode
+    """A warning of the caller's line: the nearest that is not in this package, nor in Pillow."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGES):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, TargetWarning, stacklevel=level)
 
 
 @contextlib.contextmanager
@@ -293,8 +299,9 @@ def encode(
 ) -> bytes:
     """A picture -> the bytes of a .few file.
 
-    image: Pillow image, or array of uint8 or uint16, (h, w) or (h, w, 1 to 4): grey or RGB, then alpha where there is one. Alpha
-    is kept exactly, and so are a Pillow image's colour profile, EXIF and XMP; EXIF's orientation is applied.
+    image: Pillow image, whose current frame is taken, or array of uint8 or uint16, (h, w) or (h, w, 1 to 4): grey or RGB, then
+    alpha where there is one. Alpha is kept exactly, and so are a Pillow image's colour profile, EXIF and XMP; EXIF's orientation
+    is applied.
     quality: 0-100, continuous; higher is better and larger; 60 where neither it nor a target is given. target: a size or a
     quality to reach in its place, such as Target(size="200kB"); a quality that is out of reach gives the best file and a
     TargetWarning. roi: a mask of the upright picture's size, Pillow image or uint8 array (h, w): blocks of 64x64 pixels with
