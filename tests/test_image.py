@@ -209,10 +209,13 @@ def test_stripping_leaves_pixels_without_a_profile_alone(picture: Draw) -> None:
         assert found.metadata == Metadata() and np.array_equal(found.pixels, pixels) and found.alpha is not None
 
 
-def test_deep_pictures_with_a_profile_cannot_be_stripped() -> None:
-    deep = Picture(np.zeros((2, 2, 3), np.uint16), "rgb", None, Metadata(icc=swapped_srgb()))
-    with pytest.raises(ImageError, match="16 bits and a colour profile"):
-        stripped(deep)
+@pytest.mark.parametrize("colour", ["rgb", "grey"])
+def test_deep_pictures_keep_their_profile_and_lose_all_else(colour: str) -> None:
+    icc = swapped_srgb() if colour == "rgb" else grey_profile()
+    pixels, alpha = np.full((2, 3, 3), 300, np.uint16), np.full((2, 3), 7, np.uint16)
+    found = stripped(Picture(pixels, colour, alpha, Metadata(icc, b"exif", b"xmp")))
+    assert found.metadata == Metadata(icc=icc) and found.colour == colour
+    assert np.array_equal(found.pixels, pixels) and np.array_equal(found.alpha, alpha)
 
 
 def swapped_srgb() -> bytes:

@@ -2,6 +2,7 @@
 """Pillow images and arrays <-> Picture: every mode, upright, with straight alpha and the metadata that its file had."""
 
 import contextlib
+import dataclasses
 import io
 import threading
 from collections.abc import Iterator
@@ -104,15 +105,15 @@ def to_mask(mask: Any, width: int, height: int) -> np.ndarray:
 
 
 def stripped(picture: Picture) -> Picture:
-    """The picture without metadata, and looking the same: colours of 8 bits go from their profile to sRGB first.
+    """The picture without metadata, and looking the same: colours of 8 bits go from their profile to sRGB, grey to its tones.
 
-    Raises ImageError where the picture has 16 bits and a profile, which cannot be converted here.
+    Those of 16 bits cannot be converted here: they keep the profile, without which they would look different, and lose the rest.
     """
     icc = picture.metadata.icc
     if not icc:
         return Picture(picture.pixels, picture.colour, picture.alpha)
     if picture.depth == 16:
-        raise ImageError("image: it has 16 bits and a colour profile, without which its colours would change: keep the metadata")
+        return dataclasses.replace(picture, metadata=Metadata(icc=icc))
     # of a grey picture one plane, as profiles of grey want it; one of RGB, which is of no use to it, leaves it as it is
     planes = picture.pixels[:, :, 0] if picture.colour == "grey" else picture.pixels
     converted = _through_profile(Image.fromarray(np.ascontiguousarray(planes)), icc)
