@@ -264,6 +264,20 @@ def test_formats_that_cannot_be_written_are_refused(name: str) -> None:
         write_picture(to_picture(Image.new("L", (2, 2))), name)
 
 
+@pytest.mark.parametrize(("extension", "most"), [("gif", 65535), ("jpg", 65500), ("webp", 16383)])
+def test_formats_with_short_sides_refuse_longer_ones_before_they_try(
+    extension: str, most: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Issue of a review: libjpeg printed a line of its own."""
+    wide = np.zeros((1, most + 1, 3), np.uint8)
+    assert read_picture(write_picture(Picture(wide[:, :most], "rgb"), f"x.{extension}"), "x").width == most
+    for pixels, size in ((wide, f"{most + 1}x1"), (wide.swapaxes(0, 1), f"1x{most + 1}")):
+        message = f"^x.{extension}: [A-Z]+ holds at most {most} pixels a side, this picture has {size}: write PNG or TIFF$"
+        with pytest.raises(ImageError, match=message):
+            write_picture(Picture(pixels, "rgb"), f"x.{extension}")
+    assert not any(capfd.readouterr())
+
+
 def writable() -> list[str]:
     Image.init()
     one_of_each = {name: extension for extension, name in sorted(Image.registered_extensions().items()) if name in Image.SAVE}

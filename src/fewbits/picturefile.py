@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from fewbits.container import EXTENSION, MAGIC
+from fewbits.container import EXTENSION, MAGIC, MAX_SIDE
 from fewbits.errors import ImageError
 from fewbits.image import check_size, from_array, info_of, metadata_of, own_limit, to_image, to_picture
 from fewbits.orientation import EXIF_ERRORS, of_turned, orientation_of, turned_array
@@ -38,6 +38,7 @@ _KEEPS: Final = {  # which metadata Pillow's writers take
 }  # fmt: skip
 _OPAQUE: Final = ("JPEG", "BMP", "PPM")  # formats of Pillow's that lose alpha, some of them silently
 _ONE_PICTURE: Final = ("JPEG", "MPO", "PSD")  # what Pillow counts as frames are previews (MPO), layers of the first (PSD)
+_MOST_PX: Final = {"GIF": 65535, "JPEG": 65500, "MPO": 65500, "WEBP": 16383}  # a side; libjpeg's own is below its format's
 _GREY_BITS: Final = {"L;2": 2, "L;4": 4}  # bits of the grey samples of a PNG file by Pillow's raw mode
 _WRITING: Final = stage("write picture")
 _DEEP_GREY: Final = ("PNG", "TIFF", "JPEG2000", "PPM")  # formats of Pillow's that hold grey of 16 bits; others clip it
@@ -113,6 +114,9 @@ def write_picture(picture: Picture, name: str) -> bytes:
     if not can_write(extension):
         raise ImageError(f"{name}: Pillow writes no pictures with the extension {extension}")
     format_name = Image.registered_extensions()[extension]
+    if max(picture.width, picture.height) > _MOST_PX.get(format_name, MAX_SIDE):
+        size = f"this picture has {picture.width}x{picture.height}"
+        raise ImageError(f"{name}: {format_name} holds at most {_MOST_PX[format_name]} pixels a side, {size}: write PNG or TIFF")
     if picture.alpha is not None and format_name in _OPAQUE:
         raise ImageError(f"{name}: {format_name} holds no transparency: write PNG, WebP, AVIF or TIFF")
     if picture.depth == 16 and (picture.colour == "rgb" or picture.alpha is not None):
