@@ -231,7 +231,7 @@ def test_modes(image: Image.Image, mode: str, expected: str) -> None:
     if mode == "I;16":
         source = Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 257)
     else:
-        first = {"La": "LA", "RGBa": "RGBA", "PA": "P", "HSV": "RGB", "LA": "LA", "RGBA": "RGBA"}.get(mode, mode)
+        first = {"La": "LA", "RGBa": "RGBA", "PA": "P", "HSV": "RGB", "LA": "LA", "RGBA": "RGBA", "F": "L"}.get(mode, mode)
         source = (clear if first in ("LA", "RGBA") else image).convert(first).convert(mode)
     if mode == "PA":
         source.putalpha(100)

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from fewbits.container import EXTENSION, MAGIC, MAX_SIDE
+from fewbits.container import EXTENSION, MAGIC
 from fewbits.errors import ImageError
 from fewbits.image import check_size, from_array, info_of, metadata_of, own_limit, to_image, to_picture
 from fewbits.orientation import EXIF_ERRORS, of_turned, orientation_of, turned_array
@@ -114,9 +114,10 @@ def write_picture(picture: Picture, name: str) -> bytes:
     if not can_write(extension):
         raise ImageError(f"{name}: Pillow writes no pictures with the extension {extension}")
     format_name = Image.registered_extensions()[extension]
-    if max(picture.width, picture.height) > _MOST_PX.get(format_name, MAX_SIDE):
+    most = _MOST_PX.get(format_name)
+    if most is not None and max(picture.width, picture.height) > most:
         size = f"this picture has {picture.width}x{picture.height}"
-        raise ImageError(f"{name}: {format_name} holds at most {_MOST_PX[format_name]} pixels a side, {size}: write PNG or TIFF")
+        raise ImageError(f"{name}: {format_name} holds at most {most} pixels a side, {size}: write PNG or TIFF")
     if picture.alpha is not None and format_name in _OPAQUE:
         raise ImageError(f"{name}: {format_name} holds no transparency: write PNG, WebP, AVIF or TIFF")
     if picture.depth == 16 and (picture.colour == "rgb" or picture.alpha is not None):
