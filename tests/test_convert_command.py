@@ -57,6 +57,25 @@ def test_a_folder_there_and_back(folder: Path, tmp_path: Path) -> None:
         assert back.format == "WEBP" and back.size == (32, 24)
 
 
+def test_another_folder_into_the_same_one_loses_nothing(folder: Path, tmp_path: Path, picture: Picture) -> None:
+    """Cameras reuse names, and copies keep dates: pictures of the second folder were skipped, or took the place of others."""
+    fewbits("encode", folder, tmp_path / "out", "-j", 1)
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in names(tmp_path / "out")}
+    other = tmp_path / "other"
+    other.mkdir()
+    for name, seconds in (("a.png", 1_000_000_000), ("b.jpg", 4_000_000_000)):
+        Image.fromarray(picture(24, 32, 9)).save(other / name)
+        os.utime(other / name, (seconds, seconds))
+    result = fewbits("encode", other, tmp_path / "out", "-j", 1)
+    assert result.returncode == 1 and result.stderr.count(b"of another state of it; --update or -f overwrites it\n") == 2
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in names(tmp_path / "out")} == before
+    assert fewbits("encode", other, tmp_path / "out", "-j", 1, "-u").returncode == 0
+    assert (tmp_path / "out" / "a.few").read_bytes() != before["a.few"]
+    single = fewbits("encode", folder / "b.jpg", tmp_path / "out" / "b.few", "-f")
+    again = fewbits("encode", folder / "b.jpg", f"{tmp_path}/out/", "-j", 1)
+    assert single.returncode == 0 and b"1 up to date" in again.stderr, "a file alone takes its source's time, too"
+
+
 def test_bad_files_are_listed_and_the_others_done(folder: Path, tmp_path: Path) -> None:
     (folder / "empty.png").touch()
     (folder / "text.jpg").write_text("no picture")
@@ -113,6 +132,7 @@ def test_wrong_usage(folder: Path, tmp_path: Path) -> None:
         (("encode", folder, tmp_path / "out", "--roi", folder / "a.png"), "for one picture"),
         (("encode", folder, tmp_path / "out", "-j", "0"), "neither a number"),
         (("encode", folder / "a.png", "-", "--json"), "standard output"),
+        (("encode", folder / "a.png", tmp_path / "a.few", "-u"), "for many files"),
         (("decode", folder, tmp_path / "out", "--to", "xyz"), "writes no pictures"),
     ):
         result = fewbits(*arguments)

@@ -31,6 +31,14 @@ if TYPE_CHECKING:  # what loads numpy and Pillow is imported by the commands tha
 force_option = option(
     "-f", "--force", is_flag=True, panel=FILES, help="Overwrite OUT where it exists, and do again what is up to date."
 )
+update_option = option(
+    "-u",
+    "--update",
+    is_flag=True,
+    panel=FILES,
+    help="Of many files, make again what was made of another state of its IN. Of what is there, this overwrites .few files only, "
+    "and pictures that are older than their .few file and in another folder.",
+)
 threads_option = option(
     "--threads",
     type=click.IntRange(min=1),
@@ -154,6 +162,7 @@ _state = {"debug": False}
 @engine_option
 @profile_option
 @force_option
+@update_option
 @jobs_option
 @list_option
 @json_option
@@ -175,6 +184,7 @@ def encode(
     engine: str | None,
     profile: bool,
     force: bool,
+    update: bool,
     jobs: str | None,
     from_list: str | None,
     as_json: bool,
@@ -183,8 +193,9 @@ def encode(
 
     Transparency, EXIF, XMP and the colour profile are kept.
 
-    Of many files, an OUT that is not older than its IN is up to date, whatever options made it, and is skipped; -f does all
-    again. A file that fails does not stop the others: it is listed at the end, and the exit code is 1.
+    OUT gets IN's time of last change. Of many files, an OUT of that time is up to date, whatever options made it, and is skipped;
+    one of another time fails, but with -u or -f. A file that fails does not stop the others: it is listed at the end, and the
+    exit code is 1.
     """
     from fewbits.conversion import Encoding
     from fewbits.convert_command import convert_paths, jobs_of
@@ -208,7 +219,7 @@ def encode(
         raise click.BadParameter(f"{roi_drop} is not in the range 0 to 100", param_hint="'--roi-drop'")
     mask = read_image(files.read(roi), roi) if roi else None
     convert = Encoding(quality, model or tuned_model(tune), threads, mask, strip, goal, roi_drop, engine)
-    convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json, profile=profile)
+    convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, update=update, as_json=as_json, profile=profile)
 
 
 def _pixels(text: str | int) -> int:
@@ -276,6 +287,7 @@ def _pixels(text: str | int) -> int:
 @engine_option
 @profile_option
 @force_option
+@update_option
 @jobs_option
 @list_option
 @json_option
@@ -294,6 +306,7 @@ def decode(
     engine: str | None,
     profile: bool,
     force: bool,
+    update: bool,
     jobs: str | None,
     from_list: str | None,
     as_json: bool,
@@ -325,7 +338,7 @@ def decode(
         _precision(precision),
         engine,
     )
-    convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json, profile=profile)
+    convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, update=update, as_json=as_json, profile=profile)
 
 
 def _precision(text: str | None) -> str | None:

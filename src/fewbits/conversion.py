@@ -42,6 +42,10 @@ class Conversion(Protocol):
         """The option that suits one file only, or "" where none is given."""
 
     @property
+    def strip(self) -> bool:
+        """Whether the files that it makes hold no metadata."""
+
+    @property
     def what(self) -> str:
         """A word for progress."""
 
@@ -122,6 +126,7 @@ class Decoding:
     precision: str | None = None
     engine: str | None = None
     for_one = ""
+    strip = False
     what = "decoding"
     extensions = frozenset({EXTENSION})
 

@@ -34,13 +34,16 @@ def convert_paths(
     *,
     jobs: int | None,
     force: bool,
+    update: bool,
     as_json: bool,
     profile: bool = False,
 ) -> None:
-    """Do a whole command. listed_in: a file with further paths. jobs: None for the default. profile: tell where the time went,
-    of one file. Raises FewbitsError, BadParameter."""
+    """Do a whole command. listed_in: a file with further paths. jobs: None for the default. update: for many files (outcome.py).
+    profile: tell where the time went, of one file. Raises FewbitsError, BadParameter."""
     if listed_in is None and _is_single(paths):
         target = paths[1] if len(paths) > 1 else None
+        if update:
+            raise click.BadParameter("it is for many files: of one, -f overwrites OUT", param_hint="'-u' / '--update'")
         if not profile:
             _one(paths[0], target, convert, force, as_json)
             return
@@ -64,7 +67,7 @@ def convert_paths(
     n_jobs = min(jobs or default_jobs(), len(tasks)) or 1
     if convert.threads is None:
         convert = dataclasses.replace(convert, threads=max(1, cores() // n_jobs))
-    _many(tasks, convert, n_jobs, force, as_json)
+    _many(tasks, convert, n_jobs, force, update, as_json)
 
 
 def jobs_of(text: str | None) -> int | None:
@@ -118,12 +121,13 @@ def _one(source: str, target: str | None, convert: Conversion, force: bool, as_j
     begun, n_bytes, failure = time.monotonic(), 0, None
     made = Converted(b"", 0)
     try:
+        changed = files.time_of(source)  # which OUT gets, as in a batch (outcome.py)
         held = [files.read(source)]
         n_bytes = len(held[0])
         with _percent(convert.what) as show:
             named = "stdout" if out == files.STREAM else out
             made = convert(held.pop, source, named if Path(named).suffix else named + convert.extension, show)
-        files.write(out, made.data, force)
+        files.write(out, made.data, force, changed)
     except FewbitsError as error:
         failure = error
     if as_json:
@@ -138,9 +142,10 @@ def _one(source: str, target: str | None, convert: Conversion, force: bool, as_j
         sys.stderr.write(f"fewbits: {_one_line(made.note)}\n")
 
 
-def _many(tasks: Sequence[planning.Task], convert: Conversion, jobs: int, force: bool, as_json: bool) -> None:
+def _many(tasks: Sequence[planning.Task], convert: Conversion, jobs: int, force: bool, update: bool, as_json: bool) -> None:
     totals, lines, ended = _Totals(), [], False
-    with contextlib.closing(batch.run(tasks, convert, jobs=jobs, force=force)) as results, _Bar(len(tasks), convert.what) as bar:
+    run = batch.run(tasks, convert, jobs=jobs, force=force, update=update)
+    with contextlib.closing(run) as results, _Bar(len(tasks), convert.what) as bar:
         for result in results:
             totals = totals.plus(result)
             if result.error or result.note:
