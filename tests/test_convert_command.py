@@ -114,6 +114,25 @@ def test_json_of_one_file(folder: Path, tmp_path: Path) -> None:
         os.unlink(tmp_path / "one.few") if not code else None
 
 
+def test_what_is_passed_by_is_told(folder: Path, tmp_path: Path) -> None:
+    for name in ("x.heic", "sub/y.HEIC", "z", ".hidden"):
+        (folder / name).touch()
+    result = fewbits("encode", folder, tmp_path / "out", "-j", 1)
+    assert result.returncode == 0 and result.stderr.endswith(b" MP/s; 3 others passed by: .heic 2, no extension 1\n")
+    result = fewbits("encode", folder, tmp_path / "out", "-j", 1, "--json")
+    assert json.loads(result.stdout.splitlines()[-1])["summary"]["passed_by"] == {".heic": 2, "": 1}
+
+
+def test_a_folder_with_nothing_to_do_is_a_failure_and_an_empty_list_is_none(folder: Path, tmp_path: Path) -> None:
+    result = fewbits("decode", folder, tmp_path / "out")
+    assert result.returncode == 1 and result.stderr.decode().splitlines() == [
+        "0 files: 0 done, 0 up to date, 0 failed; 0.0 -> 0.0 MB, 0.0 MP/s; 1 other passed by: .jpg 1",
+        "fewbits: nothing to do: no file was found; decoding takes, in folders, .few",
+    ]
+    result = fewbits("encode", "--from-list", "-", f"{tmp_path}/out/", input=b"", cwd=tmp_path)
+    assert result.returncode == 0 and b"fewbits: warning: nothing to do: no file was found; encoding takes" in result.stderr
+
+
 @pytest.mark.parametrize("separator", [b"\n", b"\0"])
 def test_a_list_from_stdin_or_a_file(folder: Path, tmp_path: Path, separator: bytes) -> None:
     data = b"in/a.png" + separator + b"in/sub/c.png" + separator

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -63,11 +63,13 @@ def convert_paths(
         raise click.BadParameter(f"{out!r} must be a folder that is there, or end in / to be made", param_hint="'OUT'")
     if convert.for_one:
         raise click.BadParameter("it is for one picture, not for several", param_hint=f"'{convert.for_one}'")
-    tasks = planning.plan(named, out, convert.extension, convert.extensions, listed=listed)
-    n_jobs = min(jobs or default_jobs(), len(tasks)) or 1
+    plan = planning.plan(named, out, convert.extension, convert.extensions, listed=listed)
+    n_jobs = min(jobs or default_jobs(), len(plan.tasks)) or 1
     if convert.threads is None:
         convert = dataclasses.replace(convert, threads=max(1, cores() // n_jobs))
-    _many(tasks, convert, n_jobs, force, update, as_json)
+    _many(plan, convert, n_jobs, force, update, as_json)
+    if not plan.tasks:
+        _nothing_to_do(named, convert)
 
 
 def jobs_of(text: str | None) -> int | None:
@@ -142,8 +144,16 @@ def _one(source: str, target: str | None, convert: Conversion, force: bool, as_j
         sys.stderr.write(f"fewbits: {_one_line(made.note)}\n")
 
 
-def _many(tasks: Sequence[planning.Task], convert: Conversion, jobs: int, force: bool, update: bool, as_json: bool) -> None:
-    totals, lines, ended = _Totals(), [], False
+def _nothing_to_do(named: Sequence[str], convert: Conversion) -> None:
+    """Raises FewbitsError where folders were named: they may be the wrong ones. A list without a path may be as it should."""
+    text = f"nothing to do: no file was found; {convert.what} takes, in folders, {', '.join(sorted(convert.extensions))}"
+    if named:
+        raise FewbitsError(text)
+    sys.stderr.write(f"fewbits: warning: {text}\n")
+
+
+def _many(plan: planning.Plan, convert: Conversion, jobs: int, force: bool, update: bool, as_json: bool) -> None:
+    tasks, totals, lines, ended = plan.tasks, _Totals(passed_by=plan.passed_by), [], False
     run = batch.run(tasks, convert, jobs=jobs, force=force, update=update)
     with contextlib.closing(run) as results, _Bar(len(tasks), convert.what) as bar:
         for result in results:
@@ -168,7 +178,7 @@ def _many(tasks: Sequence[planning.Task], convert: Conversion, jobs: int, force:
 
 @dataclasses.dataclass(frozen=True)
 class _Totals:
-    """Sums over results. n_px and seconds of those that were done; begun: of the whole command."""
+    """Sums over results. n_px and seconds of those that were done; begun: of the whole command. passed_by: see planning.Plan."""
 
     done: int = 0
     skipped: int = 0
@@ -177,6 +187,7 @@ class _Totals:
     bytes_out: int = 0
     n_px: int = 0
     begun: float = dataclasses.field(default_factory=time.monotonic)
+    passed_by: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def files(self) -> int:
@@ -198,7 +209,14 @@ class _Totals:
 
     def text(self, n_tasks: int) -> str:
         sizes = f"{self.bytes_in / 1e6:.1f} -> {self.bytes_out / 1e6:.1f} MB, {self.mpx_per_s:.1f} MP/s"
-        return f"{n_tasks} files: {self.done} done, {self.skipped} up to date, {self.failed} failed; {sizes}"
+        return f"{n_tasks} files: {self.done} done, {self.skipped} up to date, {self.failed} failed; {sizes}{self._others()}"
+
+    def _others(self) -> str:
+        """ "; 4 others passed by: .heic 2, .dng 1, no extension 1", or "" where there are none."""
+        most_first = sorted(self.passed_by.items(), key=lambda item: (-item[1], item[0]))
+        kinds = ", ".join(f"{_one_line(extension) or 'no extension'} {n_files}" for extension, n_files in most_first)
+        number = sum(self.passed_by.values())
+        return f"; {number} other{'s' * (number > 1)} passed by: {kinds}" if number else ""
 
 
 class _Bar:
@@ -238,7 +256,7 @@ def _print_json(value: Result | _Totals, n_tasks: int = 0) -> None:
             "summary": {
                 "files": n_tasks, "done": value.done, "skipped": value.skipped, "failed": value.failed,
                 "bytes_in": value.bytes_in, "bytes_out": value.bytes_out, "pixels": value.n_px,
-                "seconds": round(value.seconds, 4),
+                "seconds": round(value.seconds, 4), "passed_by": dict(value.passed_by),
             }
         }  # fmt: skip
     click.echo(json.dumps(row))
