@@ -51,14 +51,15 @@ class Conversion(Protocol):
 
     @property
     def extension(self) -> str:
-        """That of the files it makes."""
+        """That of the files it makes; "" where it makes none."""
 
     @property
     def extensions(self) -> frozenset[str]:
         """Those of the files that it takes in a folder, in lower case."""
 
     def __call__(self, take: Callable[[], bytes], source: str, target: str, progress: Progress) -> Converted:
-        """What `target` is to hold. take: gives what the file `source` holds, once, so that nobody else need keep it in memory.
+        """What `target` is to hold, nothing where there is no target. take: gives what the file `source` holds, once, so that
+        nobody else need keep it in memory.
 
         Raises FewbitsError; its text begins with `source`."""
 
@@ -154,6 +155,31 @@ class Decoding:
                 limits=self.limits,
                 progress=progress,
             )
+
+
+@dataclass(frozen=True)
+class Verifying:
+    """.few files -> nothing: they are decoded, all but the pixels. model, threads, engine, limits: as of Decoding."""
+
+    model: str | None = None
+    threads: int | None = None
+    limits: Limits = NO_OTHER_LIMITS
+    engine: str | None = None
+    for_one = ""
+    strip = False
+    what = "verifying"
+    extension = ""
+    extensions = frozenset({EXTENSION})
+
+    def __call__(self, take: Callable[[], bytes], source: str, target: str, progress: Progress) -> Converted:
+        data = take()
+        with about(source):
+            header = inspect(data)
+            self.limits.check(header)  # before a network is loaded
+            how: dict[str, Any] = {"threads": self.threads, "engine": self.engine}
+            model = load_model(self.model, **how) if self.model else model_of(header, **how)
+            model.verify(data)
+        return Converted(b"", header.width * header.height)
 
 
 @cache

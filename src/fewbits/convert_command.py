@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What `fewbits encode` and `fewbits decode` do with the paths on their command line: one file, or many with a bar and a list of
-what failed. Only this module and `cli` print.
+"""What `fewbits encode`, `decode` and `verify` do with the paths on their command line: one file, or many with a bar and a list
+of what failed. Only this module and the commands' own print.
 
 Many it is where a folder, a pattern, a list or more than one file is named; then the last path is the folder to write to.
 """
@@ -64,12 +64,32 @@ def convert_paths(
     if convert.for_one:
         raise click.BadParameter("it is for one picture, not for several", param_hint=f"'{convert.for_one}'")
     plan = planning.plan(named, out, convert.extension, convert.extensions, listed=listed)
-    n_jobs = min(jobs or default_jobs(), len(plan.tasks)) or 1
-    if convert.threads is None:
-        convert = dataclasses.replace(convert, threads=max(1, cores() // n_jobs))
-    _many(plan, convert, n_jobs, force, update, as_json)
+    _many(plan, convert, jobs, force, update, as_json)
     if not plan.tasks:
         _nothing_to_do(named, convert)
+
+
+def verify_paths(paths: Sequence[str], listed_in: str | None, convert: Any, *, jobs: int | None, as_json: bool) -> None:
+    """The same for what makes no files. Of one file it prints nothing, but what is wrong with it."""
+    listed = planning.paths_of_list(files.read(listed_in)) if listed_in is not None else []
+    if not paths and listed_in is None:
+        raise click.BadParameter("name files or folders, or give --from-list", param_hint="'PATH...'")
+    single = listed_in is None and len(paths) == 1 and not _is_many(paths[0])
+    if files.STREAM in (*paths, *listed) and not single:
+        raise click.BadParameter("- is one file: it cannot be among several", param_hint="'PATH...'")
+    plan = planning.sources(paths, convert.extensions, listed=listed)
+    if not single:
+        _many(plan, convert, jobs, False, False, as_json)
+        if not plan.tasks:
+            _nothing_to_do(paths, convert)
+        return
+    totals = _Totals()
+    [result] = batch.run(plan.tasks, convert, jobs=1, force=False)
+    if as_json:
+        _print_json(result)
+        _print_json(totals.plus(result), 1)
+    if result.error:
+        raise FewbitsError(result.error)
 
 
 def jobs_of(text: str | None) -> int | None:
@@ -141,7 +161,7 @@ def _one(source: str, target: str | None, convert: Conversion, force: bool, as_j
     if failure:
         raise failure
     if made.note:
-        sys.stderr.write(f"fewbits: {_one_line(made.note)}\n")
+        sys.stderr.write(f"fewbits: {files.one_line(made.note)}\n")
 
 
 def _nothing_to_do(named: Sequence[str], convert: Conversion) -> None:
@@ -152,9 +172,12 @@ def _nothing_to_do(named: Sequence[str], convert: Conversion) -> None:
     sys.stderr.write(f"fewbits: warning: {text}\n")
 
 
-def _many(plan: planning.Plan, convert: Conversion, jobs: int, force: bool, update: bool, as_json: bool) -> None:
+def _many(plan: planning.Plan, convert: Any, jobs: int | None, force: bool, update: bool, as_json: bool) -> None:
     tasks, totals, lines, ended = plan.tasks, _Totals(passed_by=plan.passed_by), [], False
-    run = batch.run(tasks, convert, jobs=jobs, force=force, update=update)
+    n_jobs = min(jobs or default_jobs(), len(tasks)) or 1
+    if convert.threads is None:
+        convert = dataclasses.replace(convert, threads=max(1, cores() // n_jobs))
+    run = batch.run(tasks, convert, jobs=n_jobs, force=force, update=update)
     with contextlib.closing(run) as results, _Bar(len(tasks), convert.what) as bar:
         for result in results:
             totals = totals.plus(result)
@@ -167,9 +190,9 @@ def _many(plan: planning.Plan, convert: Conversion, jobs: int, force: bool, upda
     if as_json:
         _print_json(totals, len(tasks))
     for line in lines:
-        sys.stderr.write(f"{_one_line(line)}\n")
+        sys.stderr.write(f"{files.one_line(line)}\n")
     if not as_json:
-        sys.stderr.write(f"{totals.text(len(tasks))}\n")
+        sys.stderr.write(f"{totals.text(len(tasks)) if convert.extension else totals.verified(len(tasks))}\n")
     if ended:
         raise FewbitsError(f"there is no room left: {len(tasks) - totals.files} files were not tried; call again to go on")
     if totals.failed:
@@ -211,10 +234,14 @@ class _Totals:
         sizes = f"{self.bytes_in / 1e6:.1f} -> {self.bytes_out / 1e6:.1f} MB, {self.mpx_per_s:.1f} MP/s"
         return f"{n_tasks} files: {self.done} done, {self.skipped} up to date, {self.failed} failed; {sizes}{self._others()}"
 
+    def verified(self, n_tasks: int) -> str:
+        speed = f"{self.bytes_in / 1e6:.1f} MB, {self.mpx_per_s:.1f} MP/s"
+        return f"{n_tasks} files: {self.done} good, {self.failed} failed; {speed}{self._others()}"
+
     def _others(self) -> str:
         """ "; 4 others passed by: .heic 2, .dng 1, no extension 1", or "" where there are none."""
         most_first = sorted(self.passed_by.items(), key=lambda item: (-item[1], item[0]))
-        kinds = ", ".join(f"{_one_line(extension) or 'no extension'} {n_files}" for extension, n_files in most_first)
+        kinds = ", ".join(f"{files.one_line(extension) or 'no extension'} {n_files}" for extension, n_files in most_first)
         number = sum(self.passed_by.values())
         return f"; {number} other{'s' * (number > 1)} passed by: {kinds}" if number else ""
 
@@ -237,8 +264,8 @@ class _Bar:
     def show(self, totals: _Totals) -> None:
         if self._bar.disable:
             return
-        saved = (totals.bytes_in - totals.bytes_out) / 1e6
-        self._bar.set_postfix_str(f"{totals.mpx_per_s:.1f} MP/s, {saved:.1f} MB saved", refresh=False)
+        saved = f", {(totals.bytes_in - totals.bytes_out) / 1e6:.1f} MB saved" if totals.bytes_out else ""
+        self._bar.set_postfix_str(f"{totals.mpx_per_s:.1f} MP/s{saved}", refresh=False)
         self._bar.total = self._n_tasks - totals.skipped  # which take no time: the estimate is of the others
         self._bar.update(totals.done + totals.failed - self._bar.n)
 
@@ -260,11 +287,6 @@ def _print_json(value: Result | _Totals, n_tasks: int = 0) -> None:
             }
         }  # fmt: skip
     click.echo(json.dumps(row))
-
-
-def _one_line(text: str) -> str:
-    """A file's name may hold line breaks, and bytes that are no text."""
-    return text.replace("\n", "\\n").replace("\r", "\\r").encode(errors="backslashreplace").decode()
 
 
 @contextlib.contextmanager

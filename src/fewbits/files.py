@@ -82,6 +82,11 @@ def with_extension(name: str, extension: str) -> str:
     return name[: name.index("://") + 3] + os.path.splitext(path)[0] + extension
 
 
+def one_line(text: str) -> str:
+    """Text to print: a file's name may hold line breaks, and bytes that are no text."""
+    return text.replace("\n", "\\n").replace("\r", "\\r").encode(errors="backslashreplace").decode()
+
+
 def stat_of(name: str) -> tuple[int | None, int | None] | None:
     """Size in bytes and nanoseconds since 1970 of the last change, None where a store does not tell; None: no such file."""
     if remote.is_remote(name):
@@ -98,13 +103,26 @@ def stat_of(name: str) -> tuple[int | None, int | None] | None:
 
 def time_of(name: str) -> int | None:
     """Nanoseconds since 1970 of a file's last change; None of streams, URLs, pipes, devices, and what is not there."""
+    found = _regular(name)
+    return found and found.st_mtime_ns
+
+
+def size_of(name: str) -> int | None:
+    """A file's size in bytes; None of streams, pipes, devices, and what is not there or does not tell. Raises ImageError."""
+    if remote.is_remote(name):
+        return (remote.stat(name) or (None, None))[0]
+    found = _regular(name)
+    return found and found.st_size
+
+
+def _regular(name: str) -> os.stat_result | None:
     if name == STREAM or remote.is_remote(name):
         return None
     try:
         found = os.stat(name)
     except OSError:
         return None
-    return found.st_mtime_ns if stat.S_ISREG(found.st_mode) else None
+    return found if stat.S_ISREG(found.st_mode) else None
 
 
 @stage("files")

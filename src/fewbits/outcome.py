@@ -49,7 +49,7 @@ def without_work(task: Task, convert: Conversion, force: bool, update: bool, fol
     """The result, where a look at the files tells it. Remote ones are looked at by the process that has the task."""
     if task.problem:
         return Result(task.source, task.target, "failed", error=task.problem)
-    if remote.is_remote(task.target):
+    if not task.target or remote.is_remote(task.target):
         return None
     try:
         if not remote.is_remote(task.source) and _overwrites(task, convert, force, update) is None:
@@ -129,14 +129,15 @@ def converted(task: Task, convert: Conversion, force: bool, update: bool) -> Res
     """Do a task. Never raises an Exception: a batch goes on, whatever a picture does to the libraries that read it."""
     begun, n_bytes = time.monotonic(), 0
     try:
-        overwrite = _overwrites(task, convert, force, update)
+        overwrite = _overwrites(task, convert, force, update) if task.target else False
         if overwrite is None:
             return Result(task.source, task.target, "skipped")
         changed = files.time_of(task.source)  # before it is read: what is written to it meanwhile is another state of it
         held = [files.read(task.source)]
         n_bytes = len(held[0])
         made = convert(held.pop, task.source, task.target, _silent)
-        files.write(task.target, made.data, overwrite, changed)
+        if task.target:
+            files.write(task.target, made.data, overwrite, changed)
     except Exception as error:
         text = str(error) if isinstance(error, FewbitsError) else f"{task.source}: {str(error) or type(error).__name__}"
         full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _DISK_FULL

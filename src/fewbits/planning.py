@@ -32,7 +32,7 @@ _SIDECARS: Final = (".aae", ".xmp", "desktop.ini", "thumbs.db")  # how their nam
 
 
 class Task(NamedTuple):
-    """A file to make of another. problem: where there is one, why it cannot be."""
+    """A file to make of another, or to read only: it has no target. problem: where there is one, why it cannot be."""
 
     source: str
     target: str
@@ -75,6 +75,18 @@ def plan(named: Sequence[str], out: str, extension: str, extensions: frozenset[s
             problems.append(Task(one.source, "", what))
     passed_by = Counter(ending for ending in map(_extension, others) if ending != extension)
     return Plan([*_with_targets(found, out, extension), *problems], passed_by)
+
+
+def sources(named: Sequence[str], extensions: frozenset[str], *, listed: Sequence[str] = ()) -> Plan:
+    """The same for what makes no files: tasks without targets."""
+    tasks: dict[str, Task] = {}
+    others = set()
+    for one in _all(named, listed, extensions):
+        if one.is_other:
+            others.add(one.source)
+        else:
+            tasks.setdefault(one.source, Task(one.source, "", one.problem))
+    return Plan(list(tasks.values()), Counter(map(_extension, others)))
 
 
 def is_folder(name: str) -> bool:

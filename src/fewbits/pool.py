@@ -49,7 +49,8 @@ class Pool:
             for process in list((self._executor._processes or {}).values()):  # Python 3.14 has kill_workers for this
                 process.kill()
         self._executor.shutdown(cancel_futures=True)
-        for folder in {os.path.dirname(task.target) or "." for task in self._hand.values() if not remote.is_remote(task.target)}:
+        targets = [task.target for task in self._hand.values() if task.target and not remote.is_remote(task.target)]
+        for folder in {os.path.dirname(target) or "." for target in targets}:
             files.sweep(folder)
         self._hand.clear()
 
