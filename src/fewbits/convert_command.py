@@ -132,12 +132,13 @@ def _is_picture_name(out: str) -> bool:
 
 
 def _one(source: str, target: str | None, convert: Conversion, force: bool, as_json: bool) -> None:
-    out = files.output_name(source, target, convert.extension, force)
     to_few = convert.extension == EXTENSION and Path(source).suffix.lower() != EXTENSION
-    if to_few and _is_picture_name(out):  # the second of two that the shell found, as a rule
+    if to_few and target not in (None, source) and _is_picture_name(target):  # the second of two that the shell found, as a rule
         raise click.BadParameter(
-            f"{out} is the name of a picture, OUT must be a {EXTENSION} file, or for several pictures a folder", param_hint="OUT"
+            f"{target} is the name of a picture, OUT must be a {EXTENSION} file, or for several pictures a folder",
+            param_hint="OUT",
         )
+    out = files.output_name(source, target, convert.extension, force)
     if as_json and out == files.STREAM:
         raise click.BadParameter("standard output holds the file already: name OUT", param_hint="'--json'")
     begun, n_bytes, failure = time.monotonic(), 0, None
