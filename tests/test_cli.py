@@ -746,6 +746,16 @@ def test_the_second_of_two_pictures_is_not_overwritten(run: Callable[..., Result
     assert other.read_bytes() == png.read_bytes()
 
 
+def test_a_file_that_is_larger_than_its_source_is_told_of(run: Callable[..., Result], png: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.webp"
+    opened(png).save(small, quality=1)
+    result = run("encode", small, "-q", "100", "--json")
+    sizes = [(tmp_path / "small.few").stat().st_size, small.stat().st_size]
+    said = f"{small}: its .few file is larger: {sizes[0]} bytes of {sizes[1]}"
+    assert sizes[0] > sizes[1] and result.code == 0 and result.err == f"fewbits: {said}\n"
+    assert json.loads(result.out.splitlines()[0])["note"] == said
+
+
 def test_a_file_that_is_replaced_keeps_its_rights(run: Callable[..., Result], png: Path, tmp_path: Path) -> None:
     target = tmp_path / "private.few"
     target.touch(0o600)

@@ -23,7 +23,7 @@ from fewbits.target import Target
 
 
 class Converted(NamedTuple):
-    """A whole file, the number of pixels of its picture, and a line about what was lost on the way, or ""."""
+    """A whole file, the number of pixels of its picture, and a line about what was lost on the way or is worth knowing, or ""."""
 
     data: bytes
     n_px: int
@@ -92,7 +92,9 @@ class Encoding:
 
     def __call__(self, take: Callable[[], bytes], source: str, target: str, progress: Progress) -> Converted:
         notes: list[str] = []
-        picture = read_picture(take(), source, notes.append)
+        data = take()
+        n_bytes, picture = len(data), read_picture(data, source, notes.append)
+        del data
         with about(source):
             picture = stripped(picture) if self.strip else picture
             model = load_model(self.model, threads=self.threads, engine=self.engine)
@@ -105,6 +107,8 @@ class Encoding:
                 progress=progress,
                 warn=lambda text: notes.append(f"{source}: {text}"),
             )
+        if len(coded) > n_bytes:
+            notes.append(f"{source}: its .few file is larger: {len(coded)} bytes of {n_bytes}")
         return Converted(coded, picture.width * picture.height, "; ".join(notes))
 
 

@@ -30,7 +30,7 @@ _FINE, _COARSE, _ROUNDED = 1_000, 2_000_000_000, 10_000_000
 class Result(NamedTuple):
     """What became of a task. seconds: its own. error: one line where it failed. ends_run: others would fail alike.
 
-    note: one line about what was lost on the way, where it was done.
+    note: one line about what was lost on the way, or is worth knowing, where it was done.
     """
 
     source: str
