@@ -323,6 +323,10 @@ def test_a_file_that_was_cut_is_decoded_on_request(run: Callable[..., Result], f
         ["decode", "in.few", "--region", "1,2,3,x"],
         ["decode", "in.few", "--scale", "2"],
         ["decode", "in.few", "--scale", "1/3"],
+        ["decode", "in.few", "--depth", "12"],
+        ["decode", "in.few", "--quality", "101"],
+        ["decode", "in.few", "--background", "no colour"],
+        ["decode", "in.few", "--background", "#ff800080"],
         ["decode", "in.few", "--size-limit", "0"],
         ["decode", "in.few", "--size-limit", "3GB"],
         ["decode", "in.few", "--size-limit", "nan"],
@@ -417,8 +421,27 @@ def test_transparent_pictures(run: Callable[..., Result], tmp_path: Path) -> Non
     assert run("encode", tmp_path / "clear.png").code == 0
     assert run("decode", tmp_path / "clear.few", tmp_path / "back.png").code == 0
     assert opened(tmp_path / "back.png").mode == "RGBA"
-    assert failed(run("decode", tmp_path / "clear.few", tmp_path / "back.jpg"), "JPEG holds no transparency")
+    assert failed(run("decode", tmp_path / "clear.few", tmp_path / "back.jpg"), "JPEG holds no transparency", "give a background")
     assert not (tmp_path / "back.jpg").exists()
+    assert run("decode", tmp_path / "clear.few", tmp_path / "back.jpg", "--background", "#ff8000") == Result(0, b"", "")
+    assert np.abs(np.asarray(opened(tmp_path / "back.jpg"), int) - (255, 128, 0)).max() <= 3
+
+
+def test_a_quality_of_the_picture(run: Callable[..., Result], few: Path, tmp_path: Path) -> None:
+    for quality in (20, 90):
+        assert run("decode", few, tmp_path / f"{quality}.jpg", "--quality", quality) == Result(0, b"", "")
+    assert (tmp_path / "20.jpg").stat().st_size < (tmp_path / "90.jpg").stat().st_size
+    assert failed(run("decode", few, tmp_path / "x.png", "-q", 90), tmp_path / "x.png", "PNG has no quality to choose")
+
+
+def test_a_picture_as_deep_as_its_source(run: Callable[..., Result], few: Path, tmp_path: Path) -> None:
+    Image.fromarray((np.arange(1200).reshape(30, 40) * 50).astype(np.uint16)).save(tmp_path / "deep.png")
+    assert run("encode", tmp_path / "deep.png").code == 0
+    for source, name, mode in (
+        (tmp_path / "deep.few", "deep.tif", "I;16"), (tmp_path / "deep.few", "deep.webp", "RGB"), (few, "small.png", "RGB"),
+    ):  # fmt: skip
+        assert run("decode", source, tmp_path / name, "--depth", "source") == Result(0, b"", "")
+        assert opened(tmp_path / name).mode == mode
 
 
 def test_metadata_are_kept_unless_stripped(run: Callable[..., Result], tmp_path: Path, picture: Picture) -> None:

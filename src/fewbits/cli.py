@@ -2,7 +2,7 @@
 """The command line: its commands and options. Exit 0: done; 1: it failed, with one line on stderr; 2: wrong usage."""
 
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
@@ -22,6 +22,7 @@ from fewbits.target import Target
 if TYPE_CHECKING:  # what loads numpy and Pillow is imported by the commands that code: `fewbits info` needs none of it
     from fewbits.codec import Region
 
+SOURCE: Final = "source"  # of --depth: the depth that the encoded picture had
 force_option = option(
     "-f", "--force", is_flag=True, panel=FILES, help="Overwrite OUT where it exists, and do again what is up to date."
 )
@@ -263,7 +264,28 @@ dimension_limit_option = option(
     panel=PICTURE,
     help="The pictures' format where OUT does not say it, such as jpg; any that Pillow writes.",
 )
-@option("--depth", type=int, default=8, metavar="8|16", panel=PICTURE, help="Bits a sample of the picture.")
+@option(
+    "-q",
+    "--quality",
+    type=click.IntRange(0, 100),
+    show_default=False,
+    metavar="N",
+    panel=PICTURE,
+    help="Of JPEG, WebP and AVIF files, 0 to 100, in that format's own measure. Default: 95.",
+)
+@option(
+    "--background",
+    metavar="COLOUR",
+    panel=PICTURE,
+    help="Lay transparent pictures onto this colour, such as white or '#ff8000', for formats without transparency.",
+)
+@option(
+    "--depth",
+    default="8",
+    metavar=f"8|16|{SOURCE}",
+    panel=PICTURE,
+    help="Bits a sample of the picture. source: 16 where the encoded picture had as many and the format holds them, else 8.",
+)
 @option(
     "--region",
     metavar="X,Y,W,H",
@@ -292,7 +314,9 @@ dimension_limit_option = option(
 def decode(
     paths: tuple[str, ...],
     to: str,
-    depth: int,
+    quality: int | None,
+    background: str | None,
+    depth: str,
     region: str | None,
     scale: str | None,
     allow_truncated: bool,
@@ -318,8 +342,8 @@ def decode(
     from fewbits.convert_command import convert_paths, jobs_of
     from fewbits.picturefile import can_write
 
-    if depth not in DEPTH_IDS:
-        raise click.BadParameter(f"{depth} is not 8 or 16", param_hint="'--depth'")
+    if depth not in (*map(str, DEPTH_IDS), SOURCE):
+        raise click.BadParameter(f"{depth} is not 8, 16 or {SOURCE}", param_hint="'--depth'")
     extension = f".{to.removeprefix('.')}"
     if not can_write(extension):
         raise click.BadParameter(f"Pillow writes no pictures with the extension {extension}", param_hint="'--to'")
@@ -328,15 +352,32 @@ def decode(
         extension,
         model,
         threads,
-        depth,
+        None if depth == SOURCE else int(depth),
         _numbers(region),
         _divisor(scale),
         allow_truncated,
         limits,
         _precision(precision),
         engine,
+        quality,
+        _colour(background),
     )
     convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, update=update, as_json=as_json, profile=profile)
+
+
+def _colour(text: str | None) -> tuple[int, int, int] | None:
+    """By its name or in hexadecimal digits -> red, green and blue of 8 bits."""
+    from PIL import ImageColor
+
+    if text is None:
+        return None
+    try:
+        red, green, blue, alpha = (*ImageColor.getrgb(text), 255)[:4]
+    except ValueError:
+        alpha = 0
+    if alpha != 255:
+        raise click.BadParameter(f"{text!r} is no opaque colour such as white or #ff8000", param_hint="'--background'")
+    return red, green, blue
 
 
 def _precision(text: str | None) -> str | None:

@@ -16,8 +16,8 @@ from fewbits.codec import NO_OTHER_LIMITS, Region, inspect, load_model, model_of
 from fewbits.container import EXTENSION, Header, Limits
 from fewbits.errors import about
 from fewbits.image import stripped
-from fewbits.picture import Picture
-from fewbits.picturefile import read_picture, write_picture
+from fewbits.picture import Picture, flattened
+from fewbits.picturefile import check_takes_quality, deepest, read_picture, write_picture
 from fewbits.runtime.pipeline import Progress
 from fewbits.target import Target
 
@@ -116,20 +116,23 @@ class Encoding:
 class Decoding:
     """.few files -> pictures. extension: of the pictures, with the dot. model: None for the one that each file names.
 
-    threads, precision, engine: see load_model. depth: bits a sample, 8 or 16. region, scale, allow_truncated, limits: see
-    fewbits.decode.
+    threads, precision, engine: see load_model. depth: bits a sample, 8 or 16; None: as many as the picture had that was encoded,
+    where the format holds them. region, scale, allow_truncated, limits: see fewbits.decode. quality: of lossy formats, see
+    write_picture. background: a colour that transparent pictures are laid onto, which then have no transparency.
     """
 
     extension: str
     model: str | None = None
     threads: int | None = None
-    depth: int = 8
+    depth: int | None = 8
     region: Region | None = None
     scale: int = 1
     allow_truncated: bool = False
     limits: Limits = NO_OTHER_LIMITS
     precision: str | None = None
     engine: str | None = None
+    quality: int | None = None
+    background: tuple[int, int, int] | None = None
     for_one = ""
     strip = False
     what = "decoding"
@@ -140,25 +143,34 @@ class Decoding:
         with about(source):
             header = inspect(data)
             self.limits.check(header)  # before a network is loaded
+        if self.quality is not None:
+            check_takes_quality(target)
         there, share = f"{len(data)} of {header.file_bytes} bytes", 100 * len(data) // header.file_bytes
         said = f"truncated file: {there} ({share} %) are there; what is missing of the picture is coarse or flat"
-        note = f"warning: {source}: {said}" if len(data) < header.file_bytes else ""
-        written = write_picture(self._decoded(data, header, source, progress), target)  # which alone holds the picture
-        return Converted(written, header.width * header.height, note)
+        notes = [f"warning: {source}: {said}"] if len(data) < header.file_bytes else []
+        depth = self.depth or (8 if header.depth == 8 else self._deepest(header, target, notes.append))
+        written = write_picture(  # which alone holds the picture
+            self._decoded(data, header, source, depth, progress), target, quality=self.quality, note=notes.append
+        )
+        return Converted(written, header.width * header.height, "; ".join(notes))
 
-    def _decoded(self, data: bytes, header: Header, source: str, progress: Progress) -> Picture:
+    def _deepest(self, header: Header, target: str, note: Callable[[str], None]) -> int:
+        return deepest(target, colour=header.colour == "rgb" or "alpha" in header.parts, note=note)
+
+    def _decoded(self, data: bytes, header: Header, source: str, depth: int, progress: Progress) -> Picture:
         with about(source):
             how: dict[str, Any] = {"threads": self.threads, "precision": self.precision, "engine": self.engine}
             model = load_model(self.model, **how) if self.model else model_of(header, **how)
-            return model.decode_picture(
+            picture = model.decode_picture(
                 data,
-                depth=self.depth,
+                depth=depth,
                 region=self.region,
                 scale=self.scale,
                 allow_truncated=self.allow_truncated,
                 limits=self.limits,
                 progress=progress,
             )
+        return picture if self.background is None else flattened(picture, self.background)
 
 
 @dataclass(frozen=True)
