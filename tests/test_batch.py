@@ -129,6 +129,21 @@ def test_what_is_written_to_a_source_while_it_is_done_is_another_state(tmp_path:
     assert statuses(tasks) == {"a": "failed"}
 
 
+def test_the_time_is_set_before_the_file_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks, seen, link = tasks_of(tmp_path, a=b""), [], os.link
+    os.utime(tasks[0].source, ns=(0, 10**18))
+    monkeypatch.setattr(files.os, "link", lambda part, path: seen.append(os.stat(part).st_mtime_ns) or link(part, path))
+    assert statuses(tasks) == {"a": "done"} and seen == [10**18]
+
+
+def test_a_file_system_that_takes_no_times_takes_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(files.os, "utime", refusing)
+    assert statuses(tasks_of(tmp_path, a=b"")) == {"a": "done"}
+
+
 def test_a_source_that_is_not_there_is_never_up_to_date(tmp_path: Path) -> None:
     tasks = tasks_of(tmp_path, a=b"")
     statuses(tasks)

@@ -225,6 +225,12 @@ def test_transparency_and_metadata_are_verified(
     assert sizes[container.SECTION_ALPHA] > 20 and failed(run("verify", path), path, "alpha")
 
 
+def test_a_cut_file_needs_no_model_to_be_told_of(run: Callable[..., Result], few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few.write_bytes(few.read_bytes()[:-9])
+    monkeypatch.setattr(conversion, "model_of", lambda *_, **__: pytest.fail("a model was loaded"))
+    assert failed(run("verify", few), few, "truncated file")
+
+
 def test_many_files_are_verified_wherever_they_are(run: Callable[..., Result], few: Path, tmp_path: Path) -> None:
     for name in ("in/a.few", "in/sub/a.few", "in/notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

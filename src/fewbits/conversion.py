@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.ImageFile import StubImageFile
 
 from fewbits.codec import NO_OTHER_LIMITS, Region, inspect, load_model, model_of
-from fewbits.container import EXTENSION, Header, Limits
+from fewbits.container import EXTENSION, Header, Limits, parse
 from fewbits.errors import about
 from fewbits.image import stripped
 from fewbits.picture import Picture, flattened
@@ -190,8 +190,8 @@ class Verifying:
     def __call__(self, take: Callable[[], bytes], source: str, target: str, progress: Progress) -> Converted:
         data = take()
         with about(source):
-            header = inspect(data)
-            self.limits.check(header)  # before a network is loaded
+            header, _ = parse(data)
+            self.limits.check(header)  # both before a network is loaded: a file that was cut needs none to be told of
             how: dict[str, Any] = {"threads": self.threads, "engine": self.engine}
             model = load_model(self.model, **how) if self.model else model_of(header, **how)
             model.verify(data)

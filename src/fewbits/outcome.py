@@ -94,7 +94,7 @@ def _overwrites(task: Task, convert: Conversion, force: bool, update: bool) -> b
         return None
     is_few = files.read(target, len(MAGIC)) == MAGIC
     decoded = convert.extension != EXTENSION and older and not _beside(source, target)
-    if is_few and away and not current or update and (is_few or decoded):
+    if (update and (is_few or decoded)) or (away and is_few and not current):
         return True
     if convert.extension == EXTENSION and not is_few:
         why = f"is no {EXTENSION} file"
@@ -106,10 +106,12 @@ def _overwrites(task: Task, convert: Conversion, force: bool, update: bool) -> b
 
 
 def _beside(one: str, other: str) -> bool:
+    """Whether two files are in one folder."""
     return os.path.realpath(os.path.dirname(one)) == os.path.realpath(os.path.dirname(other))
 
 
 def _same_time(one: int | None, other: int | None) -> bool:
+    """Whether two times are the same, but for what file systems round."""
     if one is None or other is None:
         return False
     return abs(one - other) <= (_COARSE if not one % _ROUNDED or not other % _ROUNDED else _FINE)
