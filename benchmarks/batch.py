@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="runs of each setting (default %(default)s)")
     options = parser.parse_args()
     if options.images:
-        sources = [task.source for task in plan([options.images], "", ".few", picture_extensions())]
+        sources = [task.source for task in plan([options.images], "", ".few", picture_extensions()).tasks]
     else:
         sources = [str(path) for path in photographs(PHOTOGRAPHS)]
     print_speeds(sources * options.times, options.repeat)

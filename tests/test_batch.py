@@ -15,6 +15,7 @@ from PIL import Image
 
 from fewbits import batch, files, outcome
 from fewbits.batch import run
+from fewbits.codec import Model, inspect
 from fewbits.conversion import Converted, Encoding
 from fewbits.errors import ImageError
 from fewbits.outcome import Result
@@ -28,9 +29,10 @@ class Stub:
     """A conversion that costs nothing, but for files that name a trouble. Here, at the top, so that processes find it."""
 
     threads: int | None = 1
+    extension: str = ".few"
+    strip: bool = False
     for_one = ""
     what = "copying"
-    extension = ".few"
     extensions = frozenset({".png"})
 
     def __call__(self, take: Callable[[], bytes], source: str, target: str, progress: Callable[[float], None]) -> Converted:
@@ -52,8 +54,8 @@ def tasks_of(root: Path, **contents: bytes) -> list[Task]:
     return [Task(f"{root}/{name}.png", f"{root}/out/{name}.few") for name in contents]
 
 
-def statuses(tasks: list[Task], *, jobs: int = 1, force: bool = False) -> dict[str, str]:
-    return {Path(result.source).stem: result.status for result in run(tasks, Stub(), jobs=jobs, force=force)}
+def statuses(tasks: list[Task], *, jobs: int = 1, force: bool = False, update: bool = False) -> dict[str, str]:
+    return {Path(result.source).stem: result.status for result in run(tasks, Stub(), jobs=jobs, force=force, update=update)}
 
 
 def test_results_and_files(tmp_path: Path) -> None:
@@ -75,23 +77,120 @@ def test_what_is_up_to_date_is_skipped(tmp_path: Path) -> None:
     assert statuses(tasks) == {"a": "skipped", "b": "done", "c": "done"}
     assert set(statuses(tasks, force=True).values()) == {"done"}
     target = Path(tasks[0].target)
-    target.write_bytes(b"\x8fFEW old")
-    os.utime(target, (1, 1))
-    assert statuses(tasks) == {"a": "done", "b": "skipped", "c": "skipped"}, "older than its source: made anew"
-    assert target.read_bytes() == NEW
+    assert target.stat().st_mtime_ns == Path(tasks[0].source).stat().st_mtime_ns
     target.write_bytes(b"")
     assert statuses(tasks)["a"] == "done", "an empty file is nobody's"
 
 
-def test_somebodys_file_is_overwritten_by_force_only(tmp_path: Path) -> None:
-    """Decoding a.few beside an original a.png must not replace the original."""
+@pytest.mark.parametrize("seconds", [-100, 100], ids=["older", "newer"])
+def test_a_source_that_changed_fails_and_is_made_again_by_update(tmp_path: Path, seconds: int) -> None:
+    """Nobody can tell it from another picture of the same name: cameras count from IMG_0001, again and again."""
+    tasks = tasks_of(tmp_path, a=b"", b=b"")
+    statuses(tasks)
+    source, target = Path(tasks[0].source), Path(tasks[0].target)
+    target.write_bytes(b"\x8fFEW of another")
+    changed = source.stat().st_mtime_ns + 10**9 * seconds
+    os.utime(target, ns=(changed, changed))
+    first, second = run(tasks, Stub(), jobs=1, force=False)
+    assert first.error == (
+        f"{target}: exists already, and was made of another file than {source}, or of another state of it; "
+        "--update or -f overwrites it"
+    )
+    assert second.status == "skipped" and target.read_bytes() == b"\x8fFEW of another"
+    assert statuses(tasks, update=True) == {"a": "done", "b": "skipped"} and target.read_bytes() == NEW
+    assert statuses(tasks) == {"a": "skipped", "b": "skipped"}
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "rounded", "status"),
+    [(0, 1, "skipped"), (900, 1, "skipped"), (500_000_000, 1, "failed"), (0, 10**7, "skipped"), (0, 2 * 10**9, "skipped")],
+)
+def test_a_time_that_a_file_system_rounded_is_the_same(tmp_path: Path, nanoseconds: int, rounded: int, status: str) -> None:
+    tasks = tasks_of(tmp_path, a=b"")
+    os.utime(tasks[0].source, ns=(0, 1_700_000_001_234_567_890))
+    statuses(tasks)
+    time_ns = (1_700_000_001_234_567_890 + nanoseconds) // rounded * rounded
+    os.utime(tasks[0].target, ns=(0, time_ns))
+    assert statuses(tasks) == {"a": status}
+
+
+def test_what_is_written_to_a_source_while_it_is_done_is_another_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = tasks_of(tmp_path, a=b"")
+    read = files.read
+
+    def changing(name: str, limit: int = -1) -> bytes:
+        data = read(name, limit)
+        os.utime(name, ns=(0, 10**18))
+        return data
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "read", changing)
+        assert statuses(tasks) == {"a": "done"}
+    assert statuses(tasks) == {"a": "failed"}
+
+
+def test_the_time_is_set_before_the_file_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks, seen, link = tasks_of(tmp_path, a=b""), [], os.link
+    os.utime(tasks[0].source, ns=(0, 10**18))
+    monkeypatch.setattr(files.os, "link", lambda part, path: seen.append(os.stat(part).st_mtime_ns) or link(part, path))
+    assert statuses(tasks) == {"a": "done"} and seen == [10**18]
+
+
+def test_a_file_system_that_takes_no_times_takes_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(files.os, "utime", refusing)
+    assert statuses(tasks_of(tmp_path, a=b"")) == {"a": "done"}
+
+
+def test_a_source_that_is_not_there_is_never_up_to_date(tmp_path: Path) -> None:
+    tasks = tasks_of(tmp_path, a=b"")
+    statuses(tasks)
+    os.unlink(tasks[0].source)
+    assert next(run(tasks, Stub(), jobs=1, force=False)).error == f"{tasks[0].source}: No such file or directory"
+
+
+@pytest.mark.parametrize("update", [False, True])
+@pytest.mark.parametrize(("folder", "seconds", "made"), [("out", -100, True), ("out", 100, False), ("", -100, False)])
+def test_pictures_are_made_again_by_update_where_they_are_older_and_apart(
+    tmp_path: Path, folder: str, seconds: int, made: bool, update: bool
+) -> None:
+    """A picture beside its .few file, or newer than it, may well be the original."""
+    source, target = tmp_path / "a.few", tmp_path / folder / "a.png"
+    target.parent.mkdir(exist_ok=True)
+    source.write_bytes(NEW)
+    target.write_bytes(b"a picture")
+    changed = source.stat().st_mtime_ns + 10**9 * seconds
+    os.utime(target, ns=(changed, changed))
+    result = next(run([Task(str(source), str(target))], Stub(extension=".png"), jobs=1, force=False, update=update))
+    assert (result.status, target.read_bytes()) == (("done", NEW) if made and update else ("failed", b"a picture"))
+    assert result.status == "done" or result.error.endswith(f"; {'--update or ' if made else ''}-f overwrites it")
+
+
+def test_a_target_with_metadata_is_not_what_strip_makes(tmp_path: Path, model: Model, picture: Callable[..., np.ndarray]) -> None:
+    source, target = tmp_path / "a.png", tmp_path / "out" / "a.few"
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    Image.fromarray(picture(16, 16)).save(source, exif=exif)
+    tasks = [Task(str(source), str(target))]
+    assert next(run(tasks, Encoding(60, "few", 1), jobs=1, force=False)).status == "done"
+    result = next(run(tasks, Encoding(60, "few", 1, strip=True), jobs=1, force=False))
+    assert result.error == f"{target}: exists already, and holds EXIF, which --strip leaves out; --update or -f overwrites it"
+    assert next(run(tasks, Encoding(60, "few", 1, strip=True), jobs=1, force=False, update=True)).status == "done"
+    assert "exif" not in inspect(target.read_bytes()).parts
+    assert next(run(tasks, Encoding(60, "few", 1, strip=True), jobs=1, force=False)).status == "skipped"
+
+
+@pytest.mark.parametrize("update", [False, True])
+def test_somebodys_file_is_overwritten_by_force_only(tmp_path: Path, update: bool) -> None:
     task = tasks_of(tmp_path, a=b"")[0]
     target = Path(task.target)
     target.parent.mkdir()
     target.write_bytes(b"an original")
     os.utime(target, (1, 1))
-    result = next(run([task], Stub(), jobs=1, force=False))
-    assert result.error == f"{target}: exists already, and is older than {task.source}; -f overwrites it"
+    result = next(run([task], Stub(), jobs=1, force=False, update=update))
+    assert result.error == f"{target}: exists already, and is no .few file; -f overwrites it"
     assert target.read_bytes() == b"an original"
     assert next(run([task], Stub(), jobs=1, force=True)).status == "done" and target.read_bytes() == NEW
 

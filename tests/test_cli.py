@@ -164,7 +164,90 @@ def test_info(run: Callable[..., Result], few: Path, model: Model) -> None:
         and values["bpp"] == round(8 * size / 1320, 4)
     )
     assert values["header_bytes"] == 48 and len(values["sections"]) == 2
-    assert json.loads(run("info", "--json", "-", stdin=few.read_bytes()[:48]).out) == values, "the header is enough"
+    assert values["file"] == str(few) and values["bytes_there"] == size
+    header = json.loads(run("info", "--json", "-", stdin=few.read_bytes()[:48]).out)
+    assert header == values | {"file": "-", "bytes_there": None}, "the header is enough"
+
+
+def test_info_of_several_files(run: Callable[..., Result], few: Path, png: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.few").write_bytes(few.read_bytes()[:-9])
+    alone = run("info", few).out.decode()
+    result = run("info", few, png, tmp_path / "cut.few")
+    lines = result.out.decode().splitlines()
+    assert lines[:4] == [f"{few}:", *alone.splitlines()] and lines[4] == f"{tmp_path}/cut.few:" and len(lines) == 9
+    assert result.code == 1 and result.err.splitlines()[-1] == "fewbits: 1 of 3 files failed"
+    assert result.err.startswith(f"{png}: not a fewbits file") and result.err.count("\n") == 2
+    rows = [json.loads(line) for line in run("info", "--json", few, tmp_path / "cut.few").out.splitlines()]
+    assert [row["bytes"] - row["bytes_there"] for row in rows] == [0, 9]
+
+
+def test_info_tells_when_a_file_is_too_short_or_too_long(run: Callable[..., Result], few: Path) -> None:
+    data = few.read_bytes()
+    assert b"there" not in run("info", few).out
+    for content, words in ((data[:60], "the file was cut off"), (data + bytes(5), "there should be no more")):
+        few.write_bytes(content)
+        assert f"{len(content)} of {len(data)} bytes are there: {words}\n" in run("info", few).out.decode()
+
+
+# Verifying
+
+
+def with_a_flipped_bit(data: bytes) -> bytes:
+    return data[:-3] + bytes([data[-3] ^ 1]) + data[-2:]
+
+
+def test_a_good_file_says_nothing(run: Callable[..., Result], few: Path) -> None:
+    assert run("verify", few) == Result(0, b"", "") and run("verify", "-", stdin=few.read_bytes()) == Result(0, b"", "")
+    row, totals = (json.loads(line) for line in run("verify", few, "--json").out.splitlines())
+    assert (row["status"], row["target"], row["bytes_out"], totals["summary"]["done"]) == ("done", "", 0, 1)
+    assert list(few.parent.iterdir()) == [few]
+
+
+@pytest.mark.parametrize(
+    "how", [with_a_flipped_bit, lambda data: data[:-9], lambda data: data + b"x", lambda data: b"", lambda data: b"GIF89a"]
+)
+def test_a_bad_file_is_a_line_and_exit_code_1(run: Callable[..., Result], few: Path, how: Callable[[bytes], bytes]) -> None:
+    few.write_bytes(how(few.read_bytes()))
+    assert failed(run("verify", few), few)
+    result = run("verify", few, "--json")
+    assert result.code == 1 and json.loads(result.out.splitlines()[0])["status"] == "failed"
+
+
+def test_transparency_and_metadata_are_verified(
+    run: Callable[..., Result], tmp_path: Path, picture: Picture, model: Model
+) -> None:
+    data = model.encode(np.dstack([picture(20, 24), picture(20, 24)[:, :, 0]]), 60)
+    header = inspect(data)
+    place, sizes = header.header_bytes, dict(header.sections)
+    assert header.sections[0][0] == container.SECTION_ALPHA
+    path = tmp_path / "x.few"
+    path.write_bytes(data[: place + 20] + bytes([data[place + 20] ^ 1]) + data[place + 21 :])
+    assert sizes[container.SECTION_ALPHA] > 20 and failed(run("verify", path), path, "alpha")
+
+
+def test_a_cut_file_needs_no_model_to_be_told_of(run: Callable[..., Result], few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few.write_bytes(few.read_bytes()[:-9])
+    monkeypatch.setattr(conversion, "model_of", lambda *_, **__: pytest.fail("a model was loaded"))
+    assert failed(run("verify", few), few, "truncated file")
+
+
+def test_many_files_are_verified_wherever_they_are(run: Callable[..., Result], few: Path, tmp_path: Path) -> None:
+    for name in ("in/a.few", "in/sub/a.few", "in/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(few.read_bytes())
+    result = run("verify", tmp_path / "in", few, "-j", 1)
+    assert result.code == 0 and result.err.startswith("3 files: 3 good, 0 failed; 0.0 MB, ") and result.out == b""
+    assert result.err.endswith("; 1 other passed by: .txt 1\n")
+    bad = tmp_path / "in" / "sub" / "a.few"
+    bad.write_bytes(with_a_flipped_bit(few.read_bytes()))
+    result = run("verify", "--from-list", "-", "-j", 1, stdin=f"{bad}\n{few}\n".encode())
+    lines = result.err.splitlines()
+    assert result.code == 1 and lines[0].startswith(f"{bad}: ") and len(lines) == 3
+    assert lines[1].startswith("2 files: 1 good, 1 failed; ") and lines[2] == "fewbits: 1 of 2 files failed"
+    assert run("verify").code == 2 and run("verify", few, "-").code == 2
+    assert run("verify", few, "--size-limit", "10").code == 1
+    (tmp_path / "none").mkdir()
+    assert run("verify", tmp_path / "none").err.endswith("verifying takes, in folders, .few\n")
 
 
 def test_models(run: Callable[..., Result], model: Model) -> None:
@@ -174,7 +257,7 @@ def test_models(run: Callable[..., Result], model: Model) -> None:
 
 def test_version_and_help(run: Callable[..., Result]) -> None:
     assert run("--version").out.decode() == f"fewbits {__version__}\n"
-    for command in ([], ["encode"], ["decode"], ["info"], ["models"], ["train"], ["export"]):
+    for command in ([], ["encode"], ["decode"], ["verify"], ["info"], ["models"], ["train"], ["export"]):
         for flag in ("-h", "--help"):
             result = run(*command, flag)
             assert result.code == 0 and b"Usage: " in result.out and b"--help" in result.out
@@ -213,7 +296,10 @@ def test_a_file_that_was_cut_is_decoded_on_request(run: Callable[..., Result], f
     said = f"{len(data) - 9} of {len(data)} bytes ({share} %) are there; what is missing of the picture is coarse or flat"
     assert result.err == f"fewbits: warning: {cut}: truncated file: {said}\n"
     assert decoded(tmp_path / "cut.png").shape == (30, 44, 3)
-    assert run("info", cut).out == run("info", few).out
+    line = f"{len(data) - 9} of {len(data)} bytes are there: the file was cut off"
+    assert [*run("info", cut).out.decode().splitlines()] == [
+        *(lines := run("info", few).out.decode().splitlines())[:2], line, *lines[2:]
+    ]  # fmt: skip
     cut.write_bytes(data[:49])
     assert failed(run("decode", cut, tmp_path / "none.png", "--allow-truncated"), cut, "hyper section")
     assert run("decode", few, "-", "--allow-truncated") == run("decode", few, "-"), "no warning where nothing is missing"
@@ -243,6 +329,10 @@ def test_a_file_that_was_cut_is_decoded_on_request(run: Callable[..., Result], f
         ["decode", "in.few", "--region", "1,2,3,x"],
         ["decode", "in.few", "--scale", "2"],
         ["decode", "in.few", "--scale", "1/3"],
+        ["decode", "in.few", "--depth", "12"],
+        ["decode", "in.few", "--quality", "101"],
+        ["decode", "in.few", "--background", "no colour"],
+        ["decode", "in.few", "--background", "#ff800080"],
         ["decode", "in.few", "--size-limit", "0"],
         ["decode", "in.few", "--size-limit", "3GB"],
         ["decode", "in.few", "--size-limit", "nan"],
@@ -337,8 +427,27 @@ def test_transparent_pictures(run: Callable[..., Result], tmp_path: Path) -> Non
     assert run("encode", tmp_path / "clear.png").code == 0
     assert run("decode", tmp_path / "clear.few", tmp_path / "back.png").code == 0
     assert opened(tmp_path / "back.png").mode == "RGBA"
-    assert failed(run("decode", tmp_path / "clear.few", tmp_path / "back.jpg"), "JPEG holds no transparency")
+    assert failed(run("decode", tmp_path / "clear.few", tmp_path / "back.jpg"), "JPEG holds no transparency", "give a background")
     assert not (tmp_path / "back.jpg").exists()
+    assert run("decode", tmp_path / "clear.few", tmp_path / "back.jpg", "--background", "#ff8000") == Result(0, b"", "")
+    assert np.abs(np.asarray(opened(tmp_path / "back.jpg"), int) - (255, 128, 0)).max() <= 3
+
+
+def test_a_quality_of_the_picture(run: Callable[..., Result], few: Path, tmp_path: Path) -> None:
+    for quality in (20, 90):
+        assert run("decode", few, tmp_path / f"{quality}.jpg", "--quality", quality) == Result(0, b"", "")
+    assert (tmp_path / "20.jpg").stat().st_size < (tmp_path / "90.jpg").stat().st_size
+    assert failed(run("decode", few, tmp_path / "x.png", "-q", 90), tmp_path / "x.png", "PNG has no quality to choose")
+
+
+def test_a_picture_as_deep_as_its_source(run: Callable[..., Result], few: Path, tmp_path: Path) -> None:
+    Image.fromarray((np.arange(1200).reshape(30, 40) * 50).astype(np.uint16)).save(tmp_path / "deep.png")
+    assert run("encode", tmp_path / "deep.png").code == 0
+    for source, name, mode in (
+        (tmp_path / "deep.few", "deep.tif", "I;16"), (tmp_path / "deep.few", "deep.webp", "RGB"), (few, "small.png", "RGB"),
+    ):  # fmt: skip
+        assert run("decode", source, tmp_path / name, "--depth", "source") == Result(0, b"", "")
+        assert opened(tmp_path / name).mode == mode
 
 
 def test_metadata_are_kept_unless_stripped(run: Callable[..., Result], tmp_path: Path, picture: Picture) -> None:
@@ -660,9 +769,20 @@ def test_the_second_of_two_pictures_is_not_overwritten(run: Callable[..., Result
     """`encode -f *.jpg` where there are two."""
     other = tmp_path / "other.jpg"
     other.write_bytes(png.read_bytes())
-    result = run("encode", "-f", png, other)
-    assert result.code == 2 and "is the name of a picture, OUT must be a .few file" in result.err
+    for options in ([], ["-f"]):  # which is of no use, so no message may ask for it
+        result = run("encode", *options, png, other)
+        assert result.code == 2 and "is the name of a picture, OUT must be a .few file" in result.err
     assert other.read_bytes() == png.read_bytes()
+
+
+def test_a_file_that_is_larger_than_its_source_is_told_of(run: Callable[..., Result], png: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.webp"
+    opened(png).save(small, quality=1)
+    result = run("encode", small, "-q", "100", "--json")
+    sizes = [(tmp_path / "small.few").stat().st_size, small.stat().st_size]
+    said = f"{small}: its .few file is larger: {sizes[0]} bytes of {sizes[1]}"
+    assert sizes[0] > sizes[1] and result.code == 0 and result.err == f"fewbits: {said}\n"
+    assert json.loads(result.out.splitlines()[0])["note"] == said
 
 
 def test_a_file_that_is_replaced_keeps_its_rights(run: Callable[..., Result], png: Path, tmp_path: Path) -> None:

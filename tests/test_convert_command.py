@@ -57,6 +57,25 @@ def test_a_folder_there_and_back(folder: Path, tmp_path: Path) -> None:
         assert back.format == "WEBP" and back.size == (32, 24)
 
 
+def test_another_folder_into_the_same_one_loses_nothing(folder: Path, tmp_path: Path, picture: Picture) -> None:
+    """Cameras reuse names, and copies keep dates: pictures of the second folder were skipped, or took the place of others."""
+    fewbits("encode", folder, tmp_path / "out", "-j", 1)
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in names(tmp_path / "out")}
+    other = tmp_path / "other"
+    other.mkdir()
+    for name, seconds in (("a.png", 1_000_000_000), ("b.jpg", 4_000_000_000)):
+        Image.fromarray(picture(24, 32, 9)).save(other / name)
+        os.utime(other / name, (seconds, seconds))
+    result = fewbits("encode", other, tmp_path / "out", "-j", 1)
+    assert result.returncode == 1 and result.stderr.count(b"of another state of it; --update or -f overwrites it\n") == 2
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in names(tmp_path / "out")} == before
+    assert fewbits("encode", other, tmp_path / "out", "-j", 1, "-u").returncode == 0
+    assert (tmp_path / "out" / "a.few").read_bytes() != before["a.few"]
+    single = fewbits("encode", folder / "b.jpg", tmp_path / "out" / "b.few", "-f")
+    again = fewbits("encode", folder / "b.jpg", f"{tmp_path}/out/", "-j", 1)
+    assert single.returncode == 0 and b"1 up to date" in again.stderr, "a file alone takes its source's time, too"
+
+
 def test_bad_files_are_listed_and_the_others_done(folder: Path, tmp_path: Path) -> None:
     (folder / "empty.png").touch()
     (folder / "text.jpg").write_text("no picture")
@@ -95,6 +114,25 @@ def test_json_of_one_file(folder: Path, tmp_path: Path) -> None:
         os.unlink(tmp_path / "one.few") if not code else None
 
 
+def test_what_is_passed_by_is_told(folder: Path, tmp_path: Path) -> None:
+    for name in ("x.heic", "sub/y.HEIC", "z", ".hidden"):
+        (folder / name).touch()
+    result = fewbits("encode", folder, tmp_path / "out", "-j", 1)
+    assert result.returncode == 0 and result.stderr.endswith(b" MP/s; 3 others passed by: .heic 2, no extension 1\n")
+    result = fewbits("encode", folder, tmp_path / "out", "-j", 1, "--json")
+    assert json.loads(result.stdout.splitlines()[-1])["summary"]["passed_by"] == {".heic": 2, "": 1}
+
+
+def test_a_folder_with_nothing_to_do_is_a_failure_and_an_empty_list_is_none(folder: Path, tmp_path: Path) -> None:
+    result = fewbits("decode", folder, tmp_path / "out")
+    assert result.returncode == 1 and result.stderr.decode().splitlines() == [
+        "0 files: 0 done, 0 up to date, 0 failed; 0.0 -> 0.0 MB, 0.0 MP/s; 1 other passed by: .jpg 1",
+        "fewbits: nothing to do: no file was found; decoding takes, in folders, .few",
+    ]
+    result = fewbits("encode", "--from-list", "-", f"{tmp_path}/out/", input=b"", cwd=tmp_path)
+    assert result.returncode == 0 and b"fewbits: warning: nothing to do: no file was found; encoding takes" in result.stderr
+
+
 @pytest.mark.parametrize("separator", [b"\n", b"\0"])
 def test_a_list_from_stdin_or_a_file(folder: Path, tmp_path: Path, separator: bytes) -> None:
     data = b"in/a.png" + separator + b"in/sub/c.png" + separator
@@ -113,6 +151,7 @@ def test_wrong_usage(folder: Path, tmp_path: Path) -> None:
         (("encode", folder, tmp_path / "out", "--roi", folder / "a.png"), "for one picture"),
         (("encode", folder, tmp_path / "out", "-j", "0"), "neither a number"),
         (("encode", folder / "a.png", "-", "--json"), "standard output"),
+        (("encode", folder / "a.png", tmp_path / "a.few", "-u"), "for many files"),
         (("decode", folder, tmp_path / "out", "--to", "xyz"), "writes no pictures"),
     ):
         result = fewbits(*arguments)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fewbits.errors import ImageError
-from fewbits.picture import Picture, at_depth, filled, opaque_bytes
+from fewbits.picture import Metadata, Picture, at_depth, filled, flattened, opaque_bytes
 
 Draw = Callable[..., np.ndarray]
 
@@ -61,3 +61,22 @@ def test_metrics_see_opaque_bytes_only(picture: Draw) -> None:
     assert opaque_bytes(Picture(np.full((2, 2, 3), 65407, np.uint16), "rgb"), "x").tolist() == [[[255] * 3] * 2] * 2
     with pytest.raises(ImageError, match="x.png: it has transparent pixels"):
         opaque_bytes(Picture(picture(2, 2), "rgb", np.zeros((2, 2), np.uint8)), "x.png")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_picture_is_laid_onto_a_colour(picture: Draw, dtype: type) -> None:
+    whole = int(np.iinfo(dtype).max)
+    pixels = at_depth(picture(600, 5), 8 * np.dtype(dtype).itemsize)
+    alpha = np.random.default_rng(0).choice([0, whole // 3, whole - 1, whole], (600, 5)).astype(dtype)
+    found = flattened(Picture(pixels, "rgb", alpha, Metadata(exif=b"II")), (255, 128, 0))
+    share = alpha[:, :, None] / whole
+    expected = np.rint(pixels * share + np.array([255, 128, 0]) * (whole // 255) * (1 - share))
+    assert found.alpha is None and found.pixels.dtype == dtype and found.metadata.exif == b"II"
+    assert np.array_equal(found.pixels, expected)
+
+
+def test_grey_onto_grey_stays_grey() -> None:
+    grey = Picture(np.full((2, 2, 3), 9, np.uint8), "grey", np.full((2, 2), 100, np.uint8))
+    assert flattened(grey, (7, 7, 7)).colour == "grey" and flattened(grey, (7, 7, 8)).colour == "rgb"
+    opaque = Picture(grey.pixels, "grey")
+    assert flattened(opaque, (0, 0, 0)) is opaque

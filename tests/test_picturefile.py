@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 from fewbits.errors import ImageError
 from fewbits.image import from_array, to_picture
 from fewbits.picture import Metadata, Picture
-from fewbits.picturefile import read_picture, write_picture
+from fewbits.picturefile import deepest, read_picture, write_picture
 
 Draw = Callable[..., np.ndarray]
 
@@ -223,6 +223,43 @@ def test_formats_with_alpha_take_it(picture: Draw, extension: str, colour: str) 
 def test_formats_without_alpha_refuse_it(picture: Draw, extension: str) -> None:
     with pytest.raises(ImageError, match="holds no transparency"):
         write_picture(Picture(picture(4, 4), "rgb", picture(4, 4)[:, :, 0]), f"out.{extension}")
+
+
+@pytest.mark.parametrize("extension", ["jpg", "webp", "avif"])
+def test_lossy_formats_take_a_quality(picture: Draw, extension: str) -> None:
+    sizes = [
+        len(write_picture(Picture(picture(64, 64), "rgb"), f"out.{extension}", quality=quality)) for quality in (0, 50, 95, None)
+    ]
+    assert sizes[0] < sizes[1] < sizes[2] == sizes[3]
+
+
+@pytest.mark.parametrize("extension", ["png", "tif", "bmp"])
+def test_other_formats_refuse_a_quality(picture: Draw, extension: str) -> None:
+    with pytest.raises(ImageError, match="has no quality to choose"):
+        write_picture(Picture(picture(4, 4), "rgb"), f"out.{extension}", quality=50)
+
+
+@pytest.mark.parametrize(("kind", "longest"), [("exif", 65533 - 6), ("xmp", 65533 - 29)])
+def test_metadata_that_are_too_long_for_jpeg_are_left_out_with_a_note(picture: Draw, kind: str, longest: int) -> None:
+    begin = {"exif": b"II*\0\x08\0\0\0\0\0\0\0\0\0", "xmp": b"<x/>"}[kind]
+    for n_bytes, said in (longest, False), (longest + 1, True):
+        notes: list[str] = []
+        metadata = Metadata(srgb(), **{kind: begin.ljust(n_bytes, b" " if kind == "xmp" else b"\0")})
+        found = read_picture(write_picture(Picture(picture(9, 8), "rgb", None, metadata), "x.jpg", note=notes.append), "x.jpg")
+        assert bool(getattr(found.metadata, kind)) is not said and found.metadata.icc == metadata.icc
+        assert [note.startswith(f"x.jpg: {kind.upper()} of ") for note in notes] == [True] * said
+        assert write_picture(Picture(picture(9, 8), "rgb", None, metadata), "x.png", note=notes.append) and len(notes) == said
+
+
+def test_how_deep_a_format_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("imagecodecs")
+    notes: list[str] = []
+    names = ("x.png", "x", "x.tif", "x.jpg", "x.webp", "x.pgm")
+    assert [deepest(name, colour=True, note=notes.append) for name in names] == [16, 16, 8, 8, 8, 8] and not notes
+    assert [deepest(name, colour=False) for name in names] == [16, 16, 16, 8, 8, 16]
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert deepest("x.png", colour=False) == 16 and deepest("x.png", colour=True, note=notes.append) == 8
+    assert notes == ["x.png: 16 bits are written as 8; the extra `deep` keeps them"]
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg", "webp", "avif", "tif"])

@@ -21,7 +21,7 @@ def make(root: Path, *names: str) -> None:
 
 def planned(*named: str, listed: tuple[str, ...] = ()) -> dict[str, str]:
     """Source -> target, or the problem."""
-    tasks = plan(named, "OUT", ".few", PICTURES, listed=listed)
+    tasks = plan(named, "OUT", ".few", PICTURES, listed=listed).tasks
     assert len({task.source for task in tasks}) == len(tasks)
     return {task.source: task.problem or task.target for task in tasks}
 
@@ -112,7 +112,7 @@ def test_a_folder_named_like_a_target(root: Path) -> None:
     """x.few/ is a folder of pictures: it is walked, and x.jpg must not become a file of its name."""
     make(root, "in/x.few/1.png", "in/x.jpg")
     assert planned("in") == {"in/x.jpg": "OUT/x.jpg.few", "in/x.few/1.png": "OUT/x.few/1.few"}
-    assert plan(["in"], "OUT", ".png", frozenset({".few"})) == [], "nor is it a file to decode"
+    assert plan(["in"], "OUT", ".png", frozenset({".few"})).tasks == [], "nor is it a file to decode"
 
 
 def test_hidden_files_pipes_and_links(root: Path) -> None:
@@ -126,6 +126,14 @@ def test_hidden_files_pipes_and_links(root: Path) -> None:
     assert sorted(planned("in/**/*.png")) == sorted(planned("in")) + ["in/pipe.png"], "a pattern follows no loop either"
     (root / "link").symlink_to("in")
     assert "link/a.png" in planned("link"), "a link that is named is followed"
+
+
+def test_what_is_passed_by_is_counted_by_its_extension(root: Path) -> None:
+    make(root, "in/a.png", "in/b.HEIC", "in/sub/c.heic", "in/d.dng", "in/photo", "elsewhere/x.heic")
+    assert plan(["in", "in/sub"], "OUT", ".few", PICTURES).passed_by == {".heic": 2, ".dng": 1, "": 1}
+    make(root, "in/.hidden", "in/.git/x.heic", "in/a.xmp", "in/a.AAE", "in/Thumbs.db", "in/desktop.ini", "in/a.few")
+    assert plan(["in"], "OUT", ".few", PICTURES).passed_by == {".heic": 2, ".dng": 1, "": 1}, "what nobody misses"
+    assert plan(["elsewhere"], "OUT", ".few", PICTURES) == ([], {".heic": 1})
 
 
 def test_a_folder_that_cannot_be_read_does_not_stop_the_walk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +161,7 @@ def test_ten_thousand_files_cost_a_few_strings_each(root: Path, monkeypatch: pyt
             patch.setattr(planning.os, "scandir", lambda path: scanned.append(path) or scandir(path))
             patch.setattr(planning.os, "stat", lambda path, **options: looked_at.append(path) or stat(path, **options))
             tracemalloc.start()
-            tasks = plan([f"{n_folders}"], "OUT", ".few", PICTURES)
+            tasks = plan([f"{n_folders}"], "OUT", ".few", PICTURES).tasks
             kept.append(tracemalloc.get_traced_memory()[0] / len(tasks))
             tracemalloc.stop()
         assert len(tasks) == 100 * n_folders

@@ -94,13 +94,14 @@ def test_folders_and_patterns(memory: fsspec.AbstractFileSystem, png: bytes, mon
     for name in ("/in/a.png", "/in/sub/b.png", "/in/.git/c.png", "/in/notes.txt"):
         memory.pipe_file(name, png)
     targets = {"memory://out/a.few", "memory://out/sub/b.few"}
-    assert {task.target for task in planning.plan(["memory://in/"], "memory://out/", ".few", PICTURES)} == targets
-    assert {task.target for task in planning.plan(["memory://in/s*/*.png"], "memory://out", ".few", PICTURES)} == {
+    assert {task.target for task in planning.plan(["memory://in/"], "memory://out/", ".few", PICTURES).tasks} == targets
+    assert {task.target for task in planning.plan(["memory://in/s*/*.png"], "memory://out", ".few", PICTURES).tasks} == {
         "memory://out/sub/b.few"
     }
     assert call(monkeypatch, "encode", "memory://in", "memory://out/", "-j", 1) == 0
     assert sorted(memory.find("/out")) == ["/out/a.few", "/out/sub/b.few"]
-    tasks = planning.plan(["memory://in"], "memory://out/", ".few", PICTURES)
+    tasks, passed_by = planning.plan(["memory://in"], "memory://out/", ".few", PICTURES)
+    assert passed_by == {".txt": 1}
     again = list(batch.run(tasks, Encoding(60, "few", 1), jobs=1, force=False))
     assert [result.status for result in again] == ["skipped", "skipped"]
 

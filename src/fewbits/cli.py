@@ -1,35 +1,38 @@
 # SPDX-License-Identifier: MIT
 """The command line: its commands and options. Exit 0: done; 1: it failed, with one line on stderr; 2: wrong usage."""
 
-import json
 import sys
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from fewbits import __version__, files, research_cli
+from fewbits import __version__, files, info_cli, research_cli
 from fewbits.cli_help import CONTENT, FILES, LIMITS, MACHINE, PICTURE, RATE, Group, argument, option
-from fewbits.container import DEPTH_IDS, MAX_HEADER_BYTES, MAX_PIXELS, MAX_SIDE, Limits, parse_header
-from fewbits.errors import FewbitsError, ImageError, about
+from fewbits.container import DEPTH_IDS, MAX_PIXELS, MAX_SIDE, Limits
+from fewbits.errors import FewbitsError, ImageError
 from fewbits.installed import (
     DEFAULT_QUALITY,
     DEFAULT_ROI_DROP,
     PRECISION_CHOICES,
     TUNINGS,
-    installed_models,
-    latent_width,
     tuned_model,
 )
-from fewbits.runtime.manifest import manifest_id
 from fewbits.target import Target
 
 if TYPE_CHECKING:  # what loads numpy and Pillow is imported by the commands that code: `fewbits info` needs none of it
     from fewbits.codec import Region
 
+SOURCE: Final = "source"  # of --depth: the depth that the encoded picture had
 force_option = option(
     "-f", "--force", is_flag=True, panel=FILES, help="Overwrite OUT where it exists, and do again what is up to date."
+)
+update_option = option(
+    "-u",
+    "--update",
+    is_flag=True,
+    panel=FILES,
+    help="Of many files, make again what was made of another state of its IN. Of what is there, this overwrites .few files only, "
+    "and pictures that are older than their .few file and in another folder.",
 )
 threads_option = option(
     "--threads",
@@ -154,6 +157,7 @@ _state = {"debug": False}
 @engine_option
 @profile_option
 @force_option
+@update_option
 @jobs_option
 @list_option
 @json_option
@@ -175,6 +179,7 @@ def encode(
     engine: str | None,
     profile: bool,
     force: bool,
+    update: bool,
     jobs: str | None,
     from_list: str | None,
     as_json: bool,
@@ -183,8 +188,9 @@ def encode(
 
     Transparency, EXIF, XMP and the colour profile are kept.
 
-    Of many files, an OUT that is not older than its IN is up to date, whatever options made it, and is skipped; -f does all
-    again. A file that fails does not stop the others: it is listed at the end, and the exit code is 1.
+    OUT gets IN's time of last change. Of many files, an OUT of that time is up to date, whatever options made it, and is skipped;
+    one of another time fails, but with -u or -f. A file that fails does not stop the others: it is listed at the end, and the
+    exit code is 1.
     """
     from fewbits.conversion import Encoding
     from fewbits.convert_command import convert_paths, jobs_of
@@ -208,7 +214,7 @@ def encode(
         raise click.BadParameter(f"{roi_drop} is not in the range 0 to 100", param_hint="'--roi-drop'")
     mask = read_image(files.read(roi), roi) if roi else None
     convert = Encoding(quality, model or tuned_model(tune), threads, mask, strip, goal, roi_drop, engine)
-    convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json, profile=profile)
+    convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, update=update, as_json=as_json, profile=profile)
 
 
 def _pixels(text: str | int) -> int:
@@ -221,6 +227,25 @@ def _pixels(text: str | int) -> int:
     if pixels < 1:
         raise click.BadParameter(f"{text!r} is no number of pixels such as 40MP or 40000000")
     return pixels
+
+
+size_limit_option = option(
+    "--size-limit",
+    type=_pixels,
+    default=MAX_PIXELS,
+    show_default=False,
+    metavar="N[MP]",
+    panel=LIMITS,
+    help="Refuse a picture of more pixels, such as 40MP. Default: all that the format has, 2^28 or 268MP.",
+)
+dimension_limit_option = option(
+    "--dimension-limit",
+    type=click.IntRange(min=1),
+    default=MAX_SIDE,
+    metavar="PIXELS",
+    panel=LIMITS,
+    help="Refuse a picture that is wider or higher.",
+)
 
 
 @app.command()
@@ -239,7 +264,28 @@ def _pixels(text: str | int) -> int:
     panel=PICTURE,
     help="The pictures' format where OUT does not say it, such as jpg; any that Pillow writes.",
 )
-@option("--depth", type=int, default=8, metavar="8|16", panel=PICTURE, help="Bits a sample of the picture.")
+@option(
+    "-q",
+    "--quality",
+    type=click.IntRange(0, 100),
+    show_default=False,
+    metavar="N",
+    panel=PICTURE,
+    help="Of JPEG, WebP and AVIF files, 0 to 100, in that format's own measure. Default: 95.",
+)
+@option(
+    "--background",
+    metavar="COLOUR",
+    panel=PICTURE,
+    help="Lay transparent pictures onto this colour, such as white or '#ff8000', for formats without transparency.",
+)
+@option(
+    "--depth",
+    default="8",
+    metavar=f"8|16|{SOURCE}",
+    panel=PICTURE,
+    help="Bits a sample of the picture. source: 16 where the encoded picture had as many and the format holds them, else 8.",
+)
 @option(
     "--region",
     metavar="X,Y,W,H",
@@ -253,36 +299,24 @@ def _pixels(text: str | int) -> int:
     panel=PICTURE,
     help="Of a file that was cut off, decode what is there: a coarser picture, or flat where nothing is.",
 )
-@option(
-    "--size-limit",
-    type=_pixels,
-    default=MAX_PIXELS,
-    show_default=False,
-    metavar="N[MP]",
-    panel=LIMITS,
-    help="Refuse a picture of more pixels, such as 40MP. Default: all that the format has, 2^28 or 268MP.",
-)
-@option(
-    "--dimension-limit",
-    type=click.IntRange(min=1),
-    default=MAX_SIDE,
-    metavar="PIXELS",
-    panel=LIMITS,
-    help="Refuse a picture that is wider or higher.",
-)
+@size_limit_option
+@dimension_limit_option
 @model_option
 @threads_option
 @precision_option
 @engine_option
 @profile_option
 @force_option
+@update_option
 @jobs_option
 @list_option
 @json_option
 def decode(
     paths: tuple[str, ...],
     to: str,
-    depth: int,
+    quality: int | None,
+    background: str | None,
+    depth: str,
     region: str | None,
     scale: str | None,
     allow_truncated: bool,
@@ -294,6 +328,7 @@ def decode(
     engine: str | None,
     profile: bool,
     force: bool,
+    update: bool,
     jobs: str | None,
     from_list: str | None,
     as_json: bool,
@@ -307,8 +342,8 @@ def decode(
     from fewbits.convert_command import convert_paths, jobs_of
     from fewbits.picturefile import can_write
 
-    if depth not in DEPTH_IDS:
-        raise click.BadParameter(f"{depth} is not 8 or 16", param_hint="'--depth'")
+    if depth not in (*map(str, DEPTH_IDS), SOURCE):
+        raise click.BadParameter(f"{depth} is not 8, 16 or {SOURCE}", param_hint="'--depth'")
     extension = f".{to.removeprefix('.')}"
     if not can_write(extension):
         raise click.BadParameter(f"Pillow writes no pictures with the extension {extension}", param_hint="'--to'")
@@ -317,15 +352,32 @@ def decode(
         extension,
         model,
         threads,
-        depth,
+        None if depth == SOURCE else int(depth),
         _numbers(region),
         _divisor(scale),
         allow_truncated,
         limits,
         _precision(precision),
         engine,
+        quality,
+        _colour(background),
     )
-    convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, as_json=as_json, profile=profile)
+    convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, update=update, as_json=as_json, profile=profile)
+
+
+def _colour(text: str | None) -> tuple[int, int, int] | None:
+    """By its name or in hexadecimal digits -> red, green and blue of 8 bits."""
+    from PIL import ImageColor
+
+    if text is None:
+        return None
+    try:
+        red, green, blue, alpha = (*ImageColor.getrgb(text), 255)[:4]
+    except ValueError:
+        alpha = 0
+    if alpha != 255:
+        raise click.BadParameter(f"{text!r} is no opaque colour such as white or #ff8000", param_hint="'--background'")
+    return red, green, blue
 
 
 def _precision(text: str | None) -> str | None:
@@ -355,74 +407,47 @@ def _divisor(scale: str | None) -> int:
 
 
 @app.command()
-@argument("file", metavar="FILE", help="A .few file, or - for stdin.")
-@option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def info(file: str, as_json: bool) -> None:
-    """Print what a .few file says of itself.
+@argument(
+    "paths",
+    nargs=-1,
+    required=False,
+    metavar="PATH...",
+    help="Folders, quoted patterns and .few files, or one .few file, or - for stdin.",
+)
+@size_limit_option
+@dimension_limit_option
+@model_option
+@threads_option
+@engine_option
+@jobs_option
+@option(
+    "--from-list",
+    metavar="FILE",
+    panel=FILES,
+    help="Take further paths from FILE, or from stdin where it is -: one a line, or each ended by NUL.",
+)
+@json_option
+def verify(
+    paths: tuple[str, ...],
+    size_limit: int,
+    dimension_limit: int,
+    model: str | None,
+    threads: int | None,
+    engine: str | None,
+    jobs: str | None,
+    from_list: str | None,
+    as_json: bool,
+) -> None:
+    """Check .few files: a line for each that is damaged.
 
-    Size, colour, depth, quality, model, and what the bytes are spent on. Reads the header only, loads no network.
+    Decodes all but the pixels, and compares every checksum that a file has: of its header, of its symbols, of transparency and
+    metadata; and its length. Writes nothing. Exit code 1 where a file is damaged or cannot be checked, such as without its model.
     """
-    with about(file):
-        header = parse_header(files.read(file, MAX_HEADER_BYTES))
-    found = {manifest_id(manifest): (Path(path).name, manifest) for path, manifest in installed_models().items()}
-    name, manifest = found.get(header.model_id, ("not installed", {}))
-    width = latent_width(manifest, header)
-    values = (
-        asdict(header)
-        | {
-            "model_id": header.model_id.hex(),
-            "model": name,
-            "quality": header.quality,
-            "bytes": header.file_bytes,
-            "header_bytes": header.header_bytes,
-            "parts": header.parts,
-            "region_of_interest": header.has_places,
-            "bpp": round(8 * header.file_bytes / (header.width * header.height), 4),
-        }
-        | ({"channels": width} if width else {})
-    )
-    del values["quality_steps"]
-    if as_json:
-        click.echo(json.dumps(values))
-        return
-    samples = f"{header.colour}{' with alpha' if 'alpha' in header.parts else ''}, {header.depth} bits"
-    less = " in a region of interest, less elsewhere" if header.has_places else ""
-    click.echo(f"{header.width} x {header.height} pixels, {samples}, quality {header.quality:g}{less}")
-    sizes = ", ".join(f"{name} {size}" for name, size in ({"header": header.header_bytes} | header.parts).items())
-    click.echo(f"{values['bytes']} bytes ({sizes}), {values['bpp']} bits per pixel")
-    at_width = f", width {width}" if width else ""
-    click.echo(f"model {values['model']} ({values['model_id']}), family {header.family}{at_width}")
+    from fewbits.conversion import Verifying
+    from fewbits.convert_command import jobs_of, verify_paths
 
-
-@app.command()
-@option("--engines", is_flag=True, help="List what can run them on this machine, and what is chosen, in their place.")
-def models(engines: bool) -> None:
-    """List the installed models.
-
-    For each a line: its name, its id, its family, how many steps it was trained, its folder. They are the shipped ones, and
-    those in the folders of $FEWBITS_MODELS.
-    """
-    if engines:
-        _list_engines()
-        return
-    for path, manifest in installed_models().items():
-        card = manifest["card"]
-        name, steps = Path(path).name, card.get("steps", "?")
-        click.echo(f"{name:12} {manifest_id(manifest).hex()}  family {manifest['family']}, {steps} steps, {path}")
-
-
-def _list_engines() -> None:
-    from fewbits.codec import chosen_engine, chosen_precision, precision_here
-    from fewbits.runtime.engines import ENGINES, engine_state
-
-    chosen = chosen_engine()
-    for name in ENGINES:
-        click.echo(f"{'*' if name == chosen else ' '} {name:14} {engine_state(name)}")
-    if chosen not in ENGINES:
-        raise FewbitsError(f"$FEWBITS_ENGINE is {chosen!r}, it must be one of {', '.join(ENGINES)}")
-    precision = chosen_precision()
-    for path, manifest in installed_models().items():
-        click.echo(f"{Path(path).name}: decodes in {precision_here(manifest, chosen, precision)} (asked for: {precision})")
+    convert = Verifying(model, threads, Limits(size_limit, dimension_limit), engine)
+    verify_paths(paths, from_list, convert, jobs=jobs_of(jobs), as_json=as_json)
 
 
 def _target(quality: float | None, given: dict[str, Any]) -> Target | None:
@@ -436,8 +461,9 @@ def _target(quality: float | None, given: dict[str, Any]) -> Target | None:
         raise click.BadParameter(str(error), param_hint=f"'{names[0]}'") from error
 
 
-for research_command in (research_cli.train, research_cli.export, research_cli.prune, research_cli.bench, research_cli.compare):
-    app.add_command(research_command)
+_RESEARCH = (research_cli.train, research_cli.export, research_cli.prune, research_cli.bench, research_cli.compare)
+for other_command in (info_cli.info, info_cli.models, *_RESEARCH):
+    app.add_command(other_command)
 
 
 def main() -> None:
@@ -457,8 +483,7 @@ def main() -> None:
 
 def _complain(message: str) -> NoReturn:
     """One line on stderr, whatever is in it (a file's name may hold line breaks); exit 1."""
-    line = message.replace("\n", "\\n").replace("\r", "\\r")
-    sys.stderr.write(f"fewbits: {line}\n")
+    sys.stderr.write(f"fewbits: {files.one_line(message)}\n")
     sys.exit(1)
 
 

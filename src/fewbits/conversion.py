@@ -13,17 +13,17 @@ from PIL import Image
 from PIL.ImageFile import StubImageFile
 
 from fewbits.codec import NO_OTHER_LIMITS, Region, inspect, load_model, model_of
-from fewbits.container import EXTENSION, Header, Limits
+from fewbits.container import EXTENSION, Header, Limits, parse
 from fewbits.errors import about
 from fewbits.image import stripped
-from fewbits.picture import Picture
-from fewbits.picturefile import read_picture, write_picture
+from fewbits.picture import Picture, flattened
+from fewbits.picturefile import check_takes_quality, deepest, read_picture, write_picture
 from fewbits.runtime.pipeline import Progress
 from fewbits.target import Target
 
 
 class Converted(NamedTuple):
-    """A whole file, the number of pixels of its picture, and a line about what was lost on the way, or ""."""
+    """A whole file, the number of pixels of its picture, and a line about what was lost on the way or is worth knowing, or ""."""
 
     data: bytes
     n_px: int
@@ -42,19 +42,24 @@ class Conversion(Protocol):
         """The option that suits one file only, or "" where none is given."""
 
     @property
+    def strip(self) -> bool:
+        """Whether the files that it makes hold no metadata."""
+
+    @property
     def what(self) -> str:
         """A word for progress."""
 
     @property
     def extension(self) -> str:
-        """That of the files it makes."""
+        """That of the files it makes; "" where it makes none."""
 
     @property
     def extensions(self) -> frozenset[str]:
         """Those of the files that it takes in a folder, in lower case."""
 
     def __call__(self, take: Callable[[], bytes], source: str, target: str, progress: Progress) -> Converted:
-        """What `target` is to hold. take: gives what the file `source` holds, once, so that nobody else need keep it in memory.
+        """What `target` is to hold, nothing where there is no target. take: gives what the file `source` holds, once, so that
+        nobody else need keep it in memory.
 
         Raises FewbitsError; its text begins with `source`."""
 
@@ -87,7 +92,9 @@ class Encoding:
 
     def __call__(self, take: Callable[[], bytes], source: str, target: str, progress: Progress) -> Converted:
         notes: list[str] = []
-        picture = read_picture(take(), source, notes.append)
+        data = take()
+        n_bytes, picture = len(data), read_picture(data, source, notes.append)
+        del data
         with about(source):
             picture = stripped(picture) if self.strip else picture
             model = load_model(self.model, threads=self.threads, engine=self.engine)
@@ -100,6 +107,8 @@ class Encoding:
                 progress=progress,
                 warn=lambda text: notes.append(f"{source}: {text}"),
             )
+        if len(coded) > n_bytes:
+            notes.append(f"{source}: its .few file is larger: {len(coded)} bytes of {n_bytes}")
         return Converted(coded, picture.width * picture.height, "; ".join(notes))
 
 
@@ -107,21 +116,25 @@ class Encoding:
 class Decoding:
     """.few files -> pictures. extension: of the pictures, with the dot. model: None for the one that each file names.
 
-    threads, precision, engine: see load_model. depth: bits a sample, 8 or 16. region, scale, allow_truncated, limits: see
-    fewbits.decode.
+    threads, precision, engine: see load_model. depth: bits a sample, 8 or 16; None: as many as the picture had that was encoded,
+    where the format holds them. region, scale, allow_truncated, limits: see fewbits.decode. quality: of lossy formats, see
+    write_picture. background: a colour that transparent pictures are laid onto, which then have no transparency.
     """
 
     extension: str
     model: str | None = None
     threads: int | None = None
-    depth: int = 8
+    depth: int | None = 8
     region: Region | None = None
     scale: int = 1
     allow_truncated: bool = False
     limits: Limits = NO_OTHER_LIMITS
     precision: str | None = None
     engine: str | None = None
+    quality: int | None = None
+    background: tuple[int, int, int] | None = None
     for_one = ""
+    strip = False
     what = "decoding"
     extensions = frozenset({EXTENSION})
 
@@ -130,25 +143,59 @@ class Decoding:
         with about(source):
             header = inspect(data)
             self.limits.check(header)  # before a network is loaded
+        if self.quality is not None:
+            check_takes_quality(target)
         there, share = f"{len(data)} of {header.file_bytes} bytes", 100 * len(data) // header.file_bytes
         said = f"truncated file: {there} ({share} %) are there; what is missing of the picture is coarse or flat"
-        note = f"warning: {source}: {said}" if len(data) < header.file_bytes else ""
-        written = write_picture(self._decoded(data, header, source, progress), target)  # which alone holds the picture
-        return Converted(written, header.width * header.height, note)
+        notes = [f"warning: {source}: {said}"] if len(data) < header.file_bytes else []
+        depth = self.depth or (8 if header.depth == 8 else self._deepest(header, target, notes.append))
+        written = write_picture(  # which alone holds the picture
+            self._decoded(data, header, source, depth, progress), target, quality=self.quality, note=notes.append
+        )
+        return Converted(written, header.width * header.height, "; ".join(notes))
 
-    def _decoded(self, data: bytes, header: Header, source: str, progress: Progress) -> Picture:
+    def _deepest(self, header: Header, target: str, note: Callable[[str], None]) -> int:
+        return deepest(target, colour=header.colour == "rgb" or "alpha" in header.parts, note=note)
+
+    def _decoded(self, data: bytes, header: Header, source: str, depth: int, progress: Progress) -> Picture:
         with about(source):
             how: dict[str, Any] = {"threads": self.threads, "precision": self.precision, "engine": self.engine}
             model = load_model(self.model, **how) if self.model else model_of(header, **how)
-            return model.decode_picture(
+            picture = model.decode_picture(
                 data,
-                depth=self.depth,
+                depth=depth,
                 region=self.region,
                 scale=self.scale,
                 allow_truncated=self.allow_truncated,
                 limits=self.limits,
                 progress=progress,
             )
+        return picture if self.background is None else flattened(picture, self.background)
+
+
+@dataclass(frozen=True)
+class Verifying:
+    """.few files -> nothing: they are decoded, all but the pixels. model, threads, engine, limits: as of Decoding."""
+
+    model: str | None = None
+    threads: int | None = None
+    limits: Limits = NO_OTHER_LIMITS
+    engine: str | None = None
+    for_one = ""
+    strip = False
+    what = "verifying"
+    extension = ""
+    extensions = frozenset({EXTENSION})
+
+    def __call__(self, take: Callable[[], bytes], source: str, target: str, progress: Progress) -> Converted:
+        data = take()
+        with about(source):
+            header, _ = parse(data)
+            self.limits.check(header)  # both before a network is loaded: a file that was cut needs none to be told of
+            how: dict[str, Any] = {"threads": self.threads, "engine": self.engine}
+            model = load_model(self.model, **how) if self.model else model_of(header, **how)
+            model.verify(data)
+        return Converted(b"", header.width * header.height)
 
 
 @cache

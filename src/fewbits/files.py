@@ -82,22 +82,55 @@ def with_extension(name: str, extension: str) -> str:
     return name[: name.index("://") + 3] + os.path.splitext(path)[0] + extension
 
 
-def stat_of(name: str) -> tuple[int | None, float | None] | None:
-    """Size in bytes and seconds since 1970 of the last change, None where a store does not tell; None: no such file."""
+def one_line(text: str) -> str:
+    """Text to print: a file's name may hold line breaks, and bytes that are no text."""
+    return text.replace("\n", "\\n").replace("\r", "\\r").encode(errors="backslashreplace").decode()
+
+
+def stat_of(name: str) -> tuple[int | None, int | None] | None:
+    """Size in bytes and nanoseconds since 1970 of the last change, None where a store does not tell; None: no such file."""
     if remote.is_remote(name):
-        return remote.stat(name)
+        away = remote.stat(name)
+        return away and (away[0], None if away[1] is None else round(1e9 * away[1]))
     try:
         found = os.stat(name)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ImageError(f"{name}: {error.strerror or error}") from error
-    return found.st_size, found.st_mtime
+    return found.st_size, found.st_mtime_ns
+
+
+def time_of(name: str) -> int | None:
+    """Nanoseconds since 1970 of a file's last change; None of streams, URLs, pipes, devices, and what is not there."""
+    found = _regular(name)
+    return found and found.st_mtime_ns
+
+
+def size_of(name: str) -> int | None:
+    """A file's size in bytes; None of streams, pipes, devices, and what is not there or does not tell. Raises ImageError."""
+    if remote.is_remote(name):
+        return (remote.stat(name) or (None, None))[0]
+    found = _regular(name)
+    return found and found.st_size
+
+
+def _regular(name: str) -> os.stat_result | None:
+    if name == STREAM or remote.is_remote(name):
+        return None
+    try:
+        found = os.stat(name)
+    except OSError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
 
 
 @stage("files")
-def write(name: str, data: bytes, force: bool) -> None:
-    """Write the whole file or none. Links are followed; pipes and devices are written into. Raises ImageError."""
+def write(name: str, data: bytes, force: bool, changed: int | None = None) -> None:
+    """Write the whole file or none. Links are followed; pipes and devices are written into. Raises ImageError.
+
+    changed: the time of last change that a file of this machine gets, in nanoseconds since 1970, in place of now.
+    """
     if remote.is_remote(name):
         remote.write(name, data, force)
         return
@@ -118,7 +151,7 @@ def write(name: str, data: bytes, force: bool) -> None:
         if os.path.exists(name) and not os.path.isfile(name):
             Path(name).write_bytes(data)
             return
-        with replacing(Path(os.path.realpath(name)), force=force) as file:
+        with replacing(Path(os.path.realpath(name)), force=force, changed=changed) as file:
             file.write(data)
     except OSError as error:
         raise ImageError(f"{name}: {error.strerror or error}") from error
@@ -131,22 +164,20 @@ def discard_stdout() -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, force: bool = True) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, force: bool = True, changed: int | None = None) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` when the block ends well, and vanishes when it does not.
 
-    Raises OSError; FileExistsError where `path` exists and `force` is not given.
+    changed: see write. Raises OSError; FileExistsError where `path` exists and `force` is not given.
     """
     handle, part = _new_part(path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
-            with contextlib.suppress(OSError):  # some file systems have no modes
-                os.chmod(part, _mode_of(path))
             if fcntl:  # the lock goes with the file: it must have its name by then
-                _rename(part, path, force)
+                _take_place(part, path, force, changed)
         if not fcntl:  # Windows renames no open file
-            _rename(part, path, force)
+            _take_place(part, path, force, changed)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(part)
@@ -182,7 +213,12 @@ def _new_part(folder: Path) -> tuple[int, str]:
         return handle, part
 
 
-def _rename(part: str, path: Path, force: bool) -> None:
+def _take_place(part: str, path: Path, force: bool, changed: int | None) -> None:
+    with contextlib.suppress(OSError):  # some file systems have no modes
+        os.chmod(part, _mode_of(path))
+    if changed is not None:
+        with contextlib.suppress(OSError):  # some take no times
+            os.utime(part, ns=(changed, changed))
     if force:
         os.replace(part, path)
         return

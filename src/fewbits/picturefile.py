@@ -36,6 +36,8 @@ _KEEPS: Final = {  # which metadata Pillow's writers take
     "AVIF": ("icc_profile", "exif", "xmp"), "JPEG": ("icc_profile", "exif", "xmp"), "WEBP": ("icc_profile", "exif", "xmp"),
     "PNG": ("icc_profile", "exif"), "TIFF": ("icc_profile", "exif"),
 }  # fmt: skip
+# Bytes of metadata in a JPEG file's segment, which is what Pillow writes them into: XMP beside 29 that say so.
+_LONGEST: Final = {"JPEG": {"exif": 65533, "xmp": 65533 - 29}}
 _OPAQUE: Final = ("JPEG", "BMP", "PPM")  # formats of Pillow's that lose alpha, some of them silently
 _ONE_PICTURE: Final = ("JPEG", "MPO", "PSD")  # what Pillow counts as frames are previews (MPO), layers of the first (PSD)
 _MOST_PX: Final = {"GIF": 65535, "JPEG": 65500, "MPO": 65500, "WEBP": 16383}  # a side; libjpeg's own is below its format's
@@ -105,27 +107,30 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
         raise ImageError(f"{name}: not a picture that can be read: {text}") from error
 
 
-def write_picture(picture: Picture, name: str) -> bytes:
+def write_picture(picture: Picture, name: str, *, quality: int | None = None, note: Callable[[str], None] = _silent) -> bytes:
     """Encode by the extension of `name` (PNG where it has none). Raises ImageError where that format cannot hold it.
 
-    Where nobody else holds the picture, its memory is free as soon as Pillow has it.
+    quality: 0-100, in the format's own measure; a high one where None. note is told of metadata that are too long for the format
+    and left out. Where nobody else holds the picture, its memory is free as soon as Pillow has it.
     """
-    extension = Path(name).suffix.lower() or ".png"
-    if not can_write(extension):
-        raise ImageError(f"{name}: Pillow writes no pictures with the extension {extension}")
-    format_name = Image.registered_extensions()[extension]
+    format_name = _format_of(name)
     most = _MOST_PX.get(format_name)
     if most is not None and max(picture.width, picture.height) > most:
         size = f"this picture has {picture.width}x{picture.height}"
         raise ImageError(f"{name}: {format_name} holds at most {most} pixels a side, {size}: write PNG or TIFF")
+    if quality is not None:
+        check_takes_quality(name)
     if picture.alpha is not None and format_name in _OPAQUE:
-        raise ImageError(f"{name}: {format_name} holds no transparency: write PNG, WebP, AVIF or TIFF")
+        raise ImageError(f"{name}: {format_name} holds no transparency: write PNG, WebP, AVIF or TIFF, or give a background")
     if picture.depth == 16 and (picture.colour == "rgb" or picture.alpha is not None):
         return _WRITING(_write_deep)(picture, name, format_name)
     if picture.depth == 16 and format_name not in _DEEP_GREY:
         raise ImageError(f"{name}: {format_name} holds no 16 bits here: write PNG or TIFF, or 8 bits")
     image, info = _WRITING(to_image)(picture), info_of(picture.metadata)
     del picture
+    for kind, longest in _LONGEST.get(format_name, {}).items():
+        if len(info.get(kind, b"")) > longest:
+            note(f"{name}: {kind.upper()} of {len(info.pop(kind))} bytes is left out: {format_name} holds {longest}")
     options: dict[str, Any] = {key: value for key, value in info.items() if key in _KEEPS.get(format_name, ())}
     if "xmp" in info and format_name == "PNG":
         options["pnginfo"] = PngImagePlugin.PngInfo()
@@ -138,7 +143,7 @@ def write_picture(picture: Picture, name: str) -> bytes:
             raise ImageError(f"{name}: its EXIF data cannot be read, which TIFF needs: write PNG, WebP or JPEG") from error
         tags[_XMP_TAG] = info["xmp"]
         options["exif"] = tags
-    return _saved(image, name, format_name, options)
+    return _saved(image, name, format_name, options | ({} if quality is None else {"quality": quality}))
 
 
 @_WRITING
@@ -146,7 +151,7 @@ def _saved(image: Image.Image, name: str, format_name: str, options: dict[str, A
     buffer = io.BytesIO()
     try:
         image.info.clear()  # some writers would take metadata from there, in their own way
-        options |= _SAVE_OPTIONS.get(format_name, {})
+        options = _SAVE_OPTIONS.get(format_name, {}) | options
         if format_name == "PNG" and _runs_do(image.height, partial(_size_of_rows, image)):
             options["compress_type"] = zlib.Z_RLE
         image.save(buffer, format_name, **options)
@@ -172,6 +177,37 @@ def _size_of_rows(image: Image.Image, rows: slice, strategy: int | None) -> int:
     strategies = {} if strategy is None else {"compress_type": strategy}
     image.crop((0, rows.start, image.width, rows.stop)).save(buffer, "PNG", compress_level=PNG_LEVEL, **strategies)
     return buffer.tell()
+
+
+def check_takes_quality(name: str) -> None:
+    """Raises ImageError where the format of that name has no quality to choose."""
+    format_name = _format_of(name)
+    if "quality" not in _SAVE_OPTIONS.get(format_name, {}):
+        raise ImageError(f"{name}: {format_name} has no quality to choose: write JPEG, WebP or AVIF")
+
+
+def deepest(name: str, *, colour: bool, note: Callable[[str], None] = _silent) -> int:
+    """Bits a sample, 8 or 16, that a file of that name can hold here. colour: beside grey it has colours or transparency.
+
+    Raises ImageError. note is told where it is for want of imagecodecs that they are 8.
+    """
+    format_name = _format_of(name)
+    if not colour:
+        return 16 if format_name in _DEEP_GREY else 8
+    if format_name != "PNG":
+        return 8
+    if not importlib.util.find_spec("imagecodecs"):
+        note(f"{name}: 16 bits are written as 8; the extra `deep` keeps them")
+        return 8
+    return 16
+
+
+def _format_of(name: str) -> str:
+    """Pillow's name of the format. Raises ImageError where it writes no such pictures."""
+    extension = Path(name).suffix.lower() or ".png"
+    if not can_write(extension):
+        raise ImageError(f"{name}: Pillow writes no pictures with the extension {extension}")
+    return Image.registered_extensions()[extension]
 
 
 def can_write(extension: str) -> bool:

@@ -5,63 +5,88 @@ The tree. A file that is named becomes OUT/its-name. A folder that is the only o
 it; of several, each keeps its name. What a pattern finds keeps its path below the pattern's fixed part; a path of a list is kept
 as it is written, without a leading / and without "..".
 
-What is taken. A named file is always tried. In a folder, files are told by their extension, and the others are passed by in
-silence, as are hidden files and folders (a leading dot), and links to folders, so that no loop of links is ever walked.
+What is taken. A named file is always tried. In a folder, files are told by their extension, and the others are passed by and
+counted. Passed by in silence are hidden files and folders (a leading dot), what cameras and systems put beside pictures, files of
+the kind that is to be made, and links to folders, so that no loop of links is ever walked.
 
 Clashes. a.jpg becomes a.few; where two pictures of a folder would become the same file (a.jpg and a.png, or A.jpg and a.png,
 which some file systems do not tell apart), or a folder of that name is to be made, each keeps its whole name: a.jpg.few and
 a.png.few. Where that does not help, the later one is a problem, and is not written.
 
-Memory: a task for each file, two strings long; nothing else is kept.
+Memory: a task for each file, two strings long; no more is kept.
 """
 
 import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from fewbits import remote
 from fewbits.errors import ImageError
 
 _MAGIC = re.compile(r"[*?\[]")
+_SIDECARS: Final = (".aae", ".xmp", "desktop.ini", "thumbs.db")  # how their names end, in lower case
 
 
 class Task(NamedTuple):
-    """A file to make of another. problem: where there is one, why it cannot be."""
+    """A file to make of another, or to read only: it has no target. problem: where there is one, why it cannot be."""
 
     source: str
     target: str
     problem: str = ""
 
 
+class Plan(NamedTuple):
+    """What is to be done, and how many files of folders were passed by, for each extension in lower case; "": they have none."""
+
+    tasks: list[Task]
+    passed_by: Mapping[str, int]
+
+
 class _Found(NamedTuple):
-    """A source, and where below OUT it belongs: a path with "/", with the source's extension."""
+    """A source, and where below OUT it belongs: a path with "/", with the source's extension. is_other: it is passed by."""
 
     source: str
     place: str
     problem: str = ""
+    is_other: bool = False
 
 
-def plan(named: Sequence[str], out: str, extension: str, extensions: frozenset[str], *, listed: Sequence[str] = ()) -> list[Task]:
+def plan(named: Sequence[str], out: str, extension: str, extensions: frozenset[str], *, listed: Sequence[str] = ()) -> Plan:
     """Tasks in the order of the names, folders sorted; each source once.
 
     named: files, folders and patterns, local or remote. listed: the same, as a list holds them. extension: of the targets, with
     the dot. extensions: in lower case, of the files to take in folders. Reads folders, opens no file.
     """
     found: dict[str, _Found] = {}  # by place
-    problems = []
+    problems, others = [], set()
     for one in _all(named, listed, extensions):
-        if one.problem:
+        if one.is_other:
+            others.add(one.source)
+        elif one.problem:
             problems.append(Task(one.source, "", one.problem))
         elif one.place not in found:
             found[one.place] = one
         elif not _same(found[one.place].source, one.source):
             what = f"{one.source}: its place in {out} is that of {found[one.place].source}, which is taken: give it another OUT"
             problems.append(Task(one.source, "", what))
-    return [*_with_targets(found, out, extension), *problems]
+    passed_by = Counter(ending for ending in map(_extension, others) if ending != extension)
+    return Plan([*_with_targets(found, out, extension), *problems], passed_by)
+
+
+def sources(named: Sequence[str], extensions: frozenset[str], *, listed: Sequence[str] = ()) -> Plan:
+    """The same for what makes no files: tasks without targets."""
+    tasks: dict[str, Task] = {}
+    others = set()
+    for one in _all(named, listed, extensions):
+        if one.is_other:
+            others.add(one.source)
+        else:
+            tasks.setdefault(one.source, Task(one.source, "", one.problem))
+    return Plan(list(tasks.values()), Counter(map(_extension, others)))
 
 
 def is_folder(name: str) -> bool:
@@ -113,8 +138,8 @@ def _walk(folder: str, place: str, extensions: frozenset[str]) -> Iterator[_Foun
     if remote.is_remote(folder):
         for path, below in remote.walk(folder):
             hidden = any(part.startswith(".") for part in below.split("/"))
-            if not hidden and posixpath.splitext(below)[1].lower() in extensions:
-                yield _Found(path, posixpath.join(place, below))
+            if not hidden and not below.lower().endswith(_SIDECARS):
+                yield _Found(path, posixpath.join(place, below), is_other=_extension(below) not in extensions)
         return
     waiting = [(folder, place)]
     while waiting:
@@ -126,10 +151,15 @@ def _walk(folder: str, place: str, extensions: frozenset[str]) -> Iterator[_Foun
             yield _Found(folder, "", f"{folder}: {error.strerror or error}")
             continue
         for entry in here:
-            if os.path.splitext(entry.name)[1].lower() in extensions and _to_be_tried(entry):
-                yield _Found(entry.path, posixpath.join(place, entry.name))
+            if not entry.name.lower().endswith(_SIDECARS) and _to_be_tried(entry):
+                is_other = _extension(entry.name) not in extensions
+                yield _Found(entry.path, posixpath.join(place, entry.name), is_other=is_other)
         folders = [entry for entry in here if entry.is_dir(follow_symlinks=False)]
         waiting.extend((entry.path, posixpath.join(place, entry.name)) for entry in reversed(folders))
+
+
+def _extension(name: str) -> str:
+    return posixpath.splitext(name)[1].lower()
 
 
 def _to_be_tried(entry: os.DirEntry[str]) -> bool:

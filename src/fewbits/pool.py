@@ -24,8 +24,8 @@ _IN_HAND: Final = 2  # tasks for each process: one at work, one waiting
 class Pool:
     """Processes that have a few tasks in hand, and are replaced when one dies."""
 
-    def __init__(self, jobs: int, convert: Conversion, force: bool) -> None:
-        self._jobs, self._convert, self._force = jobs, convert, force
+    def __init__(self, jobs: int, convert: Conversion, force: bool, update: bool) -> None:
+        self._jobs, self._convert, self._force, self._update = jobs, convert, force, update
         self._hand: dict[Future[Result], Task] = {}
         self._executor = self._new()
 
@@ -49,7 +49,8 @@ class Pool:
             for process in list((self._executor._processes or {}).values()):  # Python 3.14 has kill_workers for this
                 process.kill()
         self._executor.shutdown(cancel_futures=True)
-        for folder in {os.path.dirname(task.target) or "." for task in self._hand.values() if not remote.is_remote(task.target)}:
+        targets = [task.target for task in self._hand.values() if task.target and not remote.is_remote(task.target)]
+        for folder in {os.path.dirname(target) or "." for target in targets}:
             files.sweep(folder)
         self._hand.clear()
 
@@ -59,7 +60,7 @@ class Pool:
 
     def _submit(self, task: Task) -> Future[Result]:
         with _interrupts_held(), one_thread_each():
-            future = self._executor.submit(converted, task, self._convert, self._force)
+            future = self._executor.submit(converted, task, self._convert, self._force, self._update)
         self._hand[future] = task
         return future
 
