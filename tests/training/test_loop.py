@@ -199,6 +199,25 @@ def test_copies_of_the_trunk_are_kept_every_so_many_epochs(data: Path, tmp_path:
     assert sorted(path.name for path in (tmp_path / "run").glob("trunk-*.pt")) == ["trunk-4.pt"]
 
 
+def test_two_trainings_do_not_share_a_folder(data: Path, run: Path) -> None:
+    pytest.importorskip("fcntl")
+    trunk = (run / "trunk.pt").read_bytes()
+    with checkpoint.alone(run):
+        for anneal in (False, True):
+            with pytest.raises(TrainingError, match="another training is writing there: wait for it, or choose another --out"):
+                go(data, run, 1, anneal=anneal)
+    assert (run / "trunk.pt").read_bytes() == trunk
+    go(data, run, 1)
+    go(data, run, 1)
+
+
+def test_a_folder_that_cannot_be_is_refused_before_pictures_are_read(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out, why in ((tmp_path / "file", "it is a file, it must be a folder"), (tmp_path / "file" / "run", "Not a directory")):
+        with pytest.raises(TrainingError, match=f"--out {out}: {why}"):
+            go(tmp_path / "no pictures", out, 1)
+
+
 def test_what_cannot_begin_does_not_bind_the_next_try(data: Path, tmp_path: Path) -> None:
     def broken(*_: object) -> None:
         raise TrainingError("no weights")

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
 """A training run on disk: RUN/config.json, RUN/trunk.pt (flat learning rate), RUN/annealing.pt (on its way to
-learning rate zero), RUN/annealed.pt (there), RUN/trunk-STEP.pt (copies of the trunk, where asked for), RUN/log.csv.
+learning rate zero), RUN/annealed.pt (there), RUN/trunk-STEP.pt (copies of the trunk, where asked for), RUN/log.csv, and
+RUN/lock, which is empty: who trains there has it locked.
 
 Every file but the log is written beside its place and renamed, so a kill at any moment leaves the last good one.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,26 @@ import torch
 from torch import Tensor, nn
 
 from fewbits.errors import TrainingError
-from fewbits.files import replacing
+from fewbits.files import held, no_folder, replacing
 
-TRUNK, ANNEALING, ANNEALED, CONFIG = "trunk.pt", "annealing.pt", "annealed.pt", "config.json"
+TRUNK, ANNEALING, ANNEALED, CONFIG, LOCK = "trunk.pt", "annealing.pt", "annealed.pt", "config.json", "lock"
 KEPT = "trunk-{}.pt"  # copies of the trunk, by their steps
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """While entered, the run's folder, which is made where it is not there, is this process's, where files can be locked.
+
+    Raises TrainingError where another process has it, or where there can be no such folder.
+    """
+    try:
+        file = held(run / LOCK)
+    except BlockingIOError as error:
+        raise TrainingError(f"{run}: another training is writing there: wait for it, or choose another --out") from error
+    except OSError as error:
+        raise TrainingError(f"--out {run}: {no_folder(run, error)}") from error
+    with file:
+        yield
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

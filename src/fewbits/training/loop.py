@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -385,20 +385,41 @@ def train(
     config, model_config, ranks = config or TrainConfig(), model_config or FAMILIES[family][0](), ranks or Ranks()
     if not ranks.first:
         report = _say_nothing
-    with ranks.together():
-        run = Run(family, model_config, config, pick_device(device, ranks.local_index), ranks)
-        settings = {"family": family, "model": dataclasses.asdict(model_config), "train": dataclasses.asdict(config)}
-        scheduled = config.schedule_steps > 0 and not anneal
-        if scheduled and not (hasattr(run.model, "reschedule") and validation):
-            raise TrainingError(f"schedule_steps is {config.schedule_steps}: that needs a slimmable family and --validation")
-        settings["data"] = {"from": [str(path) for path in data], "exclude": list(exclude)}
-        trunk, target = out / checkpoint.TRUNK, out / (checkpoint.ANNEALING if anneal else checkpoint.TRUNK)
-        if anneal and ranks.first and not trunk.exists():
-            raise TrainingError(f"no checkpoint {trunk} to anneal")
-    pool, held_out = load_data(data, exclude, validation, config, ranks)
-    processes = f", {ranks.count} processes" if ranks.count > 1 else ""
-    pictures = f"{len(pool)} pictures{'' if pool.complete else ' in the cache'}, {len(held_out)} for validation"
-    report(f"{pictures}, on {run.device.type}{processes}")
+    with ExitStack() as folder:
+        with ranks.together():
+            run = Run(family, model_config, config, pick_device(device, ranks.local_index), ranks)
+            settings = {"family": family, "model": dataclasses.asdict(model_config), "train": dataclasses.asdict(config)}
+            if config.schedule_steps > 0 and not anneal and not (hasattr(run.model, "reschedule") and validation):
+                raise TrainingError(f"schedule_steps is {config.schedule_steps}: that needs a slimmable family and --validation")
+            settings["data"] = {"from": [str(path) for path in data], "exclude": list(exclude)}
+            if anneal and ranks.first and not (out / checkpoint.TRUNK).exists():
+                raise TrainingError(f"no checkpoint {out / checkpoint.TRUNK} to anneal")
+            if ranks.first:
+                folder.enter_context(checkpoint.alone(out))
+        pool, held_out = load_data(data, exclude, validation, config, ranks)
+        processes = f", {ranks.count} processes" if ranks.count > 1 else ""
+        pictures = f"{len(pool)} pictures{'' if pool.complete else ' in the cache'}, {len(held_out)} for validation"
+        report(f"{pictures}, on {run.device.type}{processes}")
+        _go_on(run, out, budget, settings, pool, held_out, anneal=anneal, start=start, compiled=compiled, report=report)
+
+
+def _go_on(
+    run: Run,
+    out: Path,
+    budget: Budget,
+    settings: dict[str, Any],
+    pool: PicturePool,
+    held_out: list[np.ndarray],
+    *,
+    anneal: bool,
+    start: dict[str, Tensor] | None,
+    compiled: bool,
+    report: Callable[[str], None],
+) -> None:
+    """train() in a folder that is this process's, with its pictures. settings: what config.json is to hold."""
+    config, ranks = run.config, run.ranks
+    trunk, target = out / checkpoint.TRUNK, out / (checkpoint.ANNEALING if anneal else checkpoint.TRUNK)
+    scheduled = config.schedule_steps > 0 and not anneal
 
     def found() -> tuple[dict[str, Any] | None, float, int]:
         """The state to go on from, with its anneal's seconds and steps; None where the run is new: it has first weights now."""
@@ -436,7 +457,7 @@ def train(
 
     if not run.optimizers:
         save()
-        report(f"{target} holds what was fitted: the family {family} has nothing to train")
+        report(f"{target} holds what was fitted: the family {run.family} has nothing to train")
         return
     kept_steps = 0 if anneal else config.keep_epochs * max(1, round(pool.n_known / config.batch))
     pool.skip(run.step)
