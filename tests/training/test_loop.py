@@ -46,6 +46,14 @@ def data(tmp_path_factory: pytest.TempPathFactory, picture: Picture) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory, picture: Picture) -> Path:
+    """A picture for validation."""
+    path = tmp_path_factory.mktemp("held out") / "0.png"
+    Image.fromarray(picture(96, 80)).save(path)
+    return path
+
+
 def go(data: Path, out: Path, steps: int, **options: object) -> list[str]:
     """Train in this process; what it reported."""
     said: list[str] = []
@@ -261,20 +269,40 @@ def test_a_rate_without_warmup_is_whole_at_once(data: Path, tmp_path: Path) -> N
         assert all(group["lr"] == group["base_lr"] for group in optimizer["param_groups"])
 
 
-def test_validation_pictures_without_a_ssim_are_left_out(data: Path, tmp_path: Path) -> None:
+def test_validation_pictures_are_cut_to_whole_positions_and_small_ones_left_out(
+    data: Path, tmp_path: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no bits are counted that no file has."""
     (tmp_path / "held").mkdir()
-    for side in (10, 11):
-        Image.new("RGB", (40, side)).save(tmp_path / "held" / f"{side}.png")
-    with pytest.warns(UserWarning, match="skipped a validation picture of 40x10: SSIM needs 11 pixels a side"):
+    for name, size in (("a", (70, 129)), ("b", (64, 63)), ("c", (10, 300))):
+        Image.fromarray(picture(*size)).save(tmp_path / "held" / f"{name}.png")
+    seen: list[list[np.ndarray]] = []
+    validate = Run.validate
+    monkeypatch.setattr(Run, "validate", lambda self, pictures: seen.append(pictures) or validate(self, pictures))
+    with pytest.warns(UserWarning) as warned:
         said = go(data, tmp_path / "run", 1, validation=[tmp_path / "held"])
+    texts = [str(warning.message) for warning in warned]
+    assert texts == [f"skipped a validation picture of {size}: it needs 64 pixels a side" for size in ("63x64", "300x10")]
     assert said[0].startswith("2 pictures, 1 for validation")
+    assert len(seen) == 1 and np.array_equal(seen[0][0], picture(70, 129)[:64, :128])
+    with pytest.warns(UserWarning), pytest.raises(TrainingError, match="validation: none of 1 pictures can be used"):
+        go(data, tmp_path / "other", 1, validation=[tmp_path / "held" / "c.png"])
+
+
+def test_validation_counts_the_bits_that_a_model_estimates_of_the_picture(picture: Picture) -> None:
+    run, pixels = Run("few", MODEL, CONFIG, torch.device("cpu")), picture(64, 128)
+    run.model.eval()
+    with torch.no_grad():
+        out = run.model.estimate(loop.to_tensor(pixels[None], torch.device("cpu")), 1.0)
+    rows = {row["setting"]: row["bpp"] for row in run.validate([pixels])}
+    assert rows[1.0] == pytest.approx((out.y_bits + out.z_bits).item() / (64 * 128), rel=1e-5)
 
 
 # Lambda scheduling
 
 
 def test_lambda_scheduling_goes_on_through_kills_until_it_is_done(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, held_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = SlimCaeConfig(widths=(3, 5), lambdas=(100.0, 100.0), start="random")
     config = replace(CONFIG, loss="mse=0.001", schedule_steps=2)
@@ -288,7 +316,7 @@ def test_lambda_scheduling_goes_on_through_kills_until_it_is_done(
     monkeypatch.setattr(SlimCae, "reschedule", watched)
     for steps in (5, 30):
         train("slimcae", [data], tmp_path / "run", Budget(steps=steps), model_config=model, config=config,
-              validation=[data], device="cpu", report=lambda _: None)  # fmt: skip
+              validation=[held_out], device="cpu", report=lambda _: None)  # fmt: skip
     assert len(seen) == 8 and all(len(points) == 2 and np.isfinite(points).all() for points in seen)
     lambdas = checkpoint.load(tmp_path / "run" / "trunk.pt")["model"]["lambdas"]
     assert lambdas.tolist() == pytest.approx([100 * 0.8**7, 100])
@@ -475,20 +503,20 @@ def test_the_warm_up_rises_to_the_whole_rate() -> None:
 def test_validation_measures_the_average_and_changes_nothing(picture: Picture) -> None:
     run = Run("few", MODEL, CONFIG, torch.device("cpu"))
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    rows = run.validate([picture(64, 64), picture(33, 70)])
+    rows = run.validate([picture(64, 64), picture(64, 128)])
     assert [row["setting"] for row in rows] == list(run.model.settings)
     assert all(row["bpp"] > 0 and np.isfinite(row["psnr"]) for row in rows)
     assert run.model.training
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
     assert all(0 < row["ssim"] < 1 for row in rows)
     run.averaged["log_gain"] += 1  # a finer quantizer, in the average only
-    finer = run.validate([picture(64, 64), picture(33, 70)])
+    finer = run.validate([picture(64, 64), picture(64, 128)])
     assert all(fine["bpp"] > row["bpp"] for fine, row in zip(finer, rows, strict=True))
 
 
-def test_the_log_has_a_row_for_each_quantity(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_has_a_row_for_each_quantity(data: Path, held_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "train_step", fake_step)
-    go(data, tmp_path / "run", 50, config=replace(CONFIG, save_minutes=99.0), validation=[data])
+    go(data, tmp_path / "run", 50, config=replace(CONFIG, save_minutes=99.0), validation=[held_out])
     rows = [line.split(",") for line in (tmp_path / "run" / "log.csv").read_text().splitlines()]
     assert rows[0] == ["phase", "step", "seconds", "quantity", "value"]
     assert rows[1][:2] == ["train", "50"] and rows[1][3:] == ["loss", "25.5"]
@@ -500,12 +528,12 @@ def test_the_log_has_a_row_for_each_quantity(data: Path, tmp_path: Path, monkeyp
 
 
 def test_validation_scores_what_a_viewer_sees(picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PSNR and SSIM are those of the bench for the decoded pixels, cut to the picture."""
+    """PSNR and SSIM are those of the bench for the decoded pixels."""
     pytest.importorskip("scipy")
     from fewbits.fidelity import psnr
     from fewbits.structure import ssim
 
-    run, pixels = Run("few", MODEL, CONFIG, torch.device("cpu")), picture(33, 70)
+    run, pixels = Run("few", MODEL, CONFIG, torch.device("cpu")), picture(64, 128)
     estimate, seen = Few.estimate, []
 
     def watched(self: Few, x: torch.Tensor, level: float) -> object:
@@ -515,7 +543,7 @@ def test_validation_scores_what_a_viewer_sees(picture: Picture, monkeypatch: pyt
     monkeypatch.setattr(Few, "estimate", watched)
     rows = run.validate([pixels])
     for row, out in zip(rows, seen, strict=True):
-        decoded = out.x_hat[0, :, :33, :70].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+        decoded = out.x_hat[0].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
         assert row["psnr"] == pytest.approx(psnr(pixels, decoded), abs=1e-3)
         assert row["ssim"] == pytest.approx(ssim(pixels, decoded), abs=1e-4)
 

@@ -23,6 +23,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fewbits.codec import read_bundle
 from fewbits.errors import ModelError, TrainingError
@@ -33,7 +34,7 @@ from fewbits.training import checkpoint
 from fewbits.training.calibration import latent_range, observed
 from fewbits.training.data import to_tensor
 from fewbits.training.layout import channels_last, parameters, with_pixels
-from fewbits.training.loop import extended
+from fewbits.training.loop import GRID_PX
 from fewbits.training.pruning import pruned
 from fewbits.training.quantization import quantized
 
@@ -108,6 +109,12 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
     variants = {name: with_pixels(data, variant=True) for name, data in variants.items()}
     ranges = {"synthesis": latent_range(pack_bundle(family, model.coding(), card, files), pictures)} if pictures and steps else {}
     return pack_bundle(family, model.coding(), card, files, variants, ranges)
+
+
+def extended(x: Tensor) -> Tensor:
+    """x (b, c, h, w) with its last row and column repeated, up to multiples of GRID_PX."""
+    padded = F.pad(x, (0, -x.shape[3] % GRID_PX, 0, -x.shape[2] % GRID_PX), mode="replicate")
+    return padded.contiguous(memory_format=torch.channels_last)
 
 
 def amended(files: dict[str, bytes], tables: dict[str, np.ndarray], card: dict[str, Any]) -> dict[str, bytes]:

@@ -30,7 +30,6 @@ from fewbits.families.batch_part import holding_part
 from fewbits.families.losses import Distortion, Penalty, ssim
 from fewbits.families.settings import setting
 from fewbits.processor import has_bfloat16
-from fewbits.structure import WINDOW
 from fewbits.training import checkpoint
 from fewbits.training.compiling import compiles
 from fewbits.training.data import PicturePool, batches, decode_rgb, digest, find_pictures, to_tensor
@@ -41,7 +40,7 @@ from fewbits.training.ranks import Ranks
 SCHEDULE_PICTURES = 8  # whose rates and distortions steer lambda scheduling
 SCORES = ("bpp", "psnr", "ssim")
 LOG_STEPS = 50  # whose means are a row of the log
-GRID_PX = 64  # pictures are extended to a multiple of this for validation
+GRID_PX = 64  # validation pictures are cut to multiples of this, so that all bits are of pixels that are there
 
 
 @dataclass(frozen=True)
@@ -243,7 +242,10 @@ class Run:
 
     @torch.no_grad()
     def validate(self, pictures: list[np.ndarray]) -> list[dict[str, float]]:
-        """Mean bpp (estimated), PSNR and SSIM of the averaged weights at each of the model's settings."""
+        """Mean bpp (estimated), PSNR and SSIM of the averaged weights at each of the model's settings.
+
+        pictures: uint8 (h, w, 3), h and w multiples of GRID_PX, as for reschedule.
+        """
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.averaged)
         self.model.eval()
@@ -269,29 +271,22 @@ class Run:
             sums = np.zeros(2)
             for picture in pictures:
                 x = to_tensor(picture[None], self.device)
-                out = self.model.estimate(extended(x), knob)
-                x_hat = out.x_hat[..., : x.shape[2], : x.shape[3]].clamp(0, 1)
-                sums += (out.y_bits + out.z_bits).item() / x[0, 0].numel(), self.distortion(x, x_hat).item()
-            bpp, distortion = sums / len(pictures)
-            points.append((float(bpp), -10 * math.log10(max(distortion, 1e-9))))
+                out = self.model.estimate(x, knob)
+                distortion = self.distortion(x, out.x_hat.clamp(0, 1)).item()
+                sums += (out.y_bits + out.z_bits).item() / x[0, 0].numel(), distortion
+            bpp, mean = sums / len(pictures)
+            points.append((float(bpp), -10 * math.log10(max(mean, 1e-9))))
         self.model.train()
         return points
 
     def _score(self, x: Tensor, setting: float) -> tuple[float, float, float]:
         """SCORES of a picture at a setting."""
-        height, width = x.shape[-2:]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu"):
-            out = self.model.estimate(extended(x), setting)
-        pixels = out.x_hat[..., :height, :width].clamp(0, 1).mul(255).round()
+            out = self.model.estimate(x, setting)
+        pixels = out.x_hat.clamp(0, 1).mul(255).round()
         mse = F.mse_loss(pixels, x * 255).item()
-        bpp, psnr = (out.y_bits + out.z_bits).item() / (height * width), 10 * math.log10(255**2 / max(mse, 1e-6))
+        bpp, psnr = (out.y_bits + out.z_bits).item() / x[0, 0].numel(), 10 * math.log10(255**2 / max(mse, 1e-6))
         return bpp, psnr, 1 - ssim(x, pixels / 255).item()
-
-
-def extended(x: Tensor) -> Tensor:
-    """x (b, c, h, w) with its last row and column repeated, up to multiples of GRID_PX."""
-    padded = F.pad(x, (0, -x.shape[3] % GRID_PX, 0, -x.shape[2] % GRID_PX), mode="replicate")
-    return padded.contiguous(memory_format=torch.channels_last)
 
 
 def grown(start: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -341,7 +336,9 @@ def load_data(
     with ranks.together():
         items, checks = find_pictures(data, exclude), find_pictures(validation) if validation else []
         pool = PicturePool(items, config.cache_mb << 20, config.seed)
-        held_out = [p for p in map(decode_rgb, checks) if p is not None and _is_measurable(p)]
+        held_out = [cut for p in map(decode_rgb, checks) if p is not None and (cut := _on_grid(p)) is not None]
+        if checks and not held_out:
+            raise TrainingError(f"validation: none of {len(checks)} pictures can be used")
     own = {"data": (digest(items), len(pool)), "validation": (digest(checks), len(held_out))}  # how many can be read counts, too
     first = ranks.told(lambda: own)
     with ranks.together():
@@ -351,13 +348,14 @@ def load_data(
     return pool, held_out
 
 
-def _is_measurable(picture: np.ndarray) -> bool:
-    """Whether a picture for validation has a SSIM; a warning where it has none."""
-    measurable = min(picture.shape[:2]) >= WINDOW
-    if not measurable:
+def _on_grid(picture: np.ndarray) -> np.ndarray | None:
+    """A picture for validation without the rows and columns beyond multiples of GRID_PX; None, and a warning, where none is left."""
+    height, width = (side // GRID_PX * GRID_PX for side in picture.shape[:2])
+    if not height or not width:
         size = f"{picture.shape[1]}x{picture.shape[0]}"
-        warnings.warn(f"skipped a validation picture of {size}: SSIM needs {WINDOW} pixels a side", stacklevel=2)
-    return measurable
+        warnings.warn(f"skipped a validation picture of {size}: it needs {GRID_PX} pixels a side", stacklevel=2)
+        return None
+    return picture[:height, :width]
 
 
 def train(
