@@ -377,6 +377,43 @@ def test_an_anneal_that_was_stopped_goes_on(data: Path, run: Path, rates: list[f
     assert checkpoint.load(run / "annealed.pt")["step"] == 9
 
 
+def test_an_anneal_on_its_way_is_not_given_up_for_another(data: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop._StopRequest, "requested", property(lambda self: True, lambda self, value: None), raising=False)
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda path, state: save(path, state | {"anneal_steps": 2}))
+    go(data, run, 4, anneal=True)
+    monkeypatch.undo()
+    half = (run / "annealing.pt").read_bytes()
+    said = "annealing.pt is an anneal begun with --steps 4 at the trunk's step 5, 2 steps of it done: "
+    with pytest.raises(TrainingError, match=f"{said}the same goes on with it; delete that file to begin anew"):
+        go(data, run, 5, anneal=True)
+    go(data, run, 1)
+    with pytest.raises(TrainingError, match=f"{said}the trunk has gone on since; delete that file to begin anew"):
+        go(data, run, 4, anneal=True)
+    assert (run / "annealing.pt").read_bytes() == half
+    (run / "annealing.pt").unlink()
+    go(data, run, 5, anneal=True)
+    assert checkpoint.load(run / "annealed.pt")["step"] == 11
+
+
+def test_a_budget_of_an_anneal_is_told_by_its_options() -> None:
+    assert Budget(minutes=25).of_anneal() == "--anneal 25" and Budget(7.5, 8200).of_anneal() == "--anneal 7.5 --steps 8200"
+
+
+def test_a_family_that_is_fitted_is_validated_and_says_that_there_is_nothing_to_anneal(
+    data: Path, held_out: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    options = {"device": "cpu", "report": said.append, "config": CONFIG, "validation": [held_out]}
+    train("klt", [data], tmp_path / "run", Budget(steps=1), **options)  # type: ignore[arg-type]
+    assert [line.partition(" bpp")[0][:25] for line in said].count("validation: level 15.00: ") == 1
+    assert "validation_bpp@15.00" in (tmp_path / "run" / "log.csv").read_text()
+    said.clear()
+    train("klt", [data], tmp_path / "run", Budget(minutes=1), anneal=True, **options)  # type: ignore[arg-type]
+    assert len(said) == 1 and "the family klt is fitted when its run begins: there is nothing to anneal" in said[0]
+    assert not (tmp_path / "run" / "annealing.pt").exists()
+
+
 def test_a_second_anneal_starts_from_the_trunk_again(data: Path, run: Path, rates: list[float]) -> None:
     go(data, run, 2, anneal=True)
     said = go(data, run, 2, anneal=True)
@@ -525,6 +562,14 @@ def test_the_log_has_a_row_for_each_quantity(data: Path, held_out: Path, tmp_pat
         f"validation_{name}@{k / 2:.2f}" for k in range(5) for name in ("bpp", "psnr", "ssim")
     }
     assert any((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_the_log_has_what_is_left_at_the_end(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "train_step", fake_step)
+    for steps in (3, 53):
+        go(data, tmp_path / "run", steps, config=replace(CONFIG, save_minutes=99.0))
+    rows = [line.split(",") for line in (tmp_path / "run" / "log.csv").read_text().splitlines()]
+    assert [(row[1], row[4]) for row in rows if row[3] == "loss"] == [("3", "2"), ("53", "28.5"), ("56", "55")]
 
 
 def test_validation_scores_what_a_viewer_sees(picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:

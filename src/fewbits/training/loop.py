@@ -39,7 +39,7 @@ from fewbits.training.ranks import Ranks
 
 SCHEDULE_PICTURES = 8  # whose rates and distortions steer lambda scheduling
 SCORES = ("bpp", "psnr", "ssim")
-LOG_STEPS = 50  # whose means are a row of the log
+LOG_STEPS = 50  # whose means are a row of the log; fewer at the end
 GRID_PX = 64  # validation pictures are cut to multiples of this, so that all bits are of pixels that are there
 
 
@@ -88,6 +88,11 @@ class Budget:
                 raise TrainingError(f"{name} is {value}, it must be above 0")
         if self.minutes is None and self.steps is None:
             raise TrainingError("say how long to train: --minutes, --steps or --anneal")
+
+    def of_anneal(self) -> str:
+        """The options that an anneal has it by."""
+        parts = (("--anneal", self.minutes), ("--steps", self.steps))
+        return " ".join(f"{option} {value:g}" for option, value in parts if value is not None)
 
     def spent(self, seconds: float, steps: int) -> float:
         """Fraction of the budget used, 0..1."""
@@ -392,6 +397,9 @@ def train(
             settings["data"] = {"from": [str(path) for path in data], "exclude": list(exclude)}
             if anneal and ranks.first and not (out / checkpoint.TRUNK).exists():
                 raise TrainingError(f"no checkpoint {out / checkpoint.TRUNK} to anneal")
+            if not run.optimizers and anneal:
+                report(f"the family {family} is fitted when its run begins: there is nothing to anneal, export {out} as it is")
+                return
             if ranks.first:
                 folder.enter_context(checkpoint.alone(out))
         pool, held_out = load_data(data, exclude, validation, config, ranks)
@@ -430,8 +438,12 @@ def _go_on(
         state = checkpoint.load(trunk)
         if target.exists() and anneal:
             half = checkpoint.load(target)
-            if (half["trunk_step"], half["budget"]) == (state["step"], dataclasses.asdict(budget)):
+            begun_with = Budget(**half["budget"])
+            if (half["trunk_step"], begun_with) == (state["step"], budget):
                 return half, half["anneal_seconds"], half["anneal_steps"]
+            what = f"{target} is an anneal begun with {begun_with.of_anneal()} at the trunk's step {half['trunk_step']}"
+            goes_on = "the trunk has gone on since" if half["trunk_step"] != state["step"] else "the same goes on with it"
+            raise TrainingError(f"{what}, {half['anneal_steps']} steps of it done: {goes_on}; delete that file to begin anew")
         return state, 0.0, 0
 
     state, spent_seconds, spent_steps = ranks.told(found)  # spent: of this anneal; a trunk's budget counts this call only
@@ -453,8 +465,22 @@ def _go_on(
             state |= {"trunk_step": trunk_step, "budget": dataclasses.asdict(budget), **spent}
         checkpoint.save(target, state)
 
+    def log_validation(log: Log | SilentLog) -> list[dict[str, float]]:
+        rows = run.validate(held_out)
+        log.write(phase, run.step, run.seconds, {f"validation_{name}@{r['setting']:.2f}": r[name] for r in rows for name in SCORES})
+        return rows
+
+    def report_validation(log: Log | SilentLog) -> None:
+        for row in log_validation(log):
+            scores = f"{row['bpp']:.4f} bpp, {row['psnr']:.3f} dB, SSIM {row['ssim']:.4f}"
+            report(f"validation: level {row['setting']:.2f}: {scores}")
+
+    phase = "anneal" if anneal else "train"
     if not run.optimizers:
         save()
+        if held_out:
+            with Log(out) if ranks.first else SilentLog() as log:
+                report_validation(log)
         report(f"{target} holds what was fitted: the family {run.family} has nothing to train")
         return
     kept_steps = 0 if anneal else config.keep_epochs * max(1, round(pool.n_known / config.batch))
@@ -466,10 +492,14 @@ def _go_on(
         return ranks.mean({"now": time.monotonic()})["now"]
 
     saved = validated = clock()
-    sums: list[dict[str, float]] = []
-    phase = "anneal" if anneal else "train"
+    sums: list[dict[str, float]] = []  # of the steps since the log's last row
+
+    def log_means(log: Log | SilentLog) -> None:
+        log.write(phase, run.step, run.seconds, {name: float(np.mean([row[name] for row in sums])) for name in sums[0]})
+        sums.clear()
+
     bar_format = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
-    bar = tqdm(total=100.0, unit="%", disable=None if ranks.first else True, bar_format=bar_format)
+    bar = tqdm(total=100.0, unit="%", disable=None if ranks.first else True, bar_format=bar_format, miniters=0)
     # the request is outermost: a SIGTERM while the log closes must not hide what went wrong (torchrun sends one to who is left)
     with _StopRequest() as stop, Log(out) if ranks.first else SilentLog() as log, bar, ranks.watched():
         while (spent := budget.spent(spent_seconds, spent_steps)) < 1 and not ranks.any(stop.requested):
@@ -481,13 +511,11 @@ def _go_on(
             taken, now = measured["taken"], measured["now"]
             sums[-1]["data_wait_percent"] = 100 * measured["waited"] / taken
             run.seconds, spent_seconds, spent_steps = run.seconds + taken, spent_seconds + taken, spent_steps + 1
+            loss, waits = (np.mean([row[name] for row in sums]) for name in ("loss", "data_wait_percent"))
+            bar.set_postfix_str(f"step {run.step} loss {loss:.3f}, data wait {waits:.0f} %", refresh=False)
+            bar.update(100 * budget.spent(spent_seconds, spent_steps) - bar.n)  # draws it where a tenth of a second has passed
             if len(sums) == LOG_STEPS:
-                means = {name: float(np.mean([row[name] for row in sums])) for name in sums[0]}
-                log.write(phase, run.step, run.seconds, means)
-                waits = f"data wait {means['data_wait_percent']:.0f} %"
-                bar.set_postfix_str(f"step {run.step} loss {means['loss']:.3f}, {waits}")
-                bar.update(100 * budget.spent(spent_seconds, spent_steps) - bar.n)
-                sums = []
+                log_means(log)
             if scheduled and run.step % config.schedule_steps == 0:
                 scheduled = run.reschedule(held_out[:SCHEDULE_PICTURES])
                 lambdas = {f"lambda_{k}": float(value) for k, value in enumerate(run.model.lambdas)}
@@ -498,28 +526,21 @@ def _go_on(
                 save()
                 saved = clock()
             if held_out and now - validated > 60 * config.validate_minutes:
-                log.write(phase, run.step, run.seconds, _named(run.validate(held_out)))
+                log_validation(log)
                 validated = clock()
+        if sums:
+            log_means(log)
         save()
         stopping = ranks.any(stop.requested)
         if anneal and not stopping and ranks.first:
             target = target.replace(out / checkpoint.ANNEALED)
         if held_out and not stopping:
-            rows = run.validate(held_out)
-            log.write(phase, run.step, run.seconds, _named(rows))
-            for row in rows:
-                scores = f"{row['bpp']:.4f} bpp, {row['psnr']:.3f} dB, SSIM {row['ssim']:.4f}"
-                report(f"validation: level {row['setting']:.2f}: {scores}")
+            report_validation(log)
     report(f"{target} holds step {run.step}, {run.seconds / 60:.1f} minutes")
 
 
 def _say_nothing(_: str) -> None:
     """What ranks that are not the first report."""
-
-
-def _named(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Rows of validate() as quantities for the log."""
-    return {f"validation_{name}@{row['setting']:.2f}": row[name] for row in rows for name in SCORES}
 
 
 def begin(run: Run, pool: PicturePool, start: dict[str, Tensor] | None) -> None:
