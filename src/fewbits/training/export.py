@@ -32,7 +32,7 @@ from fewbits.runtime.bundle import TABLES, Bundle, pack_bundle, parse_bundle
 from fewbits.runtime.manifest import MANIFEST
 from fewbits.training import checkpoint
 from fewbits.training.calibration import latent_range, observed
-from fewbits.training.data import to_tensor
+from fewbits.training.data import TrainingWarning, to_tensor
 from fewbits.training.layout import channels_last, parameters, with_pixels
 from fewbits.training.loop import GRID_PX
 from fewbits.training.pruning import pruned
@@ -47,11 +47,13 @@ def run_files(run: Path, card: dict[str, Any], pictures: Sequence[np.ndarray] = 
     """The bundle's files from a run's annealed weights, or from its trunk's average where there are none.
 
     card: more entries for the model card (licence, measured curve). pictures: see bundle_files. Raises TrainingError where
-    `run` is no run, or one of other layers.
+    `run` is no run, or one of other layers. Warns where the trunk has gone on since it was annealed.
     """
     config = checkpoint.load_config(run)
-    annealed = run / checkpoint.ANNEALED
-    state = checkpoint.load(annealed if annealed.exists() else run / checkpoint.TRUNK)
+    annealed, trunk = run / checkpoint.ANNEALED, run / checkpoint.TRUNK
+    state = checkpoint.load(annealed if annealed.exists() else trunk)
+    if annealed.exists() and trunk.exists():
+        _check_age(annealed, state, checkpoint.load(trunk)["step"])
     model = _build(config["family"], config["model"], str(run))
     checkpoint.fill(model, state["averaged"])
     described = {
@@ -63,6 +65,15 @@ def run_files(run: Path, card: dict[str, Any], pictures: Sequence[np.ndarray] = 
         "annealed": annealed.exists(),
     }
     return bundle_files(config["family"], model, described | card, pictures)
+
+
+def _check_age(annealed: Path, state: dict[str, Any], step: int) -> None:
+    """Warns where the trunk, at `step`, has gone on since it was annealed."""
+    more = step - state.get("trunk_step", step)
+    if more > 0:
+        what = f"{annealed} is of the trunk's step {state['trunk_step']}, and the trunk has {more} steps more"
+        advice = f"--anneal anew takes them in; without {annealed.name} the trunk as it is would be exported"
+        warnings.warn(f"{what}: {advice}", TrainingWarning, stacklevel=3)
 
 
 def _build(family: str, architecture: Any, where: str) -> Any:

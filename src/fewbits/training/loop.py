@@ -32,7 +32,7 @@ from fewbits.families.settings import setting
 from fewbits.processor import has_bfloat16
 from fewbits.training import checkpoint
 from fewbits.training.compiling import compiles
-from fewbits.training.data import PicturePool, batches, decode_rgb, digest, find_pictures, to_tensor
+from fewbits.training.data import PicturePool, TrainingWarning, batches, decode_rgb, digest, find_pictures, to_tensor
 from fewbits.training.log import Log, SilentLog
 from fewbits.training.muon import Muon
 from fewbits.training.ranks import Ranks
@@ -334,8 +334,9 @@ def pick_device(name: str = "auto", local_index: int = 0) -> torch.device:
 
 def load_data(
     data: Sequence[Path], exclude: Sequence[str], validation: Sequence[Path], config: TrainConfig, ranks: Ranks
-) -> tuple[PicturePool, list[np.ndarray]]:
-    """The pictures to train on, and those held out. Raises TrainingError where there are none, or others in another rank."""
+) -> tuple[PicturePool, list[np.ndarray], int]:
+    """The pictures to train on, those held out, and how many of both could not be used. Raises TrainingError where there are
+    none, or others in another rank."""
     if config.batch % ranks.count:
         raise ranks.same_error(TrainingError(f"batch is {config.batch}, it must be a multiple of the {ranks.count} processes"))
     with ranks.together():
@@ -350,7 +351,7 @@ def load_data(
         for name, pictures in own.items():
             if pictures != first[name]:
                 raise TrainingError(f"{name}: rank {ranks.index} of {ranks.count} finds other pictures than rank 0")
-    return pool, held_out
+    return pool, held_out, pool.n_skipped + len(checks) - len(held_out)
 
 
 def _on_grid(picture: np.ndarray) -> np.ndarray | None:
@@ -358,7 +359,8 @@ def _on_grid(picture: np.ndarray) -> np.ndarray | None:
     height, width = (side // GRID_PX * GRID_PX for side in picture.shape[:2])
     if not height or not width:
         size = f"{picture.shape[1]}x{picture.shape[0]}"
-        warnings.warn(f"skipped a validation picture of {size}: it needs {GRID_PX} pixels a side", stacklevel=2)
+        what = f"skipped a validation picture of {size}: it needs {GRID_PX} pixels a side"
+        warnings.warn(what, TrainingWarning, stacklevel=2)
         return None
     return picture[:height, :width]
 
@@ -402,10 +404,11 @@ def train(
                 return
             if ranks.first:
                 folder.enter_context(checkpoint.alone(out))
-        pool, held_out = load_data(data, exclude, validation, config, ranks)
+        pool, held_out, n_skipped = load_data(data, exclude, validation, config, ranks)
+        skipped = f", {n_skipped} skipped" if n_skipped else ""
         processes = f", {ranks.count} processes" if ranks.count > 1 else ""
         pictures = f"{len(pool)} pictures{'' if pool.complete else ' in the cache'}, {len(held_out)} for validation"
-        report(f"{pictures}, on {run.device.type}{processes}")
+        report(f"{pictures}{skipped}, on {run.device.type}{processes}")
         _go_on(run, out, budget, settings, pool, held_out, anneal=anneal, start=start, compiled=compiled, report=report)
 
 
