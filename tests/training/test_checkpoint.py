@@ -21,7 +21,11 @@ def test_load_undoes_save(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("error", "raised"),
-    [(OSError(28, "No space left on device"), TrainingError), (KeyboardInterrupt(), KeyboardInterrupt), (RuntimeError(), RuntimeError)],
+    [
+        (OSError(28, "No space left on device"), TrainingError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (RuntimeError(), RuntimeError),
+    ],
     ids=["full disk", "interrupt", "torch's own"],
 )
 def test_a_failed_save_keeps_the_last_good_one(

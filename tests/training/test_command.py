@@ -268,8 +268,10 @@ def test_settings_that_fail_are_not_kept(fewbits: Callable[..., tuple[int, str, 
 
 
 def test_init_begins_from_the_weights_of_a_bundle(fewbits: Callable[..., tuple[int, str, str]], tiny_run, tmp_path: Path) -> None:
-    """With a learning rate of zero the weights after a step are those of the bundle; the architecture is the bundle's, too."""
-    rates = settings([value for value in TINY if value.split("=")[0] not in ("lambdas", "latent")] + ["lr=0", "matrix_lr=0"])
+    """With a learning rate of nearly zero the weights after a step are those of the bundle; so is the architecture."""
+    rates = settings(
+        [value for value in TINY if value.split("=")[0] not in ("lambdas", "latent")] + ["lr=1e-30", "matrix_lr=1e-30"]
+    )
     options = ["--data", tiny_run.data, "--out", tmp_path / "run", "--init", tiny_run.bundle, "--steps", 1, "--device", "cpu"]
     code, out, err = fewbits("train", "few", *options, *rates)
     assert (code, err) == (0, "")
@@ -321,7 +323,10 @@ def test_export_tells_that_the_trunk_has_gone_on_since_it_was_annealed(
 ) -> None:
     run = shutil.copytree(tiny_run.run, tmp_path / "run")
     state = checkpoint.load(run / "trunk.pt")
-    for trunk_step, told in ((5, ""), (3, "is of the trunk's step 3, and the trunk has 2 steps more: --anneal anew takes them in;")):
+    for trunk_step, told in (
+        (5, ""),
+        (3, "is of the trunk's step 3, and the trunk has 2 steps more: --anneal anew takes them in;"),
+    ):
         checkpoint.save(run / "annealed.pt", state | {"trunk_step": trunk_step})
         code, _, err = fewbits("export", run, tmp_path / "bundle")
         assert code == 0 and told in err and err.count("\n") == bool(told) and err.startswith("fewbits: " if told else "")

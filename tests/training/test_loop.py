@@ -257,10 +257,26 @@ def test_a_crop_that_the_networks_cannot_take_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("name", "value", "least"), [("batch", 0, 1), ("crop", 0, 1), ("warmup_steps", -1, 0)])
-def test_settings_that_nothing_can_be_trained_with_are_refused(name: str, value: int, least: int) -> None:
-    with pytest.raises(TrainingError, match=f"{name} is {value}, it must be at least {least}"):
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("batch", 0, "at least 1"), ("crop", 0, "at least 1"), ("warmup_steps", -1, "at least 0"),
+        ("lr", float("nan"), "above 0"), ("lr", -1.0, "above 0"), ("lr", 0.0, "above 0"), ("lr", float("inf"), "above 0"),
+        ("matrix_lr", -1.0, "above 0"),
+        ("shortcut_lr", -0.1, "at least 0"), ("seed", -1, "0 to 9.22337203685e"), ("ema", 2.0, "0 to 1"), ("ema", -1.0, "0 to 1"),
+        ("clip", -1.0, "above 0"), ("clip", 0.0, "above 0"), ("keep_epochs", -1, "at least 0"),
+        ("save_minutes", -1.0, "at least 0"), ("validate_minutes", float("nan"), "at least 0"), ("cache_mb", 0, "at least 1"),
+        ("schedule_steps", -1, "at least 0"),
+    ],
+)  # fmt: skip
+def test_settings_that_nothing_can_be_trained_with_are_refused(name: str, value: float, allowed: str) -> None:
+    with pytest.raises(TrainingError, match=f"^{name} is {value}, it must be {allowed}"):
         replace(CONFIG, **{name: value})
+
+
+def test_what_has_no_end_may_be_infinite() -> None:
+    endless = {"clip": float("inf"), "validate_minutes": float("inf"), "save_minutes": float("inf")}
+    assert replace(CONFIG, **endless).clip == float("inf")
 
 
 def test_a_rate_without_warmup_is_whole_at_once(data: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def setting_names(family: str) -> list[str]:
 
 @contextmanager
 def plain_warnings(*, heard: bool = True) -> Iterator[None]:
-    """While entered, a TrainingWarning is one line on stderr, above a bar where there is one, or nothing where it is not heard."""
+    """While entered, a TrainingWarning is one line on stderr, above a bar where there is one; nothing where it is not heard."""
     with warnings.catch_warnings():
         warnings.simplefilter("default" if heard else "ignore", TrainingWarning)
         others = warnings.showwarning

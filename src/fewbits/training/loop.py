@@ -28,7 +28,7 @@ from fewbits.errors import TrainingError
 from fewbits.families import FAMILIES
 from fewbits.families.batch_part import holding_part
 from fewbits.families.losses import Distortion, Penalty, ssim
-from fewbits.families.settings import setting
+from fewbits.families.settings import Settings, setting
 from fewbits.processor import has_bfloat16
 from fewbits.training import checkpoint
 from fewbits.training.compiling import compiles
@@ -40,38 +40,35 @@ from fewbits.training.ranks import Ranks
 SCHEDULE_PICTURES = 8  # whose rates and distortions steer lambda scheduling
 SCORES = ("bpp", "psnr", "ssim")
 LOG_STEPS = 50  # whose means are a row of the log; fewer at the end
+MOST_SEED = 2**63 - 1  # as much again is left for the steps that are added
 GRID_PX = 64  # validation pictures are cut to multiples of this, so that all bits are of pixels that are there
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """What a run trains with; saved in RUN/config.json."""
 
-    batch: int = setting(8, "crops a step, of all processes together")
-    crop: int = setting(256, "their side in pixels")
-    lr: float = setting(3e-3, "AdamW's learning rate")
+    batch: int = setting(8, "crops a step, of all processes together", least=1)
+    crop: int = setting(256, "their side in pixels", least=1)
+    lr: float = setting(3e-3, "AdamW's learning rate", above=0)
     optimizer: str = setting("muon", "muon: for weights that are matrices, AdamW for the rest; adamw or sgd: for all")
-    matrix_lr: float = setting(3e-3, "Muon's learning rate")
-    shortcut_lr: float = setting(0.2, "times lr, for linear shortcuts, which start at a good place")
-    warmup_steps: int = setting(300, "steps in which the learning rate rises from 0")
-    ema: float = setting(0.999, "decay of the average of weights, which is what is exported")
+    matrix_lr: float = setting(3e-3, "Muon's learning rate", above=0)
+    shortcut_lr: float = setting(0.2, "times lr, for linear shortcuts, which start at a good place", least=0)
+    warmup_steps: int = setting(300, "steps in which the learning rate rises from 0", least=0)
+    ema: float = setting(0.999, "decay of the average of weights, which is what is exported", least=0, most=1)
     loss: str = setting("mse", "distortions, NAME=WEIGHT,...: of mse, l1, ssim, ms-ssim, ssimulacra2, chroma, vgg")
     vgg: str = setting("imagenet", "weights of VGG-19 for the loss vgg: imagenet (a file, see docs/training.md), or random")
     penalty: str = setting("", "on the latent, NAME=WEIGHT,...: of sparse, contractive, contractive-exact")
-    clip: float = setting(1.0, "largest norm of the gradient")
+    clip: float = setting(1.0, "largest norm of the gradient", above=0, most=math.inf)
     precision: str = setting("auto", "of products in training: bfloat16, float32, or auto, the faster of the two")
-    seed: int = setting(0, "of weights, crops and noise")
-    cache_mb: int = setting(4096, "memory for decoded pictures")
-    validate_minutes: float = setting(15.0, "between two validations")
-    save_minutes: float = setting(3.0, "between two checkpoints")
-    keep_epochs: int = setting(0, "a copy of the trunk is kept every so many epochs, of as many crops as pictures; 0: none")
-    schedule_steps: int = setting(0, "slimcae: steps between two steps of lambda scheduling; 0: none")
-
-    def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("crop", 1), ("warmup_steps", 0)):
-            value = getattr(self, name)
-            if not value >= least:
-                raise TrainingError(f"{name} is {value}, it must be at least {least}")
+    seed: int = setting(0, "of weights, crops and noise", least=0, most=MOST_SEED)
+    cache_mb: int = setting(4096, "memory for decoded pictures", least=1)
+    validate_minutes: float = setting(15.0, "between two validations", least=0, most=math.inf)
+    save_minutes: float = setting(3.0, "between two checkpoints", least=0, most=math.inf)
+    keep_epochs: int = setting(
+        0, "a copy of the trunk is kept every so many epochs, of as many crops as pictures; 0: none", least=0
+    )
+    schedule_steps: int = setting(0, "slimcae: steps between two steps of lambda scheduling; 0: none", least=0)
 
 
 @dataclass(frozen=True)
@@ -355,7 +352,7 @@ def load_data(
 
 
 def _on_grid(picture: np.ndarray) -> np.ndarray | None:
-    """A picture for validation without the rows and columns beyond multiples of GRID_PX; None, and a warning, where none is left."""
+    """A picture for validation without what is beyond multiples of GRID_PX; None, and a warning, where nothing is left."""
     height, width = (side // GRID_PX * GRID_PX for side in picture.shape[:2])
     if not height or not width:
         size = f"{picture.shape[1]}x{picture.shape[0]}"
@@ -470,7 +467,9 @@ def _go_on(
 
     def log_validation(log: Log | SilentLog) -> list[dict[str, float]]:
         rows = run.validate(held_out)
-        log.write(phase, run.step, run.seconds, {f"validation_{name}@{r['setting']:.2f}": r[name] for r in rows for name in SCORES})
+        log.write(
+            phase, run.step, run.seconds, {f"validation_{name}@{r['setting']:.2f}": r[name] for r in rows for name in SCORES}
+        )
         return rows
 
     def report_validation(log: Log | SilentLog) -> None:
