@@ -291,7 +291,10 @@ def load_bundle(path: Path) -> Bundle:
 
 
 def load_model(bundle: Bundle) -> Any:
-    """The torch model of a bundle, with its weights: to fine-tune it, or as a second engine to test against."""
+    """The torch model of a bundle, with its weights: to fine-tune it, or as a second engine to test against.
+
+    Bits that `estimate` gives are the model's but of klt and slimcae, of whose distributions a bundle holds frequencies only.
+    """
     where = f"bundle {bundle.model_id.hex()}"
     if bundle.family == "few" and "means" not in bundle.coding:
         raise ModelError(f"{where}: an older release exported it: it encodes and decodes, but cannot be trained on")
