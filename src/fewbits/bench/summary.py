@@ -52,8 +52,8 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class SmallestFile:
-    """Bits per pixel that `codec` needs for `quality` (metric's unit): mean over the n_pictures where all codecs that are compared
-    at it get there.
+    """Bits per pixel that `codec` needs for `quality` (metric's unit): mean over the n_pictures where all codecs that are
+    compared at it get there.
 
     reason: why there is no number, "" where there is one.
     """
@@ -233,7 +233,7 @@ def smallest_files(rows: Sequence[Row], codecs: Sequence[str], levels: Mapping[s
 
 
 def _compared(reached: Mapping[str, set[int]]) -> list[str]:
-    """Of codecs, by the pictures on which each reaches a quality, those that are compared at it, all on the pictures that they share.
+    """Of codecs, by the pictures on which each reaches a quality, those that are compared at it, on the pictures that they share.
 
     Left out are those that reach it on fewer than half as many pictures as another one does; and then, as long as the others
     share no picture, the one of the fewest, the last of several. So a weak codec takes neither all pictures nor most from others.

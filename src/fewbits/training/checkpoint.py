@@ -47,12 +47,12 @@ def written(path: Path) -> Iterator[BinaryIO]:
         with replacing(path) as file:
             yield file
     except (OSError, RuntimeError) as error:
-        found: BaseException | None = error
-        while found and not isinstance(found, OSError):  # torch.save makes a RuntimeError of an error of the disk
-            found = found.__context__
-        if found is None:
+        cause: BaseException | None = error
+        while cause and not isinstance(cause, OSError):  # torch.save makes a RuntimeError of an error of the disk
+            cause = cause.__context__
+        if not isinstance(cause, OSError):
             raise
-        raise TrainingError(f"{path} cannot be written: {found.strerror or found}") from error
+        raise TrainingError(f"{path} cannot be written: {cause.strerror or cause}") from error
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -53,12 +53,12 @@ def plain_warnings(*, heard: bool = True) -> Iterator[None]:
         warnings.simplefilter("default" if heard else "ignore", TrainingWarning)
         others = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
             if issubclass(category, TrainingWarning):
                 line = str(message).replace("\n", "\\n").replace("\r", "\\r")
                 tqdm.write(f"fewbits: {line}", file=sys.stderr)
             else:
-                others(message, category, *rest)
+                others(message, category, *rest, **options)
 
         warnings.showwarning = show
         yield
