@@ -443,7 +443,7 @@ def _go_on(
                 return half, half["anneal_seconds"], half["anneal_steps"]
             what = f"{target} is an anneal begun with {begun_with.of_anneal()} at the trunk's step {half['trunk_step']}"
             goes_on = "the trunk has gone on since" if half["trunk_step"] != state["step"] else "the same goes on with it"
-            raise TrainingError(f"{what}, {half['anneal_steps']} steps of it done: {goes_on}; delete that file to begin anew")
+            raise TrainingError(f"{what}, now at step {half['step']}: {goes_on}; delete that file to begin anew")
         return state, 0.0, 0
 
     state, spent_seconds, spent_steps = ranks.told(found)  # spent: of this anneal; a trunk's budget counts this call only
