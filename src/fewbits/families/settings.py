@@ -28,11 +28,11 @@ class Allowed:
         return inside and (not self.rising or all(first < second for first, second in pairwise(numbers)))
 
     def __str__(self) -> str:
-        low = "" if self.least is None else f"at least {self.least:.12g}"
-        low = low if self.above is None else f"above {self.above:.12g}"
-        if self.most is None or math.isinf(self.most):
-            return low or "a finite number"
-        return f"{self.least:.12g} to {self.most:.12g}" if self.least is not None else f"{low} and at most {self.most:.12g}"
+        most = None if self.most is None or math.isinf(self.most) else self.most
+        if self.least is not None and most is not None:
+            return f"{self.least} to {most}"
+        parts = (("at least", self.least), ("above", self.above), ("at most", most))
+        return " and ".join(f"{words} {number}" for words, number in parts if number is not None) or "a finite number"
 
 
 def setting(
