@@ -3,6 +3,7 @@
 
 "-" is standard input or output; URLs go to `remote`. read, output_name, stat_of and write raise an ImageError of one line that
 names the file. A process that is killed while it writes leaves a hidden part, never half a file by its name; `sweep` removes it.
+`held` gives a file to one process alone.
 """
 
 import contextlib
