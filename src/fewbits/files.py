@@ -3,6 +3,7 @@
 
 "-" is standard input or output; URLs go to `remote`. read, output_name, stat_of and write raise an ImageError of one line that
 names the file. A process that is killed while it writes leaves a hidden part, never half a file by its name; `sweep` removes it.
+`held` gives a file to one process alone.
 """
 
 import contextlib
@@ -182,6 +183,29 @@ def replacing(path: Path, *, force: bool = True, changed: int | None = None) -> 
         with contextlib.suppress(OSError):
             os.unlink(part)
         raise
+
+
+def held(path: Path) -> BinaryIO:
+    """A file to append to, in a folder that is made where it is not there, for this process alone until it is closed.
+
+    Raises OSError; BlockingIOError where another process has it. Where files cannot be locked everybody has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("ab")
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise
+    except OSError:
+        pass  # some network file systems have no locks
+    return file
+
+
+def no_folder(path: Path, error: OSError) -> str:
+    """Why there can be no folder, or nothing in it, at `path`."""
+    return "it is a file, it must be a folder" if path.is_file() else error.strerror or str(error)
 
 
 def sweep(folder: str) -> None:

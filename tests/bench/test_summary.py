@@ -103,6 +103,30 @@ def test_a_codec_without_curves_keeps_no_other_from_smallest_files() -> None:
     assert found["two points"].mean_bpp is None and found["two points"].reason.startswith("a curve needs at least")
 
 
+def weak(codec: str, pictures: str) -> list[dict[str, Any]]:
+    """A codec whose curve ends at 29 dB, but on some pictures."""
+    rows = [row | {"codec": codec} for row in ROWS if row["codec"] == "base"]
+    return [row if row["image"] in pictures else row | {"psnr": (row["psnr"] - 26) / 4 + 26} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "kept", "n_shared"), [("", False, 3), ("a", False, 3), ("ab", True, 2), ("abc", True, 3)], ids=str
+)
+def test_a_weak_codec_keeps_no_other_from_smallest_files(pictures: str, kept: bool, n_shared: int) -> None:
+    """It is left out where it reaches the quality on fewer than half as many pictures as another."""
+    found = {entry.codec: entry for entry in smallest_files(ROWS + weak("weak", pictures), [*CODECS, "weak"], {"psnr": [32.0]})}
+    assert all(found[codec].mean_bpp is not None and found[codec].n_pictures == n_shared for codec in CODECS)
+    assert (found["weak"].mean_bpp is not None) == kept
+    assert found["weak"].reason == ("" if kept else f"reached on {len(pictures)} of 3 pictures, too few to be compared")
+
+
+def test_codecs_that_share_no_picture_are_left_out_until_the_others_do() -> None:
+    rows = [*weak("one", "a"), *weak("two", "b"), *weak("three", "b")]
+    found = {entry.codec: entry for entry in smallest_files(rows, ["one", "two", "three"], {"psnr": [32.0]})}
+    assert found["one"].mean_bpp is not None and found["one"].n_pictures == 1
+    assert found["two"].mean_bpp is None and found["three"].mean_bpp is None
+
+
 def test_a_failed_row_takes_its_picture_out_of_every_mean() -> None:
     broken = {"error": "it broke", "bytes": None, "psnr": None}
     failed = [row | broken if row["image"] == "c" and row["codec"] == "base" else row for row in ROWS]
@@ -128,7 +152,7 @@ def test_smallest_file_at_a_quality() -> None:
     assert found["half"].mean_bpp == pytest.approx(0.2)
     assert found["mixed"].mean_bpp == pytest.approx(0.4 * (0.9 + 0.8 + 1.5) / 3)
     beyond = [entry for entry in smallest_files(ROWS, CODECS, {"psnr": [60.0]})]
-    assert all(entry.mean_bpp is None and "reaches it on 0 of 3 pictures" in entry.reason for entry in beyond)
+    assert all(entry.mean_bpp is None and "reached on 0 of 3 pictures, too few" in entry.reason for entry in beyond)
 
 
 def test_speeds_are_ratios_to_the_reference() -> None:

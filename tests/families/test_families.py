@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The contract of every family in the one table: trained for a few steps and exported, it makes real files that hold up."""
 
+import json
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +16,15 @@ pytest.importorskip("onnx")
 
 from fewbits.codec import Model  # noqa: E402
 from fewbits.container import FAMILY_IDS, SECTION_HYPER, SECTION_IMPORTANCE, SECTION_LATENT, pack, parse  # noqa: E402
-from fewbits.errors import FewbitsError  # noqa: E402
+from fewbits.errors import FewbitsError, TrainingError  # noqa: E402
 from fewbits.families import FAMILIES, Family  # noqa: E402
+from fewbits.families.settings import override  # noqa: E402
 from fewbits.runtime.engines import onnxruntime_engine  # noqa: E402
 from fewbits.training import checkpoint  # noqa: E402
 from fewbits.training.export import load_model, parse_bundle, run_files  # noqa: E402
 from fewbits.training.loop import Budget, TrainConfig, train  # noqa: E402
 
+WEIGHTS = Path(checkpoint.__file__).parents[1] / "weights"
 STEPS = 20
 LONGER = {"resnet101": 300}  # steps
 SIZES = [
@@ -174,6 +178,61 @@ def test_a_bundle_brings_its_networks_back(files: dict[str, bytes], photo: np.nd
     latents = [each.pipeline.analyse(pixels, each.pipeline.level(10000, "rgb"), lambda _: None) for each in (first, twin)]
     assert latents[0].shape == latents[1].shape
     assert np.abs(latents[0] - latents[1]).max() <= 1e-3 * np.abs(latents[0]).max()
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "said"),
+    [
+        ("few", "latent=1000", "latent is 1000, it must be 1 to 768"),
+        ("few", "lambdas=-1,1", "lambdas is -1.0,1.0: each must be above 0, and they must rise"),
+        ("few", "lambdas=0,1", "lambdas is 0.0,1.0: each must be"),
+        ("few", "lambdas=2,1", "lambdas is 2.0,1.0: each must be"),
+        ("few", "lambdas=1,nan", "lambdas is 1.0,nan: each must be"),
+        ("few", "hyper=0", "hyper is 0, it must be at least 1"),
+        ("few", "hyper_limit=0", "hyper_limit is 0, it must be at least 1"),
+        ("few", "hyper_limit=1000", "hyper_limit is 1000, with hyper 64 it must be at most 114"),
+        ("few", "hyper_width=1000", "hyper_width is 1000, it must be 1 to 259"),
+        ("few", "pyramid=400", "pyramid is 400, it must be at most latent, 320"),
+        ("few", "pyramid=-1", "pyramid is -1, it must be at least 0"),
+        ("few", "width_8=0", "width_8 is 0, it must be at least 1"),
+        ("few", "depth_8=-1", "depth_8 is -1, it must be at least 0"),
+        ("few", "dead_zone=-1", "dead_zone is -1.0, it must be at least 0"),
+        ("few", "int8=7", "int8 is 7.0, it must be 0 to 1"),
+        ("slimcae", "widths=0,2", "widths is 0,2: each must be at least 1"),
+        ("slimcae", "levels=0", "levels is 0, it must be at least 1"),
+        ("klt", "levels=0", "levels is 0, it must be at least 2"),
+        ("klt", "levels=1", "levels is 1, it must be at least 2"),
+        ("klt", "coarsest=0", "coarsest is 0.0, it must be above 0"),
+        ("klt", "finest=320", "finest is 320.0, it must be below coarsest, 320.0"),
+        ("cae-pca", "noise=-1", "noise is -1.0, it must be at least 0"),
+        ("cae-pca", "highest=inf", "highest is inf, it must be a finite number"),
+        ("content-weighted", "channels=0", "channels is 0, it must be at least 1"),
+        ("content-weighted", "width=1", "width is 1, it must be at least 2"),
+        ("content-weighted", "distortion_weight=-1", "distortion_weight is -1.0, it must be above 0"),
+        ("resnet-ae", "width=1", "width is 1, it must be at least 2"),
+        ("cae3", "width=0", "width is 0, it must be at least 1"),
+        ("resnet101", "bits=9", "bits is 9, it must be 1 to 8"),
+    ],
+)
+def test_a_setting_says_what_it_may_be(name: str, setting: str, said: str) -> None:
+    with pytest.raises(TrainingError, match=f"^{said}"):
+        override(FAMILIES[name][0](), [setting])
+
+
+def test_a_setting_of_several_numbers_needs_one_unless_none_is_the_default() -> None:
+    assert replace(FAMILIES["few"][0](), analysis_units_8=()).analysis_units_8 == ()
+    with pytest.raises(TrainingError, match="lambdas is empty, it must be one number or more"):
+        replace(FAMILIES["few"][0](), lambdas=())
+
+
+@pytest.mark.parametrize("name", [path.name for path in WEIGHTS.iterdir() if path.is_dir()])
+def test_settings_of_models_that_ship_are_allowed(name: str) -> None:
+    """And those of their training."""
+    manifest = json.loads((WEIGHTS / name / "manifest.json").read_text())
+    config_class, model_class = FAMILIES[manifest["family"]]
+    architecture = checkpoint.plain_settings(manifest["card"]["architecture"])
+    assert model_class(config_class(**architecture))
+    assert TrainConfig(**manifest["card"]["training"])
 
 
 @pytest.mark.parametrize("name", FAMILIES)

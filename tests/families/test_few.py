@@ -485,7 +485,7 @@ def test_calibration_finds_means_that_save_bits(picture: Picture) -> None:
 
 def test_means_are_of_as_many_channels_as_there_are() -> None:
     assert TINY.n_means == 9 and replace(TINY, means=4).n_means == 4 and replace(TINY, pyramid=0).n_means == 0
-    with pytest.raises(TrainingError, match="means is -5, it must be 0 or more"):
+    with pytest.raises(TrainingError, match="means is -5, it must be at least 0"):
         Few(replace(TINY, means=-5))
 
 

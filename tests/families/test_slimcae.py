@@ -171,9 +171,15 @@ def test_lambda_scheduling_lowers_narrow_lambdas_while_the_slope_falls() -> None
     assert [endless.reschedule([(0.3, 1.0), (0.2, 2.0), (0.1, 3.0)]) for _ in range(15)] == [True] * 14 + [False]
 
 
-@pytest.mark.parametrize("change", [{"lambdas": (0.0, 1.0, 2.0)}, {"start": "warm"}])
-def test_a_start_that_makes_no_sense_is_refused(change: dict[str, object]) -> None:
-    with pytest.raises(TrainingError, match="must be above 0, and start .* must be klt or random"):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"lambdas": (0.0, 1.0, 2.0)}, "lambdas is 0.0,1.0,2.0: each must be above 0"),
+        ({"start": "warm"}, "start is 'warm', it must be klt or random"),
+    ],
+)
+def test_a_start_that_makes_no_sense_is_refused(change: dict[str, object], said: str) -> None:
+    with pytest.raises(TrainingError, match=said):
         SlimCae(replace(TINY, **change))
 
 

@@ -19,8 +19,18 @@ def test_load_undoes_save(tmp_path: Path) -> None:
     assert found == state
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full disk", "interrupt"])
-def test_a_failed_save_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(28, "No space left on device"), TrainingError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (RuntimeError(), RuntimeError),
+    ],
+    ids=["full disk", "interrupt", "torch's own"],
+)
+def test_a_failed_save_keeps_the_last_good_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, raised: type[BaseException]
+) -> None:
     path = tmp_path / "trunk.pt"
     checkpoint.save(path, {"step": 1})
 
@@ -28,11 +38,25 @@ def test_a_failed_save_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pyte
         file.write(b"half")  # type: ignore[attr-defined]
         raise error
 
-    with monkeypatch.context() as patch, pytest.raises(type(error)):
+    with monkeypatch.context() as patch, pytest.raises(raised):
         patch.setattr(torch, "save", failing)
         checkpoint.save(path, {"step": 2})
     assert checkpoint.load(path) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_is_full_is_named_in_one_line(tmp_path: Path) -> None:
+    """torch makes a RuntimeError of it."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        with pytest.raises(TrainingError) as raised:
+            checkpoint.save(tmp_path / "trunk.pt", {"weight": torch.zeros(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(raised.value) == f"{tmp_path / 'trunk.pt'} cannot be written: File too large"
+    assert not list(tmp_path.iterdir())
 
 
 def test_damaged_and_missing_checkpoints_are_training_errors(tmp_path: Path) -> None:
@@ -83,9 +107,26 @@ def test_a_run_keeps_its_settings_but_not_where_its_data_lies(tmp_path: Path) ->
     checkpoint.save_config(run, SETTINGS | {"data": {"from": ["elsewhere"]}})
     assert (run / "config.json").read_text() == first
     assert checkpoint.load_config(run)["model"] == {"lambdas": [0.1, 0.2]}
-    for change in ({"family": "other"}, {"model": {"lambdas": (0.1, 0.3)}}, {"train": {"lr": 0.2}}, {"train": {}}):
-        with pytest.raises(TrainingError, match="config.json holds other settings"):
+    for change, named in (
+        ({"family": "other"}, "family is few there, other here"),
+        ({"model": {"lambdas": (0.1, 0.3)}}, "lambdas is 0.1,0.2 there, 0.1,0.3 here"),
+        ({"train": {"lr": 0.2}, "model": {"lambdas": ()}}, "lambdas is 0.1,0.2 there, '' here, lr is 0.1 there, 0.2 here"),
+        ({"train": {}}, "lr is 0.1 there, missing here"),
+        ({"data": {"from": ["a"], "exclude": ["x*"]}}, "exclude is missing there, x\\* here"),
+    ):
+        with pytest.raises(TrainingError, match=f"config.json holds other settings than these: {named}; go on with"):
             checkpoint.save_config(run, SETTINGS | change)
+
+
+def test_settings_of_the_machine_do_not_bind_a_run(tmp_path: Path) -> None:
+    run, train = tmp_path / "run", {"lr": 0.1, "cache_mb": 8, "save_minutes": 3.0}
+    checkpoint.save_config(run, SETTINGS | {"train": train})
+    checkpoint.save(run / checkpoint.TRUNK, {})
+    changed = train | {"cache_mb": 16, "save_minutes": 1.0, "validate_minutes": 5.0, "keep_epochs": 2}
+    checkpoint.save_config(run, SETTINGS | {"train": changed})
+    assert checkpoint.load_config(run)["train"] == changed
+    with pytest.raises(TrainingError, match="these: lr is 0.1 there, 0.2 here;"):
+        checkpoint.save_config(run, SETTINGS | {"train": changed | {"lr": 0.2}})
 
 
 def test_a_run_that_is_older_than_a_setting_binds_it_from_then_on(tmp_path: Path) -> None:

@@ -224,13 +224,39 @@ def test_what_cannot_be_trained_is_one_line(
     assert code == 1 and err.startswith("fewbits: ") and err.count("\n") == 1 and message in err
 
 
+def test_broken_pictures_are_a_line_each_and_counted(
+    fewbits: Callable[..., tuple[int, str, str]], tiny_run, tmp_path: Path, picture: Callable[..., np.ndarray]
+) -> None:
+    for name in ("a.png", "b.jpg"):
+        (tmp_path / name).write_bytes(b"broken")
+    Image.fromarray(picture(64, 64)).save(tmp_path / "c.png")
+    Image.fromarray(picture(20, 64)).save(tmp_path / "small.png")
+    held_out = [part for name in ("c.png", "small.png") for part in ("--validation", tmp_path / name)]
+    common = ["few", "--data", tmp_path, "--out", tmp_path / "run", "--device", "cpu", "--steps", 1, *settings(TINY)]
+    code, out, err = fewbits("train", *common, *held_out)
+    assert code == 0 and out.startswith("2 pictures, 1 for validation, 3 skipped, on cpu\n")
+    lines = err.splitlines()
+    assert len(lines) == 3 and all(line.startswith("fewbits: skipped ") for line in lines)
+    assert [sum(name in line for line in lines) for name in ("a.png", "b.jpg", "picture of 64x20")] == [1, 1, 1]
+
+
+def test_settings_of_the_machine_may_change_from_call_to_call(
+    fewbits: Callable[..., tuple[int, str, str]], tiny_run, tmp_path: Path
+) -> None:
+    run = shutil.copytree(tiny_run.run, tmp_path / "run")
+    common = ["few", "--data", tiny_run.data, "--out", run, "--device", "cpu", "--steps", 1]
+    assert fewbits("train", *common, "--cache-mb", 16, "--save-minutes", 2)[0] == 0
+    assert fewbits("train", *common)[0] == 0
+    assert checkpoint.load_config(run)["train"]["cache_mb"] == 16
+
+
 def test_other_settings_for_a_run_that_exists_are_refused(
     fewbits: Callable[..., tuple[int, str, str]], tiny_run, tmp_path: Path
 ) -> None:
     run = shutil.copytree(tiny_run.run, tmp_path / "run")
     changed = settings([*TINY, "lr=0.5"])
     code, _, err = fewbits("train", "few", "--data", tiny_run.data, "--out", run, "--steps", 1, *changed)
-    assert code == 1 and "holds other settings" in err
+    assert code == 1 and "holds other settings than these: lr is 0.003 there, 0.5 here; go on with" in err
 
 
 def test_settings_that_fail_are_not_kept(fewbits: Callable[..., tuple[int, str, str]], tiny_run, tmp_path: Path) -> None:
@@ -242,8 +268,10 @@ def test_settings_that_fail_are_not_kept(fewbits: Callable[..., tuple[int, str, 
 
 
 def test_init_begins_from_the_weights_of_a_bundle(fewbits: Callable[..., tuple[int, str, str]], tiny_run, tmp_path: Path) -> None:
-    """With a learning rate of zero the weights after a step are those of the bundle; the architecture is the bundle's, too."""
-    rates = settings([value for value in TINY if value.split("=")[0] not in ("lambdas", "latent")] + ["lr=0", "matrix_lr=0"])
+    """With a learning rate of nearly zero the weights after a step are those of the bundle; so is the architecture."""
+    rates = settings(
+        [value for value in TINY if value.split("=")[0] not in ("lambdas", "latent")] + ["lr=1e-30", "matrix_lr=1e-30"]
+    )
     options = ["--data", tiny_run.data, "--out", tmp_path / "run", "--init", tiny_run.bundle, "--steps", 1, "--device", "cpu"]
     code, out, err = fewbits("train", "few", *options, *rates)
     assert (code, err) == (0, "")
@@ -288,6 +316,20 @@ def test_export_takes_more_entries_for_the_card_and_measures_a_curve(
         values = [point[name] for point in points]
         assert values == sorted(values) and values[0] > 0
     assert load_model(tmp_path / "bundle").bundle.model_id == load_model(tiny_run.bundle).bundle.model_id
+
+
+def test_export_tells_that_the_trunk_has_gone_on_since_it_was_annealed(
+    fewbits: Callable[..., tuple[int, str, str]], tiny_run, tmp_path: Path, quick_export: None
+) -> None:
+    run = shutil.copytree(tiny_run.run, tmp_path / "run")
+    state = checkpoint.load(run / "trunk.pt")
+    for trunk_step, told in (
+        (5, ""),
+        (3, "is of the trunk's step 3, and the trunk has 2 steps more: --anneal anew takes them in;"),
+    ):
+        checkpoint.save(run / "annealed.pt", state | {"trunk_step": trunk_step})
+        code, _, err = fewbits("export", run, tmp_path / "bundle")
+        assert code == 0 and told in err and err.count("\n") == bool(told) and err.startswith("fewbits: " if told else "")
 
 
 def test_the_curve_is_measured_on_files_and_decoded_pictures(tiny_run, tmp_path: Path) -> None:

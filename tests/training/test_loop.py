@@ -46,6 +46,14 @@ def data(tmp_path_factory: pytest.TempPathFactory, picture: Picture) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory, picture: Picture) -> Path:
+    """A picture for validation."""
+    path = tmp_path_factory.mktemp("held out") / "0.png"
+    Image.fromarray(picture(96, 80)).save(path)
+    return path
+
+
 def go(data: Path, out: Path, steps: int, **options: object) -> list[str]:
     """Train in this process; what it reported."""
     said: list[str] = []
@@ -199,6 +207,25 @@ def test_copies_of_the_trunk_are_kept_every_so_many_epochs(data: Path, tmp_path:
     assert sorted(path.name for path in (tmp_path / "run").glob("trunk-*.pt")) == ["trunk-4.pt"]
 
 
+def test_two_trainings_do_not_share_a_folder(data: Path, run: Path) -> None:
+    pytest.importorskip("fcntl")
+    trunk = (run / "trunk.pt").read_bytes()
+    with checkpoint.alone(run):
+        for anneal in (False, True):
+            with pytest.raises(TrainingError, match="another training is writing there: wait for it, or choose another --out"):
+                go(data, run, 1, anneal=anneal)
+    assert (run / "trunk.pt").read_bytes() == trunk
+    go(data, run, 1)
+    go(data, run, 1)
+
+
+def test_a_folder_that_cannot_be_is_refused_before_pictures_are_read(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out, why in ((tmp_path / "file", "it is a file, it must be a folder"), (tmp_path / "file" / "run", "Not a directory")):
+        with pytest.raises(TrainingError, match=f"--out {out}: {why}"):
+            go(tmp_path / "no pictures", out, 1)
+
+
 def test_what_cannot_begin_does_not_bind_the_next_try(data: Path, tmp_path: Path) -> None:
     def broken(*_: object) -> None:
         raise TrainingError("no weights")
@@ -230,10 +257,27 @@ def test_a_crop_that_the_networks_cannot_take_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("name", "value", "least"), [("batch", 0, 1), ("crop", 0, 1), ("warmup_steps", -1, 0)])
-def test_settings_that_nothing_can_be_trained_with_are_refused(name: str, value: int, least: int) -> None:
-    with pytest.raises(TrainingError, match=f"{name} is {value}, it must be at least {least}"):
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("batch", 0, "at least 1"), ("crop", 0, "at least 1"), ("warmup_steps", -1, "at least 0"),
+        ("lr", float("nan"), "above 0"), ("lr", -1.0, "above 0"), ("lr", 0.0, "above 0"), ("lr", float("inf"), "above 0"),
+        ("matrix_lr", -1.0, "above 0"),
+        ("shortcut_lr", -0.1, "at least 0"), ("seed", -1, "0 to 9223372036854775807"),
+        ("ema", 2.0, "0 to 1"), ("ema", -1.0, "0 to 1"),
+        ("clip", -1.0, "above 0"), ("clip", 0.0, "above 0"), ("keep_epochs", -1, "at least 0"),
+        ("save_minutes", -1.0, "at least 0"), ("validate_minutes", float("nan"), "at least 0"), ("cache_mb", 0, "at least 1"),
+        ("schedule_steps", -1, "at least 0"),
+    ],
+)  # fmt: skip
+def test_settings_that_nothing_can_be_trained_with_are_refused(name: str, value: float, allowed: str) -> None:
+    with pytest.raises(TrainingError, match=f"^{name} is {value}, it must be {allowed}"):
         replace(CONFIG, **{name: value})
+
+
+def test_what_has_no_end_may_be_infinite() -> None:
+    endless = {"clip": float("inf"), "validate_minutes": float("inf"), "save_minutes": float("inf")}
+    assert replace(CONFIG, **endless).clip == float("inf")
 
 
 def test_a_rate_without_warmup_is_whole_at_once(data: Path, tmp_path: Path) -> None:
@@ -242,20 +286,40 @@ def test_a_rate_without_warmup_is_whole_at_once(data: Path, tmp_path: Path) -> N
         assert all(group["lr"] == group["base_lr"] for group in optimizer["param_groups"])
 
 
-def test_validation_pictures_without_a_ssim_are_left_out(data: Path, tmp_path: Path) -> None:
+def test_validation_pictures_are_cut_to_whole_positions_and_small_ones_left_out(
+    data: Path, tmp_path: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no bits are counted that no file has."""
     (tmp_path / "held").mkdir()
-    for side in (10, 11):
-        Image.new("RGB", (40, side)).save(tmp_path / "held" / f"{side}.png")
-    with pytest.warns(UserWarning, match="skipped a validation picture of 40x10: SSIM needs 11 pixels a side"):
+    for name, size in (("a", (70, 129)), ("b", (64, 63)), ("c", (10, 300))):
+        Image.fromarray(picture(*size)).save(tmp_path / "held" / f"{name}.png")
+    seen: list[list[np.ndarray]] = []
+    validate = Run.validate
+    monkeypatch.setattr(Run, "validate", lambda self, pictures: seen.append(pictures) or validate(self, pictures))
+    with pytest.warns(UserWarning) as warned:
         said = go(data, tmp_path / "run", 1, validation=[tmp_path / "held"])
+    texts = [str(warning.message) for warning in warned]
+    assert texts == [f"skipped a validation picture of {size}: it needs 64 pixels a side" for size in ("63x64", "300x10")]
     assert said[0].startswith("2 pictures, 1 for validation")
+    assert len(seen) == 1 and np.array_equal(seen[0][0], picture(70, 129)[:64, :128])
+    with pytest.warns(UserWarning), pytest.raises(TrainingError, match="validation: none of 1 pictures can be used"):
+        go(data, tmp_path / "other", 1, validation=[tmp_path / "held" / "c.png"])
+
+
+def test_validation_counts_the_bits_that_a_model_estimates_of_the_picture(picture: Picture) -> None:
+    run, pixels = Run("few", MODEL, CONFIG, torch.device("cpu")), picture(64, 128)
+    run.model.eval()
+    with torch.no_grad():
+        out = run.model.estimate(loop.to_tensor(pixels[None], torch.device("cpu")), 1.0)
+    rows = {row["setting"]: row["bpp"] for row in run.validate([pixels])}
+    assert rows[1.0] == pytest.approx((out.y_bits + out.z_bits).item() / (64 * 128), rel=1e-5)
 
 
 # Lambda scheduling
 
 
 def test_lambda_scheduling_goes_on_through_kills_until_it_is_done(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, held_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = SlimCaeConfig(widths=(3, 5), lambdas=(100.0, 100.0), start="random")
     config = replace(CONFIG, loss="mse=0.001", schedule_steps=2)
@@ -269,7 +333,7 @@ def test_lambda_scheduling_goes_on_through_kills_until_it_is_done(
     monkeypatch.setattr(SlimCae, "reschedule", watched)
     for steps in (5, 30):
         train("slimcae", [data], tmp_path / "run", Budget(steps=steps), model_config=model, config=config,
-              validation=[data], device="cpu", report=lambda _: None)  # fmt: skip
+              validation=[held_out], device="cpu", report=lambda _: None)  # fmt: skip
     assert len(seen) == 8 and all(len(points) == 2 and np.isfinite(points).all() for points in seen)
     lambdas = checkpoint.load(tmp_path / "run" / "trunk.pt")["model"]["lambdas"]
     assert lambdas.tolist() == pytest.approx([100 * 0.8**7, 100])
@@ -328,6 +392,41 @@ def test_an_anneal_that_was_stopped_goes_on(data: Path, run: Path, rates: list[f
     assert said[1].startswith("anneal from step 7")
     assert rates == pytest.approx([1, 0.75, 0.5, 0.25])
     assert checkpoint.load(run / "annealed.pt")["step"] == 9
+
+
+def test_an_anneal_on_its_way_is_not_given_up_for_another(data: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop._StopRequest, "requested", property(lambda self: True, lambda self, value: None), raising=False)
+    go(data, run, 4, anneal=True)
+    monkeypatch.undo()
+    half = (run / "annealing.pt").read_bytes()
+    said = "annealing.pt is an anneal begun with --steps 4 at the trunk's step 5, now at step 5: "
+    with pytest.raises(TrainingError, match=f"{said}the same goes on with it; delete that file to begin anew"):
+        go(data, run, 5, anneal=True)
+    go(data, run, 1)
+    with pytest.raises(TrainingError, match=f"{said}the trunk has gone on since; delete that file to begin anew"):
+        go(data, run, 4, anneal=True)
+    assert (run / "annealing.pt").read_bytes() == half
+    (run / "annealing.pt").unlink()
+    go(data, run, 5, anneal=True)
+    assert checkpoint.load(run / "annealed.pt")["step"] == 11
+
+
+def test_a_budget_of_an_anneal_is_told_by_its_options() -> None:
+    assert Budget(minutes=25).of_anneal() == "--anneal 25" and Budget(7.5, 8200).of_anneal() == "--anneal 7.5 --steps 8200"
+
+
+def test_a_family_that_is_fitted_is_validated_and_says_that_there_is_nothing_to_anneal(
+    data: Path, held_out: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    options = {"device": "cpu", "report": said.append, "config": CONFIG, "validation": [held_out]}
+    train("klt", [data], tmp_path / "run", Budget(steps=1), **options)  # type: ignore[arg-type]
+    assert [line.partition(" bpp")[0][:25] for line in said].count("validation: level 15.00: ") == 1
+    assert "validation_bpp@15.00" in (tmp_path / "run" / "log.csv").read_text()
+    said.clear()
+    train("klt", [data], tmp_path / "run", Budget(minutes=1), anneal=True, **options)  # type: ignore[arg-type]
+    assert len(said) == 1 and "the family klt is fitted when its run begins: there is nothing to anneal" in said[0]
+    assert not (tmp_path / "run" / "annealing.pt").exists()
 
 
 def test_a_second_anneal_starts_from_the_trunk_again(data: Path, run: Path, rates: list[float]) -> None:
@@ -456,20 +555,20 @@ def test_the_warm_up_rises_to_the_whole_rate() -> None:
 def test_validation_measures_the_average_and_changes_nothing(picture: Picture) -> None:
     run = Run("few", MODEL, CONFIG, torch.device("cpu"))
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    rows = run.validate([picture(64, 64), picture(33, 70)])
+    rows = run.validate([picture(64, 64), picture(64, 128)])
     assert [row["setting"] for row in rows] == list(run.model.settings)
     assert all(row["bpp"] > 0 and np.isfinite(row["psnr"]) for row in rows)
     assert run.model.training
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
     assert all(0 < row["ssim"] < 1 for row in rows)
     run.averaged["log_gain"] += 1  # a finer quantizer, in the average only
-    finer = run.validate([picture(64, 64), picture(33, 70)])
+    finer = run.validate([picture(64, 64), picture(64, 128)])
     assert all(fine["bpp"] > row["bpp"] for fine, row in zip(finer, rows, strict=True))
 
 
-def test_the_log_has_a_row_for_each_quantity(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_has_a_row_for_each_quantity(data: Path, held_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "train_step", fake_step)
-    go(data, tmp_path / "run", 50, config=replace(CONFIG, save_minutes=99.0), validation=[data])
+    go(data, tmp_path / "run", 50, config=replace(CONFIG, save_minutes=99.0), validation=[held_out])
     rows = [line.split(",") for line in (tmp_path / "run" / "log.csv").read_text().splitlines()]
     assert rows[0] == ["phase", "step", "seconds", "quantity", "value"]
     assert rows[1][:2] == ["train", "50"] and rows[1][3:] == ["loss", "25.5"]
@@ -480,13 +579,21 @@ def test_the_log_has_a_row_for_each_quantity(data: Path, tmp_path: Path, monkeyp
     assert any((tmp_path / "run" / "tensorboard").iterdir())
 
 
+def test_the_log_has_what_is_left_at_the_end(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "train_step", fake_step)
+    for steps in (3, 53):
+        go(data, tmp_path / "run", steps, config=replace(CONFIG, save_minutes=99.0))
+    rows = [line.split(",") for line in (tmp_path / "run" / "log.csv").read_text().splitlines()]
+    assert [(row[1], row[4]) for row in rows if row[3] == "loss"] == [("3", "2"), ("53", "28.5"), ("56", "55")]
+
+
 def test_validation_scores_what_a_viewer_sees(picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PSNR and SSIM are those of the bench for the decoded pixels, cut to the picture."""
+    """PSNR and SSIM are those of the bench for the decoded pixels."""
     pytest.importorskip("scipy")
     from fewbits.fidelity import psnr
     from fewbits.structure import ssim
 
-    run, pixels = Run("few", MODEL, CONFIG, torch.device("cpu")), picture(33, 70)
+    run, pixels = Run("few", MODEL, CONFIG, torch.device("cpu")), picture(64, 128)
     estimate, seen = Few.estimate, []
 
     def watched(self: Few, x: torch.Tensor, level: float) -> object:
@@ -496,7 +603,7 @@ def test_validation_scores_what_a_viewer_sees(picture: Picture, monkeypatch: pyt
     monkeypatch.setattr(Few, "estimate", watched)
     rows = run.validate([pixels])
     for row, out in zip(rows, seen, strict=True):
-        decoded = out.x_hat[0, :, :33, :70].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+        decoded = out.x_hat[0].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
         assert row["psnr"] == pytest.approx(psnr(pixels, decoded), abs=1e-3)
         assert row["ssim"] == pytest.approx(ssim(pixels, decoded), abs=1e-4)
 

@@ -32,7 +32,7 @@ from fewbits.bench.text import summary as summary_text
 from fewbits.codec import inspect, model_of
 from fewbits.container import MAGIC
 from fewbits.errors import FewbitsError, ImageError
-from fewbits.files import replacing
+from fewbits.files import no_folder, replacing
 from fewbits.picture import opaque_bytes
 from fewbits.picturefile import read_picture
 from fewbits.processor import cores
@@ -94,14 +94,9 @@ def run_bench(options: Options) -> int:
     pictures = find_pictures(options.roots, options.limit, partial(_is_of_report, options.out.resolve()))
     plan = Plan(pictures, tuple(codecs), names, options.jobs or cores(), options.threads or cores(), options.timing)
     try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        what = "it is a file, it must be a folder" if options.out.is_file() else error.strerror or str(error)
-        raise FewbitsError(f"--out {options.out}: {what}") from error
-    try:
         journal = Journal(options.out / JOURNAL)
     except OSError as error:
-        raise FewbitsError(f"--out {options.out}: {error.strerror or error}") from error
+        raise FewbitsError(f"--out {options.out}: {no_folder(options.out, error)}") from error
     try:
         try:
             rows = measure(plan, journal)

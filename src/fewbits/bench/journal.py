@@ -8,9 +8,10 @@ short is dropped. Keys come from whoever measures, and hold everything that the 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from fewbits.errors import FewbitsError
+from fewbits.files import held
 
 
 def key_of(*parts: Any) -> str:
@@ -21,13 +22,15 @@ def key_of(*parts: Any) -> str:
 class Journal:
     """Everything in the file at `path`, which need not exist; `add` also writes.
 
-    One process has it at a time, where files can be locked. Raises FewbitsError.
+    One process has it at a time, where files can be locked. Raises FewbitsError, and OSError where it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self.values: dict[str, dict[str, Any]] = {}
-        self._file = path.open("ab")
-        _lock(self._file, path)
+        try:
+            self._file = held(path)
+        except BlockingIOError as error:
+            raise FewbitsError(f"{path}: another measurement is writing there: wait for it, or choose another --out") from error
         whole = 0  # bytes of complete lines
         for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
             if not line.endswith(b"\n"):
@@ -53,16 +56,3 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _lock(file: BinaryIO, path: Path) -> None:
-    """Until the file is closed. Raises FewbitsError where another process has it."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise FewbitsError(f"{path}: another measurement is writing there: wait for it, or choose another --out") from error

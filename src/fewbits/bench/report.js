@@ -436,7 +436,7 @@ function smallestTable() {
   return frame(tableOf("Smallest file at a given quality", head, rows));
 }
 
-// The means are over the pictures on which every codec reaches the quality; their number stands in the head.
+// The means are over the pictures on which every codec that has a number reaches the quality; their number stands in the head.
 function smallestColumn(metric, quality) {
   const entries = data.smallest.filter((each) => each.metric === metric.name && each.quality === quality);
   const reached = entries.filter((each) => isNumber(each.mean_bpp));

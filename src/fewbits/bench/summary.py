@@ -52,7 +52,11 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class SmallestFile:
-    """Bits per pixel that `codec` needs for `quality` (metric's unit): mean over the n_pictures where every codec gets there."""
+    """Bits per pixel that `codec` needs for `quality` (metric's unit): mean over the n_pictures where all codecs that are
+    compared at it get there.
+
+    reason: why there is no number, "" where there is one.
+    """
 
     metric: str
     quality: float
@@ -203,7 +207,8 @@ def wins(rows: Sequence[Row], codecs: Sequence[str], metrics: Sequence[str], bpp
 def smallest_files(rows: Sequence[Row], codecs: Sequence[str], levels: Mapping[str, Sequence[float]]) -> list[SmallestFile]:
     """Mean bits per pixel at equal quality, interpolated picture by picture, over the pictures where every codec reaches it.
 
-    A codec of which no picture has a curve, but, say, two points, is left out with the reason, and keeps no other from a number.
+    A codec that gets there on too few pictures to be compared (see _compared), or of which no picture has a curve, but, say, two
+    points, is left out with the reason, and keeps no other from a number.
     """
     found = []
     for metric, qualities in levels.items():
@@ -215,16 +220,29 @@ def smallest_files(rows: Sequence[Row], codecs: Sequence[str], levels: Mapping[s
             for of_codec in curves.values():
                 for codec in codecs:
                     rates[codec].append(_rate_or_none(of_codec[codec], quality))
-            able = [codec for codec in codecs if codec not in broken]
-            shared = [k for k in range(len(curves)) if all(rates[codec][k] is not None for codec in able)]
+            reached = {codec: {k for k, rate in enumerate(own) if rate is not None} for codec, own in rates.items()}
+            able = _compared(reached)
+            shared = sorted(set.intersection(*(reached[codec] for codec in able))) if able else []
             for codec in codecs:
-                values = [rate for k in shared if (rate := rates[codec][k]) is not None]
-                n_reached = sum(rate is not None for rate in rates[codec])
-                reached = f"{codec} reaches it on {n_reached} of {len(curves)} pictures, on none do all codecs"
-                reason = "" if values else broken.get(codec, reached)
+                values = [rate for k in shared if codec in able and (rate := rates[codec][k]) is not None]
+                few = f"reached on {len(reached[codec])} of {len(curves)} pictures, too few to be compared"
+                reason = "" if values else broken.get(codec, few)
                 mean_bpp = float(np.mean(values)) if values else None
                 found.append(SmallestFile(metric, quality, codec, mean_bpp, len(shared), reason))
     return found
+
+
+def _compared(reached: Mapping[str, set[int]]) -> list[str]:
+    """Of codecs, by the pictures on which each reaches a quality, those that are compared at it, on the pictures that they share.
+
+    Left out are those that reach it on fewer than half as many pictures as another one does; and then, as long as the others
+    share no picture, the one of the fewest, the last of several. So a weak codec takes neither all pictures nor most from others.
+    """
+    most = max(map(len, reached.values()), default=0)
+    able = [codec for codec, own in reached.items() if own and 2 * len(own) >= most]
+    while able and not set.intersection(*(reached[codec] for codec in able)):
+        able.remove(min(reversed(able), key=lambda codec: len(reached[codec])))
+    return able
 
 
 def _problem(curve: Curve) -> str:

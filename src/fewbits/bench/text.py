@@ -94,11 +94,17 @@ def _smallest_table(data: ReportData, labels: Mapping[str, str]) -> str:
     for metric, quality in levels:
         entries = [by_place[metric, quality, codec] for codec in codecs]
         found = [entry.mean_bpp for entry in entries if entry.mean_bpp is not None]
-        unit = f" {METRICS[metric].unit}".rstrip()
         cells = ["-" if e.mean_bpp is None else f"{e.mean_bpp:.3f}" + ("*" if e.mean_bpp == min(found) else "") for e in entries]
-        rows.append([f"{METRICS[metric].label} {quality:g}{unit}", str(entries[0].n_pictures), *cells])
+        rows.append([_at(metric, quality), str(entries[0].n_pictures), *cells])
     text = table(["bits per pixel at", "pictures", *(labels[codec] for codec in codecs)], rows)
-    return text + "\n\n\\* the smallest; means over the pictures on which every codec reaches that quality"
+    lines = ["\\* the smallest; means over the pictures on which every codec that has a number reaches that quality"]
+    missing = [entry for entry in data.smallest if entry.mean_bpp is None]
+    lines += [f"- {labels[e.codec]}, {_at(e.metric, e.quality)}: {e.reason}" for e in missing]
+    return text + "\n\n" + "\n".join([lines[0], *([""] if missing else []), *lines[1:]])
+
+
+def _at(metric: str, quality: float) -> str:
+    return f"{METRICS[metric].label} {quality:g} {METRICS[metric].unit}".rstrip()
 
 
 def _wins_table(data: ReportData, labels: Mapping[str, str]) -> str:

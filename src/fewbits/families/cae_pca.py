@@ -28,7 +28,7 @@ from fewbits.families.few import Estimate
 from fewbits.families.likelihood import LOG_STEP, SCALE_MIN, entropy_bits, logistic_bits
 from fewbits.families.losses import Distortion, Penalty, mse
 from fewbits.families.quantize import round_through, uniform_noise
-from fewbits.families.settings import setting
+from fewbits.families.settings import Settings, setting
 
 STRIDE = 8
 HALO = 4  # latent positions: the synthesis reaches 3.1, the analysis 1.8
@@ -42,21 +42,25 @@ MIDDLE_STEP = 20.0  # quantizer step of 0-255 at which a picture counts once in 
 
 
 @dataclass(frozen=True)
-class CaePcaConfig:
+class CaePcaConfig(Settings):
     """The networks, what they are trained for, and the knob of the rate."""
 
     filters: tuple[int, ...] = setting(
-        (32, 32, 64, 64, 64, 32), "channels of the encoder's convolutions, six; the last are the maps"
+        (32, 32, 64, 64, 64, 32),
+        "channels of the encoder's convolutions, six; the last are the maps",
+        least=1,
     )
     objective: str = setting("noise", "noise: the distortion behind noise on the maps, as the source; rate: distortion and rate")
-    noise: float = setting(2.0**-10, "objective noise: the noise is uniform in plus or minus this; the source's")
+    noise: float = setting(2.0**-10, "objective noise: the noise is uniform in plus or minus this; the source's", least=0)
     block: int = setting(
-        0, "code blocks of so many pixels a side, each by itself, as the source does (128); 0: the whole picture"
+        0,
+        "code blocks of so many pixels a side, each by itself, as the source does (128); 0: the whole picture",
+        least=0,
     )
     start: str = setting("random", "random: as the source; klt: from principal components, far quicker (docs/adr/0010)")
     lowest: float = setting(3.0, "precision B in bits at quality 0")
     highest: float = setting(8.5, "precision B in bits at quality 100; the source goes to 12")
-    levels: int = setting(45, "steps of quality, from the lowest to the highest precision")
+    levels: int = setting(45, "steps of quality, from the lowest to the highest precision", least=2)
 
     training: ClassVar[dict[str, Any]] = {"batch": 16, "crop": 128, "lr": 1e-3, "matrix_lr": 1e-3}
 
@@ -114,15 +118,14 @@ class CaePca(nn.Module):
 
     def __init__(self, config: CaePcaConfig) -> None:
         super().__init__()
-        if len(config.filters) != 6 or min(config.filters) < 1:
-            raise TrainingError(f"filters are {config.filters}, there must be 6, each at least 1")
+        if len(config.filters) != 6:
+            raise TrainingError(f"filters are {config.filters}, there must be 6")
         if config.objective not in ("noise", "rate") or config.start not in ("klt", "random"):
             raise TrainingError(f"objective {config.objective!r} must be noise or rate, and start {config.start!r} klt or random")
-        if config.block < 0 or config.block % STRIDE:
+        if config.block % STRIDE:
             raise TrainingError(f"block is {config.block}, it must be a multiple of {STRIDE} pixels, or 0 for whole pictures")
-        if not config.lowest < config.highest or config.levels < 2 or not config.noise >= 0:
-            bounds = f"lowest {config.lowest}, highest {config.highest}, levels {config.levels}, noise {config.noise}"
-            raise TrainingError(f"{bounds}: precisions must rise, with at least 2 levels, and noise must not be negative")
+        if not config.lowest < config.highest:
+            raise TrainingError(f"lowest is {config.lowest}, it must be below highest, {config.highest}")
         carried = 1  # channels that the transform takes through a KLT start
         for wide, narrow in zip(config.filters[::2], config.filters[1::2], strict=True):
             before, carried = carried, min(narrow, 4 * carried)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from fewbits.families.blocks import BatchNorm, MatrixConv
 from fewbits.families.components import nested_components
 from fewbits.families.masked import Parts
-from fewbits.families.settings import setting
+from fewbits.families.settings import Settings, setting
 
 COLOURS = "1: each of R, G and B by itself, and grey pictures cost a third; 3: together"
 CHANNELS = "of the latent, at 1/8 of the picture's size, 6 bits a value"
@@ -105,17 +105,17 @@ def resnet_parts(colours: int, channels: int, width: int, importance: nn.Module 
 
 
 @dataclass(frozen=True)
-class ContentWeightedConfig:
+class ContentWeightedConfig(Settings):
     """A residual autoencoder, whose importance map says how many bits of each latent value are kept."""
 
     training: ClassVar = TRAINING
 
     colours: int = setting(1, COLOURS)
-    channels: int = setting(4, CHANNELS)
-    width: int = setting(32, WIDTH)
+    channels: int = setting(4, CHANNELS, least=1)
+    width: int = setting(32, WIDTH, least=2)
     quantizer: str = setting("straight", QUANTIZER)
     coder: str = setting("huffman", CODER)
-    distortion_weight: float = setting(0.01, "of the distortion against the bits that are kept, a pixel")
+    distortion_weight: float = setting(0.01, "of the distortion against the bits that are kept, a pixel", above=0)
 
     def parts(self) -> Parts:
         return resnet_parts(self.colours, self.channels, self.width, importance_network(self.width))
@@ -125,14 +125,14 @@ class ContentWeightedConfig:
 
 
 @dataclass(frozen=True)
-class ResnetAeConfig:
+class ResnetAeConfig(Settings):
     """The same without the map: trained for the distortion alone, as in the source; the quality says how many bits are kept."""
 
     training: ClassVar = TRAINING
 
     colours: int = setting(1, COLOURS)
-    channels: int = setting(4, CHANNELS)
-    width: int = setting(32, WIDTH)
+    channels: int = setting(4, CHANNELS, least=1)
+    width: int = setting(32, WIDTH, least=2)
     quantizer: str = setting("none", QUANTIZER)
     coder: str = setting("huffman", CODER)
 
@@ -144,14 +144,14 @@ class ResnetAeConfig:
 
 
 @dataclass(frozen=True)
-class Cae3Config:
+class Cae3Config(Settings):
     """Three convolutions, two of them followed by max-pooling, and a symmetric decoder; otherwise as resnet-ae."""
 
     training: ClassVar = TRAINING
 
     colours: int = setting(1, COLOURS)
-    channels: int = setting(4, CHANNELS)
-    width: int = setting(32, WIDTH)
+    channels: int = setting(4, CHANNELS, least=1)
+    width: int = setting(32, WIDTH, least=1)
     quantizer: str = setting("none", QUANTIZER)
     coder: str = setting("huffman", CODER)
 

@@ -39,6 +39,9 @@ from fewbits.families.likelihood import (
 from fewbits.families.losses import Distortion, Penalty, mse
 from fewbits.families.means import Means, Regression
 from fewbits.families.quantize import (
+    ACTIVATION_LIMIT,
+    EXACT_LIMIT,
+    WEIGHT_LIMIT,
     IntegerConv,
     freeze_integers,
     integer_bias,
@@ -47,44 +50,68 @@ from fewbits.families.quantize import (
     round_through_zone,
     uniform_noise,
 )
-from fewbits.families.settings import setting
+from fewbits.families.settings import Settings, setting
 
 LEARNED_SYMBOLS = 20  # that a table is worth when symbols are counted
 LEADING = 32  # channels of the latent, or more, of values so large that 8 bits are too coarse for them (ADR 28)
 RUNS_BELOW = 16  # scale indices whose symbols are coded by runs of zeros: 7 of 10 of them, or more, are 0 (ADR 31)
+MOST_HYPER_WIDTH = (EXACT_LIMIT // 2 - 1) // (WEIGHT_LIMIT * ACTIVATION_LIMIT)  # channels that IntegerConv sums exactly
 # What a scale index is more or less in each phase of the pyramid, from coarse to fine, before training: as photographs have it.
 FIRST_PYRAMID_BIAS = (0.0, 3.0, -2.0, 1.0, -1.0, -3.0, -6.0, -9.0, -12.0)
 
 
 @dataclass(frozen=True)
-class FewConfig:
+class FewConfig(Settings):
     """Architecture of `few`."""
 
     # the shortcut alone reconstructs Kodak at 45 dB with 320 channels, 37 with 192
-    latent: int = setting(320, "channels of the latent, at 1/16 of the picture's size")
-    hyper: int = setting(64, "channels of the hyper latent, at 1/64")
-    width_8: int = setting(128, "channels of the blocks at 1/8")
-    depth_8: int = setting(3, "blocks at 1/8, in analysis and synthesis each")
-    analysis_extra_8: int = setting(0, "further blocks at 1/8 in analysis alone, which may be slower than synthesis")
+    latent: int = setting(320, "channels of the latent, at 1/16 of the picture's size", least=1, most=768)
+    hyper: int = setting(64, "channels of the hyper latent, at 1/64", least=1)
+    width_8: int = setting(128, "channels of the blocks at 1/8", least=1)
+    depth_8: int = setting(3, "blocks at 1/8, in analysis and synthesis each", least=0)
+    analysis_extra_8: int = setting(0, "further blocks at 1/8 in analysis alone, which may be slower than synthesis", least=0)
     analysis_units_8: tuple[int, ...] = setting(
         (), "of analysis's blocks at 1/8, in turn, the units of spatial mixing and wide layer (may be 0); of others all"
     )
-    width_16: int = setting(256, "channels of the blocks at 1/16")
-    depth_16: int = setting(1, "blocks at 1/16, in synthesis alone")
+    width_16: int = setting(256, "channels of the blocks at 1/16", least=1)
+    depth_16: int = setting(1, "blocks at 1/16, in synthesis alone", least=0)
     synthesis_units_8: tuple[int, ...] = setting((), "like analysis_units_8, of synthesis's blocks at 1/8")
     synthesis_units_16: tuple[int, ...] = setting((), "and of its blocks at 1/16")
-    hyper_width: int = setting(128, "channels of the hyper networks")
+    hyper_width: int = setting(128, "channels of the hyper networks", least=1, most=MOST_HYPER_WIDTH)
     hyper_analysis_units: tuple[int, ...] = setting((), "channels of the hyper analysis at 1/16 and 1/32: else hyper_width")
-    pyramid: int = setting(3, "leading channels of the latent, of blocks' brightness and colours, predicted from coarse to fine")
-    means: int = setting(29, "at most so many channels after those have means, told by the pyramid around them; others' are 0")
-    hyper_limit: int = setting(8, "largest magnitude of a hyper symbol")
-    dead_zone: float = setting(0.35, "how readily values are rounded towards 0 to save bits: 0 not at all, 1 as theory says")
-    first_coded: int = setting(6, "scale index, 0 to 63, from which on symbols are coded; others, but for the pyramid's, are 0")
-    int8: float = setting(0.0, "share of the steps in which synthesis is trained as its int8 variant is; 0: not for int8 at all")
+    pyramid: int = setting(
+        3, "leading channels of the latent, of blocks' brightness and colours, predicted from coarse to fine", least=0
+    )
+    means: int = setting(
+        29, "at most so many channels after those have means, told by the pyramid around them; others' are 0", least=0
+    )
+    hyper_limit: int = setting(8, "largest magnitude of a hyper symbol", least=1)
+    dead_zone: float = setting(
+        0.35, "how readily values are rounded towards 0 to save bits: 0 not at all, 1 as theory says", least=0
+    )
+    first_coded: int = setting(
+        6,
+        "scale index, 0 to 63, from which on symbols are coded; others, but for the pyramid's, are 0",
+        least=0,
+        most=N_SCALES - 1,
+    )
+    int8: float = setting(
+        0.0, "share of the steps in which synthesis is trained as its int8 variant is; 0: not for int8 at all", least=0, most=1
+    )
     lambdas: tuple[float, ...] = setting(
         (0.0009, 0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483, 0.09, 0.17, 0.32),
         "weights of the distortion against bits per pixel, one a level; these, of 255^2 MSE, give about 0.1 to 2.5 bpp",
+        above=0,
+        rising=True,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pyramid > self.latent:
+            raise TrainingError(f"pyramid is {self.pyramid}, it must be at most latent, {self.latent}")
+        most = (EXACT_LIMIT // 2 - 1) // (9 * WEIGHT_LIMIT * self.hyper)
+        if self.hyper_limit > most:
+            raise TrainingError(f"hyper_limit is {self.hyper_limit}, with hyper {self.hyper} it must be at most {most}")
 
     @property
     def hyper_analysis_widths(self) -> tuple[int, int]:
@@ -265,10 +292,6 @@ class Few(nn.Module):
     def __init__(self, config: FewConfig) -> None:
         super().__init__()
         self.config = config
-        if config.means < 0:
-            raise TrainingError(f"means is {config.means}, it must be 0 or more")
-        if not 0 <= config.first_coded < N_SCALES:
-            raise TrainingError(f"first_coded is {config.first_coded}, it must be 0 to {N_SCALES - 1}")
         if config.int8 and not (config.depth_8 and config.depth_16):
             raise TrainingError(f"int8 is {config.int8}: without blocks at 1/8 and at 1/16 nothing is in 8 bits, it must be 0")
         levels, latent = len(config.lambdas), config.latent

@@ -23,7 +23,7 @@ from fewbits.families.components import components
 from fewbits.families.few import Estimate
 from fewbits.families.likelihood import MIN_PROBABILITY, check_coder, signed_frequencies
 from fewbits.families.losses import Distortion, Penalty, mse
-from fewbits.families.settings import setting
+from fewbits.families.settings import Settings, setting
 
 N_QUANTILES = 2049
 MOST_BATCHES = 16  # of 16 crops of 256x256 each, as training gives them: enough for both, and little memory
@@ -31,15 +31,20 @@ _MOST = 1024  # no coefficient of the widest block reaches so far at a step of 4
 
 
 @dataclass(frozen=True)
-class KltConfig:
+class KltConfig(Settings):
     """The transform, and its levels of quality."""
 
     block: int = setting(8, "side of a block in pixels, 8 or 16")
     colour: str = setting("rgb", "rgb: components over all three planes together; ycbcr: of each plane by itself")
-    coarsest: float = setting(320.0, "quantizer step at quality 0, in units of 0-255")
-    finest: float = setting(5.0, "quantizer step at quality 100")
-    levels: int = setting(31, "steps of quality, from the coarsest to the finest in equal ratios")
+    coarsest: float = setting(320.0, "quantizer step at quality 0, in units of 0-255", above=0)
+    finest: float = setting(5.0, "quantizer step at quality 100", above=0)
+    levels: int = setting(31, "steps of quality, from the coarsest to the finest in equal ratios", least=2)
     coder: str = setting("adaptive", "adaptive (fewer bytes), or tables: a frozen one for each component")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.finest < self.coarsest:
+            raise TrainingError(f"finest is {self.finest}, it must be below coarsest, {self.coarsest}")
 
 
 class Klt(nn.Module):

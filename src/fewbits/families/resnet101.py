@@ -29,7 +29,7 @@ from fewbits.families.few import Estimate
 from fewbits.families.likelihood import entropy_bits
 from fewbits.families.losses import IMAGENET_DEVIATION, IMAGENET_MEAN, Distortion, Penalty, mse, read_state
 from fewbits.families.quantize import uniform_noise
-from fewbits.families.settings import setting
+from fewbits.families.settings import Settings, setting
 from fewbits.pretrained import find_weights, hub_checkpoints
 
 RESNET_STRIDE = 32  # before the pooling
@@ -46,13 +46,15 @@ WEIGHTS_FILES: Final = {  # torchvision's, of two trainings where there are two
 
 
 @dataclass(frozen=True)
-class Resnet101Config:
+class Resnet101Config(Settings):
     """The networks, the weights that the encoder starts from, and what stands for the quantizer in training."""
 
     depth: int = setting(101, "layers of the ResNet: 18, 50 or 101")
-    width: int = setting(64, "channels of its first convolution, all others in proportion; 64 as torchvision's")
-    pool: int = setting(2, "window of the average pooling, 1 or 2: the latent is at 1/32 or 1/64")
-    bits: int = setting(8, "of the quantizer whose noise training hears, 1 to 8; files can have any of them")
+    width: int = setting(64, "channels of its first convolution, all others in proportion; 64 as torchvision's", least=1)
+    pool: int = setting(2, "window of the average pooling, 1 or 2: the latent is at 1/32 or 1/64", least=1, most=2)
+    bits: int = setting(
+        8, "of the quantizer whose noise training hears, 1 to 8; files can have any of them", least=1, most=MAX_BITS
+    )
     noise: str = setting("centred", "centred: uniform, a whole step wide, as rounding's; source: half as wide, and never above 0")
     weights: str = setting(
         "", "the encoder's at first: hub (torchvision's, ImageNet, from torch's hub cache), a file of them, or none: random"
@@ -215,9 +217,6 @@ class Resnet101(nn.Module):
         if config.depth not in RESNETS or config.noise not in ("centred", "source"):
             named = ", ".join(map(str, RESNETS))
             raise TrainingError(f"depth {config.depth} must be one of {named}, and noise {config.noise!r} centred or source")
-        if config.width < 1 or config.pool not in (1, 2) or not 1 <= config.bits <= MAX_BITS:
-            sizes = f"width {config.width}, pool {config.pool}, bits {config.bits}"
-            raise TrainingError(f"{sizes}: width must be at least 1, pool 1 or 2, bits 1 to {MAX_BITS}")
         self.config = config
         self.encoder = ResNet(config.depth, config.width)
         self.decoder = Decoder(self.encoder.n_out, config.width, config.pool)

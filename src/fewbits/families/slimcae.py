@@ -27,7 +27,7 @@ from fewbits.families.gdn import SlimGdn, normalized
 from fewbits.families.likelihood import check_coder, entropy_bits
 from fewbits.families.losses import Distortion, Penalty, mse
 from fewbits.families.quantize import round_through, uniform_noise
-from fewbits.families.settings import setting
+from fewbits.families.settings import Settings, setting
 
 PIXEL_GAIN = 4.0  # what the networks see is about 1 in magnitude, so that GDN has something to divide by
 LEVEL_GAINS = 2.0 ** np.arange(-4, 1.51, 0.25)  # where rates are looked up
@@ -38,17 +38,18 @@ START_GAINS = tuple(2.0 ** (k / 2) for k in range(-4, 11))
 
 
 @dataclass(frozen=True)
-class SlimCaeConfig:
+class SlimCaeConfig(Settings):
     """Widths and their lambdas, and what all of them share."""
 
-    widths: tuple[int, ...] = setting((48, 72, 96, 144, 192), "channels, rising; as in the paper")
+    widths: tuple[int, ...] = setting((48, 72, 96, 144, 192), "channels, rising; as in the paper", least=1)
     lambdas: tuple[float, ...] = setting(
         (3.0, 6.0, 12.0, 24.0, 48.0),
         "weights of the distortion against bits per pixel, one a width; these, of 1 - MS-SSIM, give about 0.2 to 1 bpp",
+        above=0,
     )
     gdn: str = setting("modulated", "how widths share GDN: switchable, slimmable, or modulated (the paper's choice)")
     start: str = setting("klt", "klt: from principal components; random: as in the paper")
-    levels: int = setting(33, "steps of quality, in a bundle")
+    levels: int = setting(33, "steps of quality, in a bundle", least=1)
     coder: str = setting("adaptive", "adaptive (fewer bytes), or tables: those of the priors")
 
     # Kernels of 4800 taps a channel want small steps; the lambdas are meant for this loss.
@@ -179,8 +180,8 @@ class SlimCae(nn.Module):
             raise TrainingError(
                 f"widths {config.widths} must rise, and there must be as many lambdas as widths: {config.lambdas}"
             )
-        if min(config.lambdas) <= 0 or config.start not in ("klt", "random"):
-            raise TrainingError(f"lambdas {config.lambdas} must be above 0, and start {config.start!r} must be klt or random")
+        if config.start not in ("klt", "random"):
+            raise TrainingError(f"start is {config.start!r}, it must be klt or random")
         check_coder(config.coder)
         self.config = config
         self.analysis, self.synthesis = SlimAnalysis(config), SlimSynthesis(config)

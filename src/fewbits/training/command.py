@@ -3,12 +3,17 @@
 
 import dataclasses
 import json
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from fewbits.codec import Model
 from fewbits.errors import TrainingError
@@ -18,7 +23,7 @@ from fewbits.fidelity import psnr
 from fewbits.processor import cores
 from fewbits.training import checkpoint, export, surgeon
 from fewbits.training.calibration import middle
-from fewbits.training.data import decode_rgb, find_pictures, to_tensor
+from fewbits.training.data import TrainingWarning, decode_rgb, find_pictures, to_tensor
 from fewbits.training.loop import Budget, TrainConfig, train
 from fewbits.training.profile import profile
 from fewbits.training.ranks import Ranks, torchrun_ranks
@@ -41,6 +46,24 @@ def setting_names(family: str) -> list[str]:
     return [field.name for config in (_config_class(family), TrainConfig) for field in dataclasses.fields(config)]
 
 
+@contextmanager
+def plain_warnings(*, heard: bool = True) -> Iterator[None]:
+    """While entered, a TrainingWarning is one line on stderr, above a bar where there is one; nothing where it is not heard."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default" if heard else "ignore", TrainingWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
+            if issubclass(category, TrainingWarning):
+                line = str(message).replace("\n", "\\n").replace("\r", "\\r")
+                tqdm.write(f"fewbits: {line}", file=sys.stderr)
+            else:
+                others(message, category, *rest, **options)
+
+        warnings.showwarning = show
+        yield
+
+
 def _config_class(family: str) -> type[Any]:
     if family not in FAMILIES:
         raise TrainingError(f"family is {family!r}, known are {', '.join(FAMILIES)}")
@@ -56,7 +79,7 @@ def _restored(config: Any, saved: dict[str, Any]) -> Any:
 
 def run_train(family: str, data: list[Path], out: Path, *, device: str, **options: Any) -> None:
     """Everything behind `fewbits train`; see its help. Where torchrun started this process, it trains with the others."""
-    with torchrun_ranks(device) as ranks:
+    with torchrun_ranks(device) as ranks, plain_warnings(heard=ranks.first):
         _run_train(ranks, family, data, out, device=device, **options)
 
 
@@ -111,6 +134,7 @@ def _chosen(family: str, out: Path, init: Path | None, settings: list[str]) -> t
     return model_config, config, model.state_dict() if model else None
 
 
+@plain_warnings()
 def run_prune(bundle: Path, target: Path, data: list[Path], exclude: list[str], shares: dict[str, float]) -> None:
     """Everything behind `fewbits prune`; see its help."""
     surgeon.check_shares(shares)
@@ -150,6 +174,7 @@ def _crops(pictures: list[np.ndarray]) -> list[Tensor]:
     return [to_tensor(np.stack(batch), torch.device("cpu")) for batch in batches]
 
 
+@plain_warnings()
 def run_export(
     run: Path, bundle: Path, card: Path | None, pictures: list[Path], calibrate: list[Path], exclude: list[str]
 ) -> None:

@@ -30,6 +30,10 @@ SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", 
 DECODED_AHEAD = 8  # pictures, where they do not all fit the cache: a decoder takes longer than a GPU for a step
 
 
+class TrainingWarning(UserWarning):
+    """What somebody who trains should know. The commands print it as one line."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One encoded picture: a whole file, or `size` bytes at `offset` of a tar."""
@@ -86,7 +90,7 @@ def decode_rgb(item: Item) -> np.ndarray | None:
         with about(name):
             return at_depth(filled(read_picture(item.read(), name)), 8)
     except (OSError, FewbitsError) as error:
-        warnings.warn(f"skipped {error}", stacklevel=2)
+        warnings.warn(f"skipped {error}", TrainingWarning, stacklevel=2)
         return None
 
 
@@ -109,6 +113,7 @@ class PicturePool:
                         used += picture.nbytes
         if not self._pictures:
             raise TrainingError(f"data: none of {len(items)} pictures could be read")
+        self.n_skipped = self._next - len(self._pictures)  # of those that were read at once
         self.complete = self._next >= len(self._order)
         self._ahead: deque[Future[np.ndarray | None]] = deque()  # the next pictures, being decoded
         self._workers = None if self.complete else ThreadPoolExecutor(min(DECODED_AHEAD, os.cpu_count() or 1))

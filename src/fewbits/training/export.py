@@ -23,6 +23,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fewbits.codec import read_bundle
 from fewbits.errors import ModelError, TrainingError
@@ -31,9 +32,9 @@ from fewbits.runtime.bundle import TABLES, Bundle, pack_bundle, parse_bundle
 from fewbits.runtime.manifest import MANIFEST
 from fewbits.training import checkpoint
 from fewbits.training.calibration import latent_range, observed
-from fewbits.training.data import to_tensor
+from fewbits.training.data import TrainingWarning, to_tensor
 from fewbits.training.layout import channels_last, parameters, with_pixels
-from fewbits.training.loop import extended
+from fewbits.training.loop import GRID_PX
 from fewbits.training.pruning import pruned
 from fewbits.training.quantization import quantized
 
@@ -46,11 +47,13 @@ def run_files(run: Path, card: dict[str, Any], pictures: Sequence[np.ndarray] = 
     """The bundle's files from a run's annealed weights, or from its trunk's average where there are none.
 
     card: more entries for the model card (licence, measured curve). pictures: see bundle_files. Raises TrainingError where
-    `run` is no run, or one of other layers.
+    `run` is no run, or one of other layers. Warns where the trunk has gone on since it was annealed.
     """
     config = checkpoint.load_config(run)
-    annealed = run / checkpoint.ANNEALED
-    state = checkpoint.load(annealed if annealed.exists() else run / checkpoint.TRUNK)
+    annealed, trunk = run / checkpoint.ANNEALED, run / checkpoint.TRUNK
+    state = checkpoint.load(annealed if annealed.exists() else trunk)
+    if annealed.exists() and trunk.exists():
+        _check_age(annealed, state, checkpoint.load(trunk)["step"])
     model = _build(config["family"], config["model"], str(run))
     checkpoint.fill(model, state["averaged"])
     described = {
@@ -62,6 +65,15 @@ def run_files(run: Path, card: dict[str, Any], pictures: Sequence[np.ndarray] = 
         "annealed": annealed.exists(),
     }
     return bundle_files(config["family"], model, described | card, pictures)
+
+
+def _check_age(annealed: Path, state: dict[str, Any], step: int) -> None:
+    """Warns where the trunk, at `step`, has gone on since it was annealed."""
+    more = step - state.get("trunk_step", step)
+    if more > 0:
+        what = f"{annealed} is of the trunk's step {state['trunk_step']}, and the trunk has {more} steps more"
+        advice = f"--anneal anew takes them in; without {annealed.name} the trunk as it is would be exported"
+        warnings.warn(f"{what}: {advice}", TrainingWarning, stacklevel=3)
 
 
 def _build(family: str, architecture: Any, where: str) -> Any:
@@ -108,6 +120,12 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
     variants = {name: with_pixels(data, variant=True) for name, data in variants.items()}
     ranges = {"synthesis": latent_range(pack_bundle(family, model.coding(), card, files), pictures)} if pictures and steps else {}
     return pack_bundle(family, model.coding(), card, files, variants, ranges)
+
+
+def extended(x: Tensor) -> Tensor:
+    """x (b, c, h, w) with its last row and column repeated, up to multiples of GRID_PX."""
+    padded = F.pad(x, (0, -x.shape[3] % GRID_PX, 0, -x.shape[2] % GRID_PX), mode="replicate")
+    return padded.contiguous(memory_format=torch.channels_last)
 
 
 def amended(files: dict[str, bytes], tables: dict[str, np.ndarray], card: dict[str, Any]) -> dict[str, bytes]:
@@ -273,7 +291,10 @@ def load_bundle(path: Path) -> Bundle:
 
 
 def load_model(bundle: Bundle) -> Any:
-    """The torch model of a bundle, with its weights: to fine-tune it, or as a second engine to test against."""
+    """The torch model of a bundle, with its weights: to fine-tune it, or as a second engine to test against.
+
+    Bits that `estimate` gives are the model's but of klt and slimcae, of whose distributions a bundle holds frequencies only.
+    """
     where = f"bundle {bundle.model_id.hex()}"
     if bundle.family == "few" and "means" not in bundle.coding:
         raise ModelError(f"{where}: an older release exported it: it encodes and decodes, but cannot be trained on")

@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,51 +28,47 @@ from fewbits.errors import TrainingError
 from fewbits.families import FAMILIES
 from fewbits.families.batch_part import holding_part
 from fewbits.families.losses import Distortion, Penalty, ssim
-from fewbits.families.settings import setting
+from fewbits.families.settings import Settings, setting
 from fewbits.processor import has_bfloat16
-from fewbits.structure import WINDOW
 from fewbits.training import checkpoint
 from fewbits.training.compiling import compiles
-from fewbits.training.data import PicturePool, batches, decode_rgb, digest, find_pictures, to_tensor
+from fewbits.training.data import PicturePool, TrainingWarning, batches, decode_rgb, digest, find_pictures, to_tensor
 from fewbits.training.log import Log, SilentLog
 from fewbits.training.muon import Muon
 from fewbits.training.ranks import Ranks
 
 SCHEDULE_PICTURES = 8  # whose rates and distortions steer lambda scheduling
 SCORES = ("bpp", "psnr", "ssim")
-LOG_STEPS = 50  # whose means are a row of the log
-GRID_PX = 64  # pictures are extended to a multiple of this for validation
+LOG_STEPS = 50  # whose means are a row of the log; fewer at the end
+MOST_SEED = 2**63 - 1  # as much again is left for the steps that are added
+GRID_PX = 64  # validation pictures are cut to multiples of this, so that all bits are of pixels that are there
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """What a run trains with; saved in RUN/config.json."""
 
-    batch: int = setting(8, "crops a step, of all processes together")
-    crop: int = setting(256, "their side in pixels")
-    lr: float = setting(3e-3, "AdamW's learning rate")
+    batch: int = setting(8, "crops a step, of all processes together", least=1)
+    crop: int = setting(256, "their side in pixels", least=1)
+    lr: float = setting(3e-3, "AdamW's learning rate", above=0)
     optimizer: str = setting("muon", "muon: for weights that are matrices, AdamW for the rest; adamw or sgd: for all")
-    matrix_lr: float = setting(3e-3, "Muon's learning rate")
-    shortcut_lr: float = setting(0.2, "times lr, for linear shortcuts, which start at a good place")
-    warmup_steps: int = setting(300, "steps in which the learning rate rises from 0")
-    ema: float = setting(0.999, "decay of the average of weights, which is what is exported")
+    matrix_lr: float = setting(3e-3, "Muon's learning rate", above=0)
+    shortcut_lr: float = setting(0.2, "times lr, for linear shortcuts, which start at a good place", least=0)
+    warmup_steps: int = setting(300, "steps in which the learning rate rises from 0", least=0)
+    ema: float = setting(0.999, "decay of the average of weights, which is what is exported", least=0, most=1)
     loss: str = setting("mse", "distortions, NAME=WEIGHT,...: of mse, l1, ssim, ms-ssim, ssimulacra2, chroma, vgg")
     vgg: str = setting("imagenet", "weights of VGG-19 for the loss vgg: imagenet (a file, see docs/training.md), or random")
     penalty: str = setting("", "on the latent, NAME=WEIGHT,...: of sparse, contractive, contractive-exact")
-    clip: float = setting(1.0, "largest norm of the gradient")
+    clip: float = setting(1.0, "largest norm of the gradient", above=0, most=math.inf)
     precision: str = setting("auto", "of products in training: bfloat16, float32, or auto, the faster of the two")
-    seed: int = setting(0, "of weights, crops and noise")
-    cache_mb: int = setting(4096, "memory for decoded pictures")
-    validate_minutes: float = setting(15.0, "between two validations")
-    save_minutes: float = setting(3.0, "between two checkpoints")
-    keep_epochs: int = setting(0, "a copy of the trunk is kept every so many epochs, of as many crops as pictures; 0: none")
-    schedule_steps: int = setting(0, "slimcae: steps between two steps of lambda scheduling; 0: none")
-
-    def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("crop", 1), ("warmup_steps", 0)):
-            value = getattr(self, name)
-            if not value >= least:
-                raise TrainingError(f"{name} is {value}, it must be at least {least}")
+    seed: int = setting(0, "of weights, crops and noise", least=0, most=MOST_SEED)
+    cache_mb: int = setting(4096, "memory for decoded pictures", least=1)
+    validate_minutes: float = setting(15.0, "between two validations", least=0, most=math.inf)
+    save_minutes: float = setting(3.0, "between two checkpoints", least=0, most=math.inf)
+    keep_epochs: int = setting(
+        0, "a copy of the trunk is kept every so many epochs, of as many crops as pictures; 0: none", least=0
+    )
+    schedule_steps: int = setting(0, "slimcae: steps between two steps of lambda scheduling; 0: none", least=0)
 
 
 @dataclass(frozen=True)
@@ -89,6 +85,11 @@ class Budget:
                 raise TrainingError(f"{name} is {value}, it must be above 0")
         if self.minutes is None and self.steps is None:
             raise TrainingError("say how long to train: --minutes, --steps or --anneal")
+
+    def of_anneal(self) -> str:
+        """The options that an anneal has it by."""
+        parts = (("--anneal", self.minutes), ("--steps", self.steps))
+        return " ".join(f"{option} {value:g}" for option, value in parts if value is not None)
 
     def spent(self, seconds: float, steps: int) -> float:
         """Fraction of the budget used, 0..1."""
@@ -243,7 +244,10 @@ class Run:
 
     @torch.no_grad()
     def validate(self, pictures: list[np.ndarray]) -> list[dict[str, float]]:
-        """Mean bpp (estimated), PSNR and SSIM of the averaged weights at each of the model's settings."""
+        """Mean bpp (estimated), PSNR and SSIM of the averaged weights at each of the model's settings.
+
+        pictures: uint8 (h, w, 3), h and w multiples of GRID_PX, as for reschedule.
+        """
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.averaged)
         self.model.eval()
@@ -269,29 +273,22 @@ class Run:
             sums = np.zeros(2)
             for picture in pictures:
                 x = to_tensor(picture[None], self.device)
-                out = self.model.estimate(extended(x), knob)
-                x_hat = out.x_hat[..., : x.shape[2], : x.shape[3]].clamp(0, 1)
-                sums += (out.y_bits + out.z_bits).item() / x[0, 0].numel(), self.distortion(x, x_hat).item()
-            bpp, distortion = sums / len(pictures)
-            points.append((float(bpp), -10 * math.log10(max(distortion, 1e-9))))
+                out = self.model.estimate(x, knob)
+                distortion = self.distortion(x, out.x_hat.clamp(0, 1)).item()
+                sums += (out.y_bits + out.z_bits).item() / x[0, 0].numel(), distortion
+            bpp, mean = sums / len(pictures)
+            points.append((float(bpp), -10 * math.log10(max(mean, 1e-9))))
         self.model.train()
         return points
 
     def _score(self, x: Tensor, setting: float) -> tuple[float, float, float]:
         """SCORES of a picture at a setting."""
-        height, width = x.shape[-2:]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu"):
-            out = self.model.estimate(extended(x), setting)
-        pixels = out.x_hat[..., :height, :width].clamp(0, 1).mul(255).round()
+            out = self.model.estimate(x, setting)
+        pixels = out.x_hat.clamp(0, 1).mul(255).round()
         mse = F.mse_loss(pixels, x * 255).item()
-        bpp, psnr = (out.y_bits + out.z_bits).item() / (height * width), 10 * math.log10(255**2 / max(mse, 1e-6))
+        bpp, psnr = (out.y_bits + out.z_bits).item() / x[0, 0].numel(), 10 * math.log10(255**2 / max(mse, 1e-6))
         return bpp, psnr, 1 - ssim(x, pixels / 255).item()
-
-
-def extended(x: Tensor) -> Tensor:
-    """x (b, c, h, w) with its last row and column repeated, up to multiples of GRID_PX."""
-    padded = F.pad(x, (0, -x.shape[3] % GRID_PX, 0, -x.shape[2] % GRID_PX), mode="replicate")
-    return padded.contiguous(memory_format=torch.channels_last)
 
 
 def grown(start: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -334,30 +331,35 @@ def pick_device(name: str = "auto", local_index: int = 0) -> torch.device:
 
 def load_data(
     data: Sequence[Path], exclude: Sequence[str], validation: Sequence[Path], config: TrainConfig, ranks: Ranks
-) -> tuple[PicturePool, list[np.ndarray]]:
-    """The pictures to train on, and those held out. Raises TrainingError where there are none, or others in another rank."""
+) -> tuple[PicturePool, list[np.ndarray], int]:
+    """The pictures to train on, those held out, and how many of both could not be used. Raises TrainingError where there are
+    none, or others in another rank."""
     if config.batch % ranks.count:
         raise ranks.same_error(TrainingError(f"batch is {config.batch}, it must be a multiple of the {ranks.count} processes"))
     with ranks.together():
         items, checks = find_pictures(data, exclude), find_pictures(validation) if validation else []
         pool = PicturePool(items, config.cache_mb << 20, config.seed)
-        held_out = [p for p in map(decode_rgb, checks) if p is not None and _is_measurable(p)]
+        held_out = [cut for p in map(decode_rgb, checks) if p is not None and (cut := _on_grid(p)) is not None]
+        if checks and not held_out:
+            raise TrainingError(f"validation: none of {len(checks)} pictures can be used")
     own = {"data": (digest(items), len(pool)), "validation": (digest(checks), len(held_out))}  # how many can be read counts, too
     first = ranks.told(lambda: own)
     with ranks.together():
         for name, pictures in own.items():
             if pictures != first[name]:
                 raise TrainingError(f"{name}: rank {ranks.index} of {ranks.count} finds other pictures than rank 0")
-    return pool, held_out
+    return pool, held_out, pool.n_skipped + len(checks) - len(held_out)
 
 
-def _is_measurable(picture: np.ndarray) -> bool:
-    """Whether a picture for validation has a SSIM; a warning where it has none."""
-    measurable = min(picture.shape[:2]) >= WINDOW
-    if not measurable:
+def _on_grid(picture: np.ndarray) -> np.ndarray | None:
+    """A picture for validation without what is beyond multiples of GRID_PX; None, and a warning, where nothing is left."""
+    height, width = (side // GRID_PX * GRID_PX for side in picture.shape[:2])
+    if not height or not width:
         size = f"{picture.shape[1]}x{picture.shape[0]}"
-        warnings.warn(f"skipped a validation picture of {size}: SSIM needs {WINDOW} pixels a side", stacklevel=2)
-    return measurable
+        what = f"skipped a validation picture of {size}: it needs {GRID_PX} pixels a side"
+        warnings.warn(what, TrainingWarning, stacklevel=2)
+        return None
+    return picture[:height, :width]
 
 
 def train(
@@ -385,20 +387,45 @@ def train(
     config, model_config, ranks = config or TrainConfig(), model_config or FAMILIES[family][0](), ranks or Ranks()
     if not ranks.first:
         report = _say_nothing
-    with ranks.together():
-        run = Run(family, model_config, config, pick_device(device, ranks.local_index), ranks)
-        settings = {"family": family, "model": dataclasses.asdict(model_config), "train": dataclasses.asdict(config)}
-        scheduled = config.schedule_steps > 0 and not anneal
-        if scheduled and not (hasattr(run.model, "reschedule") and validation):
-            raise TrainingError(f"schedule_steps is {config.schedule_steps}: that needs a slimmable family and --validation")
-        settings["data"] = {"from": [str(path) for path in data], "exclude": list(exclude)}
-        trunk, target = out / checkpoint.TRUNK, out / (checkpoint.ANNEALING if anneal else checkpoint.TRUNK)
-        if anneal and ranks.first and not trunk.exists():
-            raise TrainingError(f"no checkpoint {trunk} to anneal")
-    pool, held_out = load_data(data, exclude, validation, config, ranks)
-    processes = f", {ranks.count} processes" if ranks.count > 1 else ""
-    pictures = f"{len(pool)} pictures{'' if pool.complete else ' in the cache'}, {len(held_out)} for validation"
-    report(f"{pictures}, on {run.device.type}{processes}")
+    with ExitStack() as folder:
+        with ranks.together():
+            run = Run(family, model_config, config, pick_device(device, ranks.local_index), ranks)
+            settings = {"family": family, "model": dataclasses.asdict(model_config), "train": dataclasses.asdict(config)}
+            if config.schedule_steps > 0 and not anneal and not (hasattr(run.model, "reschedule") and validation):
+                raise TrainingError(f"schedule_steps is {config.schedule_steps}: that needs a slimmable family and --validation")
+            settings["data"] = {"from": [str(path) for path in data], "exclude": list(exclude)}
+            if anneal and ranks.first and not (out / checkpoint.TRUNK).exists():
+                raise TrainingError(f"no checkpoint {out / checkpoint.TRUNK} to anneal")
+            if not run.optimizers and anneal:
+                report(f"the family {family} is fitted when its run begins: there is nothing to anneal, export {out} as it is")
+                return
+            if ranks.first:
+                folder.enter_context(checkpoint.alone(out))
+        pool, held_out, n_skipped = load_data(data, exclude, validation, config, ranks)
+        skipped = f", {n_skipped} skipped" if n_skipped else ""
+        processes = f", {ranks.count} processes" if ranks.count > 1 else ""
+        pictures = f"{len(pool)} pictures{'' if pool.complete else ' in the cache'}, {len(held_out)} for validation"
+        report(f"{pictures}{skipped}, on {run.device.type}{processes}")
+        _go_on(run, out, budget, settings, pool, held_out, anneal=anneal, start=start, compiled=compiled, report=report)
+
+
+def _go_on(
+    run: Run,
+    out: Path,
+    budget: Budget,
+    settings: dict[str, Any],
+    pool: PicturePool,
+    held_out: list[np.ndarray],
+    *,
+    anneal: bool,
+    start: dict[str, Tensor] | None,
+    compiled: bool,
+    report: Callable[[str], None],
+) -> None:
+    """train() in a folder that is this process's, with its pictures. settings: what config.json is to hold."""
+    config, ranks = run.config, run.ranks
+    trunk, target = out / checkpoint.TRUNK, out / (checkpoint.ANNEALING if anneal else checkpoint.TRUNK)
+    scheduled = config.schedule_steps > 0 and not anneal
 
     def found() -> tuple[dict[str, Any] | None, float, int]:
         """The state to go on from, with its anneal's seconds and steps; None where the run is new: it has first weights now."""
@@ -411,8 +438,12 @@ def train(
         state = checkpoint.load(trunk)
         if target.exists() and anneal:
             half = checkpoint.load(target)
-            if (half["trunk_step"], half["budget"]) == (state["step"], dataclasses.asdict(budget)):
+            begun_with = Budget(**half["budget"])
+            if (half["trunk_step"], begun_with) == (state["step"], budget):
                 return half, half["anneal_seconds"], half["anneal_steps"]
+            what = f"{target} is an anneal begun with {begun_with.of_anneal()} at the trunk's step {half['trunk_step']}"
+            goes_on = "the trunk has gone on since" if half["trunk_step"] != state["step"] else "the same goes on with it"
+            raise TrainingError(f"{what}, now at step {half['step']}: {goes_on}; delete that file to begin anew")
         return state, 0.0, 0
 
     state, spent_seconds, spent_steps = ranks.told(found)  # spent: of this anneal; a trunk's budget counts this call only
@@ -434,9 +465,25 @@ def train(
             state |= {"trunk_step": trunk_step, "budget": dataclasses.asdict(budget), **spent}
         checkpoint.save(target, state)
 
+    def log_validation(log: Log | SilentLog) -> list[dict[str, float]]:
+        rows = run.validate(held_out)
+        log.write(
+            phase, run.step, run.seconds, {f"validation_{name}@{r['setting']:.2f}": r[name] for r in rows for name in SCORES}
+        )
+        return rows
+
+    def report_validation(log: Log | SilentLog) -> None:
+        for row in log_validation(log):
+            scores = f"{row['bpp']:.4f} bpp, {row['psnr']:.3f} dB, SSIM {row['ssim']:.4f}"
+            report(f"validation: level {row['setting']:.2f}: {scores}")
+
+    phase = "anneal" if anneal else "train"
     if not run.optimizers:
         save()
-        report(f"{target} holds what was fitted: the family {family} has nothing to train")
+        if held_out:
+            with Log(out) if ranks.first else SilentLog() as log:
+                report_validation(log)
+        report(f"{target} holds what was fitted: the family {run.family} has nothing to train")
         return
     kept_steps = 0 if anneal else config.keep_epochs * max(1, round(pool.n_known / config.batch))
     pool.skip(run.step)
@@ -447,10 +494,14 @@ def train(
         return ranks.mean({"now": time.monotonic()})["now"]
 
     saved = validated = clock()
-    sums: list[dict[str, float]] = []
-    phase = "anneal" if anneal else "train"
+    sums: list[dict[str, float]] = []  # of the steps since the log's last row
+
+    def log_means(log: Log | SilentLog) -> None:
+        log.write(phase, run.step, run.seconds, {name: float(np.mean([row[name] for row in sums])) for name in sums[0]})
+        sums.clear()
+
     bar_format = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
-    bar = tqdm(total=100.0, unit="%", disable=None if ranks.first else True, bar_format=bar_format)
+    bar = tqdm(total=100.0, unit="%", disable=None if ranks.first else True, bar_format=bar_format, miniters=0)
     # the request is outermost: a SIGTERM while the log closes must not hide what went wrong (torchrun sends one to who is left)
     with _StopRequest() as stop, Log(out) if ranks.first else SilentLog() as log, bar, ranks.watched():
         while (spent := budget.spent(spent_seconds, spent_steps)) < 1 and not ranks.any(stop.requested):
@@ -462,13 +513,11 @@ def train(
             taken, now = measured["taken"], measured["now"]
             sums[-1]["data_wait_percent"] = 100 * measured["waited"] / taken
             run.seconds, spent_seconds, spent_steps = run.seconds + taken, spent_seconds + taken, spent_steps + 1
+            loss, waits = (np.mean([row[name] for row in sums]) for name in ("loss", "data_wait_percent"))
+            bar.set_postfix_str(f"step {run.step} loss {loss:.3f}, data wait {waits:.0f} %", refresh=False)
+            bar.update(100 * budget.spent(spent_seconds, spent_steps) - bar.n)  # draws it where a tenth of a second has passed
             if len(sums) == LOG_STEPS:
-                means = {name: float(np.mean([row[name] for row in sums])) for name in sums[0]}
-                log.write(phase, run.step, run.seconds, means)
-                waits = f"data wait {means['data_wait_percent']:.0f} %"
-                bar.set_postfix_str(f"step {run.step} loss {means['loss']:.3f}, {waits}")
-                bar.update(100 * budget.spent(spent_seconds, spent_steps) - bar.n)
-                sums = []
+                log_means(log)
             if scheduled and run.step % config.schedule_steps == 0:
                 scheduled = run.reschedule(held_out[:SCHEDULE_PICTURES])
                 lambdas = {f"lambda_{k}": float(value) for k, value in enumerate(run.model.lambdas)}
@@ -479,28 +528,21 @@ def train(
                 save()
                 saved = clock()
             if held_out and now - validated > 60 * config.validate_minutes:
-                log.write(phase, run.step, run.seconds, _named(run.validate(held_out)))
+                log_validation(log)
                 validated = clock()
+        if sums:
+            log_means(log)
         save()
         stopping = ranks.any(stop.requested)
         if anneal and not stopping and ranks.first:
             target = target.replace(out / checkpoint.ANNEALED)
         if held_out and not stopping:
-            rows = run.validate(held_out)
-            log.write(phase, run.step, run.seconds, _named(rows))
-            for row in rows:
-                scores = f"{row['bpp']:.4f} bpp, {row['psnr']:.3f} dB, SSIM {row['ssim']:.4f}"
-                report(f"validation: level {row['setting']:.2f}: {scores}")
+            report_validation(log)
     report(f"{target} holds step {run.step}, {run.seconds / 60:.1f} minutes")
 
 
 def _say_nothing(_: str) -> None:
     """What ranks that are not the first report."""
-
-
-def _named(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Rows of validate() as quantities for the log."""
-    return {f"validation_{name}@{row['setting']:.2f}": row[name] for row in rows for name in SCORES}
 
 
 def begin(run: Run, pool: PicturePool, start: dict[str, Tensor] | None) -> None:

@@ -88,7 +88,7 @@ def profile(
         run = Run(family, model_config, config, pick_device(device, ranks.local_index), ranks)
         if not run.optimizers:
             raise TrainingError(f"--profile-steps: the family {family} has nothing to train")
-    pool, _ = load_data(data, exclude, (), config, ranks)
+    pool, *_ = load_data(data, exclude, (), config, ranks)
     trunk = out / checkpoint.TRUNK
     state = ranks.told(lambda: checkpoint.load(trunk) if trunk.exists() else None)
     if state is not None:
