@@ -34,6 +34,7 @@ from fewbits.runtime.variants import with_weights
 
 TABLES: Final = "tables.npz"
 PIXELS: Final = "pixels"  # an output that synthesis may have beside its first: levels of 8 bits, uint8 (height, width, 3)
+GRADIENT: Final = "gradient"  # of synthesis, as if it were one of its precisions: what only encoders use
 WIDE: Final = f".{PRECISIONS[0]}"  # ends the name of a network beside its variant, for what is beyond the variant's range
 
 
@@ -61,7 +62,9 @@ class Bundle:
         """
         graphs = self.variants.get(precision, {})
         swapped = {name: with_weights(graph, self.networks[name], signed=has_int8()) for name, graph in graphs.items()}
-        beside = {f"{name}{WIDE}": self.networks[name] for name in swapped if name in self.ranges}
+        beside = {f"{name}{WIDE}": self.networks[name] for name in swapped}
+        for name, graph in self.variants.get(GRADIENT, {}).items():
+            beside[GRADIENT] = with_weights(graph, self.networks[name], signed=True)
         return replace(self, networks={**self.networks, **swapped, **beside})
 
 
@@ -115,7 +118,7 @@ def parse_bundle(files: Mapping[str, bytes], where: str) -> Bundle:
     variants: dict[str, dict[str, bytes]] = {}
     for file in manifest.get(VARIANTS, {}):
         network, _, precision = file.removesuffix(".onnx").rpartition(".")
-        if network != "synthesis" or network not in networks or precision not in PRECISIONS[1:]:  # others could change symbols
+        if network != "synthesis" or network not in networks or precision not in (*PRECISIONS[1:], GRADIENT):  # others could change symbols
             raise ModelError(f"{where}: {file} in {MANIFEST} is no variant of a network of this bundle")
         variants.setdefault(precision, {})[network] = files[file]
     try:

@@ -23,7 +23,7 @@ from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
 from fewbits.runtime.manifest import nearest_level
 from fewbits.runtime.pipeline import (
-    CutSection,
+    Effort, CutSection,
     NetworkLoader,
     Pipeline,
     Samples,
@@ -166,7 +166,7 @@ class FactorizedCodec(Pipeline):
         """y before the gain."""
         return self._run("analysis", level, x=planes_of(pixels)[None])
 
-    def quantize_strips(self, y: Rows, level: WidthLevel) -> Iterator[Strip]:
+    def quantize_strips(self, y: Rows, level: WidthLevel, effort: Effort | None = None) -> Iterator[Strip]:
         limit = np.iinfo(np.int16).max
         for strip in strips_of(y.grid[0]):
             latent = np.clip(np.rint(y.take(strip) * level.gain), -limit, limit).astype(np.int16)

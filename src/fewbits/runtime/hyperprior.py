@@ -8,6 +8,7 @@ Names: y is the latent (channels, rows, columns) at 1/16 of the picture, z the h
 
 from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from fewbits.coding.streams import SignedTable, check_length, counted, decode_pl
 from fewbits.coding.tables import FrequencyTable, checked_frequencies
 from fewbits.container import QUALITY_STEPS, SECTION_COARSE, SECTION_HYPER, SECTION_LATENT, SECTION_QUALITIES, Cut
 from fewbits.errors import ModelError
-from fewbits.runtime.bundle import PIXELS, WIDE, Bundle
+from fewbits.runtime.bundle import GRADIENT, PIXELS, WIDE, Bundle
 from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
 from fewbits.runtime.levels import HYPER_STRIDE, Level, floats_at, integers_at
@@ -27,6 +28,7 @@ from fewbits.runtime.manifest import nearest_level
 from fewbits.runtime.passes import Pass, coarse_content, coarse_shares, pass_ranges, strip_passes
 from fewbits.runtime.pipeline import (
     CutSection,
+    Effort,
     NetworkLoader,
     Pipeline,
     Samples,
@@ -38,6 +40,8 @@ from fewbits.runtime.pipeline import (
     strips_of,
 )
 from fewbits.runtime.places import Places, pack_places
+from fewbits.runtime.refine import COLUMNS as REFINED_COLUMNS
+from fewbits.runtime.refine import Patch, Refiner
 from fewbits.runtime.rows import Rows
 from fewbits.runtime.tiling import Tile, TilePlan, scaled, tiles
 from fewbits.stages import stage
@@ -50,6 +54,7 @@ PRIOR_COLUMNS = 64  # hyper positions; a tile of the prior is as high as a strip
 ORDERS = ("rising", "falling")  # of the scale indices in a stream; falling: what is coarse first (ADR 17)
 CODES = 127  # largest magnitude of 8-bit codes
 EXACT_NETWORKS = frozenset({"scales"})
+WEIGHTING = None
 LEVEL_TABLES = (
     "gain", "inverse_gain", "bias_in", "bias_out", "hyper_scale", "hyper_shift", "synthesis_scale", "synthesis_shift",
 )  # fmt: skip
@@ -79,6 +84,17 @@ class IndexedSymbols(NamedTuple):
     bits: float
 
 
+class _Quantized(NamedTuple):
+    """A strip: its rows, its symbols, their scale indices uint8 (latent, rows, columns), how many have each, and scaled means
+    float32 (channels, rows, columns) of the first channels."""
+
+    rows: slice
+    symbols: Symbols
+    index: np.ndarray
+    counts: np.ndarray
+    mean: np.ndarray
+
+
 class _PriorPart(NamedTuple):
     """What the networks over the hyper latent read at once: z_hat float32 (1, hyper, rows, columns), which is `hyper_rows` and
     `hyper_columns` of it; of their results `cut` is the strip's latent `columns`."""
@@ -99,6 +115,7 @@ class HyperpriorCodec(Pipeline):
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle, self._network = bundle, NetworkLoader(bundle, engine, EXACT_NETWORKS)
         coding, tables = bundle.coding, bundle.tables
+        self._refiner: Refiner | None = None
         try:
             self._hyper_limit = int(coding["hyper_limit"])
             self._halo = int(coding["halo"])
@@ -146,7 +163,7 @@ class HyperpriorCodec(Pipeline):
                 self._rounding = np.float32(0.5) - np.array(bundle.card["dead_zones"], np.float32)
                 if self._rounding.shape != limits.shape or not ((self._rounding >= 0) & (self._rounding <= 0.5)).all():
                     raise ValueError("dead_zones in the card, one of 0 to 0.5 for each scale index,")
-            self._range = bundle.ranges["synthesis"] if f"synthesis{WIDE}" in bundle.networks else None
+            self._range = bundle.ranges.get("synthesis") if f"synthesis{WIDE}" in bundle.networks else None
             if self._range is not None and self._range.shape != (self.latent_channels,):
                 raise ValueError("the number of ranges of synthesis")
             self._deviation = tables["deviation"].astype(np.float32)[:, None, None]
@@ -181,6 +198,7 @@ class HyperpriorCodec(Pipeline):
             [self._z_tables_of(k) for k in nearest],
             self._latent_step(inverse_gain),
             places,
+            tuple(qualities),
         )
 
     def _latent_step(self, inverse_gain: np.ndarray) -> np.ndarray:
@@ -223,11 +241,81 @@ class HyperpriorCodec(Pipeline):
         """y before the gains: the same at every level."""
         return self._run("analysis", self.latent_channels, x=_unshuffled(pixels))
 
-    def quantize_strips(self, y: Rows, level: Level) -> Iterator[Strip]:
+    def quantize_strips(self, y: Rows, level: Level, effort: Effort | None = None) -> Iterator[Strip]:
+        shares: list[float] = []
+        parts = self._quantized(y, level, shares)
+        for part in parts if effort is None else self._refined(parts, level, effort, y.grid):
+            y_hat = partial(_dequantized, part.symbols.latent, part.mean, level, part.rows)
+            coded = partial(self._coded, part.symbols.latent, part.index, part.counts, shares)
+            done = [Strip(part.symbols, coded, y_hat)]
+            del part, y_hat, coded  # the next strip is made without them: they are as large as the picture is wide
+            yield done.pop()
+
+    def _refined(
+        self, parts: Iterator["_Quantized"], level: Level, effort: Effort, grid: tuple[int, ...]
+    ) -> Iterator["_Quantized"]:
+        """Strips whose symbols were moved. Each waits for the next one, whose first rows its pixels depend on."""
+        above = np.empty((self.latent_channels, 0, grid[1]), np.float32)
+        current = next(parts)
+        for following in chain(parts, [None]):
+            below = above[:, :0]
+            if following is not None:
+                stop = following.rows.start + min(self._halo, following.symbols.latent.shape[1])
+                top = following.symbols.latent[:, : self._halo]
+                below = _dequantized(top, following.mean[:, : self._halo], level, slice(following.rows.start, stop))
+            y_hat = _dequantized(current.symbols.latent, current.mean, level, current.rows)
+            around = np.concatenate([above, y_hat, below], axis=1)
+            self._refine(current, around, above.shape[1], level, effort)
+            above = around[:, : above.shape[1] + y_hat.shape[1]][:, -self._halo :].copy()
+            done = [current]
+            current = following
+            del y_hat, around, below
+            yield done.pop()
+
+    def _refine(self, part: "_Quantized", y_hat: np.ndarray, n_above: int, level: Level, effort: Effort) -> None:
+        """Move a strip's symbols, and y_hat with them: (channels, n_above more rows + the strip's + some more, columns)."""
+        rows = slice(part.rows.start - n_above, part.rows.start - n_above + y_hat.shape[1])
+        inner = slice(n_above, n_above + part.rows.stop - part.rows.start)
+        for tile in tiles(1, y_hat.shape[2], tile_rows=1, tile_columns=REFINED_COLUMNS, halo=self._halo):
+            outer, columns = tile.outer_columns, tile.inner_columns
+            here = {name: level.between(each, rows, outer) for name, each in level.synthesis.items()}
+            here["target"] = _unshuffled(extended(effort.pixels, scaled(rows, STRIDE), scaled(outer, STRIDE)))
+            here["weight"] = self._weights(here["target"], rows, outer, level, effort)
+            patch = Patch(
+                np.ascontiguousarray(part.symbols.latent[:, :, columns]),
+                np.ascontiguousarray(part.index[:, :, columns]),
+                level.at(level.inverse_gain, part.rows, columns, 4)[0],
+                np.ascontiguousarray(y_hat[None, :, :, outer]),
+                (inner, tile.cut[1]),
+                here,
+            )
+            if self._refiner is None:
+                frequencies = [table.table for table in self._y_tables]
+                self._refiner = Refiner(self._network(GRADIENT), frequencies, self._first_coded, self._pyramid)
+            self._refiner.refine(patch, effort.rounds, effort.schedule, part.rows.start * 65536 + columns.start)
+            part.symbols.latent[:, :, columns] = patch.symbols
+            y_hat[:, :, columns] = patch.y_hat[0, :, :, tile.cut[1]]
+
+    def _weights(self, target: np.ndarray, rows: slice, columns: slice, level: Level, effort: Effort) -> np.ndarray:
+        """What squared errors of values in 0..1 are worth, in bits, times 2: float32 like target; 0 beyond the picture."""
+        card = np.log(np.array(self.bundle.card["lambdas"]))
+        position = level.qualities[0] / QUALITY_STEPS * (len(card) - 1)
+        slope = np.exp(np.interp(position, np.arange(len(card)), card)) * 2 * 255**2 / 3
+        weight = np.full(target.shape, slope, np.float32)
+        if WEIGHTING is not None:
+            weight *= WEIGHTING(target)
+        height, width = effort.pixels.shape[:2]
+        down, across = (np.arange(part.start * 2, part.stop * 2) * 8 for part in (rows, columns))
+        inside = ((down[:, None, None, None] + np.arange(8)[:, None]) < height) & ((across[:, None, None] + np.arange(8)) < width)
+        if not inside.all():  # (rows, columns, 8, 8)
+            weight *= np.tile(inside.transpose(2, 3, 0, 1).reshape(64, len(down), len(across)), (3, 1, 1))
+        return weight
+
+    def _quantized(self, y: Rows, level: Level, shares: list[float]) -> Iterator["_Quantized"]:
+        """Strip by strip. shares: of the coarse passes, known after the first one.""" 
         z_rows, z_columns = self.hyper_grid(*y.grid)
         z = np.zeros((self.hyper_channels, z_rows, z_columns), np.int8)
         filled, ready, strips = self._fill(z, y, level), 0, strips_of(y.grid[0])
-        shares: list[float] = []
         for strip in strips:
             while ready < min(z_rows, -(-strip.stop // HYPER_STRIDE) + self._hyper_halo):
                 ready = next(filled)
@@ -246,9 +334,8 @@ class HyperpriorCodec(Pipeline):
             symbols = self._rounded(residual, index)
             symbols[: self._pyramid] = leading  # the same but for the last bits of floats
             del residual, leading, means
-            y_hat = partial(_dequantized, symbols, mean, level, strip)
-            done = [Strip(Symbols(z, symbols), partial(self._coded, symbols, index, counts, shares), y_hat)]
-            del index, mean, symbols, y_hat  # the next strip is made without them: they are as large as the picture is wide
+            done = [_Quantized(strip, Symbols(z, symbols), index, counts, mean)]
+            del index, mean, symbols
             yield done.pop()
 
     @stage("rounding")

@@ -21,7 +21,7 @@ from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
 from fewbits.runtime.pipeline import (
-    CutSection,
+    Effort, CutSection,
     NetworkLoader,
     Pipeline,
     Samples,
@@ -184,7 +184,7 @@ class MaskedCodec(Pipeline):
         x = planes_of(pixels).reshape(-1, self._colours, *pixels.shape[:2])[: level.planes]
         return np.concatenate([self._network("analysis")(x=plane[None]) for plane in x])
 
-    def quantize_strips(self, y: Rows, level: MaskedLevel) -> Iterator[Strip]:
+    def quantize_strips(self, y: Rows, level: MaskedLevel, effort: Effort | None = None) -> Iterator[Strip]:
         importance = np.zeros((level.planes if self.takes_places else 0, *y.grid), np.uint8)
         for strip in strips_of(y.grid[0]):
             part = y.take(strip)

@@ -23,6 +23,7 @@ from fewbits.runtime.rows import Rows
 from fewbits.runtime.tiling import Tile, TilePlan, scaled
 from fewbits.stages import stage
 
+EFFORT = None
 STRIP_ROWS = 32  # latent rows in one stream; part of the format
 
 Progress = Callable[[float], None]
@@ -45,6 +46,14 @@ class HeldSymbols(Protocol):
         """The checksum in the file's header, where these are the symbols of all of it."""
 
     def _replace(self, **fields: Any) -> Any: ...
+
+
+class Effort(NamedTuple):
+    """More time for fewer bits. pixels: of the whole picture, as analyse takes them."""
+
+    pixels: np.ndarray
+    rounds: int
+    schedule: Any
 
 
 class Strip(NamedTuple):
@@ -101,7 +110,7 @@ class Pipeline(ABC):
         """
 
     @abstractmethod
-    def quantize_strips(self, y: Rows, level: Any) -> Iterator[Strip]:
+    def quantize_strips(self, y: Rows, level: Any, effort: Effort | None = None) -> Iterator[Strip]:
         """Strip by strip. The symbols' `head` is complete after the last one."""
 
     @abstractmethod
@@ -123,11 +132,11 @@ class Pipeline(ABC):
         """Latent rows and columns of a picture."""
         return -(-height // self.stride), -(-width // self.stride)
 
-    def encode(self, pixels: np.ndarray, level: Any, progress: Progress) -> tuple[int, list[Section]]:
+    def encode(self, pixels: np.ndarray, level: Any, progress: Progress, effort: Any = None) -> tuple[int, list[Section]]:
         """Pixels as analyse takes them -> the symbols' checksum, and the sections. Holds neither the latent nor all symbols."""
         latent = self._latent(pixels, level, progress)
         checksum, strips, head = StripsChecksum(latent.grid[0]), [], np.empty(0, np.uint8)
-        for strip in self.quantize_strips(latent, level):
+        for strip in self.quantize_strips(latent, level, EFFORT and EFFORT._replace(pixels=pixels)):
             head, sections = strip.symbols.head, strip.sections
             checksum.add(strip.symbols.latent)
             del strip  # what coding it does not need
