@@ -23,7 +23,8 @@ from fewbits.codec import Model, inspect
 from fewbits.coding.tables import PRECISION
 from fewbits.fidelity import psnr_of
 from fewbits.installed import DEFAULT_QUALITY, DEFAULT_ROI_DROP
-from fewbits.runtime.hyperprior import STRIDE, HyperpriorCodec
+from fewbits.runtime.hyperprior import HyperpriorCodec
+from fewbits.runtime.latents import STRIDE
 from fewbits.runtime.pipeline import strips_of
 from fewbits.runtime.places import PLACE_PX
 

@@ -15,7 +15,7 @@ import numpy as np
 from fewbits import fidelity, structure, typical
 from fewbits.errors import ImageError
 from fewbits.picture import Picture, at_depth, filled, grey_of
-from fewbits.runtime.pipeline import Pipeline, Progress, Section
+from fewbits.runtime.pipeline import Effort, Pipeline, Progress, Section
 from fewbits.runtime.places import PLACE_PX, Roi
 from fewbits.target import Target, fit_score, fit_size
 
@@ -53,9 +53,13 @@ MEASURES: Final = {
 class Attempts:
     """One picture at the qualities of a pipeline. A position is the place of one in `pipeline.qualities`."""
 
-    def __init__(self, pipeline: Pipeline, picture: Picture, roi: Roi | None, pack: Pack, progress: Progress) -> None:
-        """Of a region of interest all qualities move together. Qualities are those of the colours, at 8 bits; alpha has none."""
-        self._pipeline, self._colour, self._roi, self._pack = pipeline, picture.colour, roi, pack
+    def __init__(
+        self, pipeline: Pipeline, picture: Picture, roi: Roi | None, pack: Pack, progress: Progress, rounds: int = 0
+    ) -> None:
+        """Of a region of interest all qualities move together. Qualities are those of the colours, at 8 bits; alpha has none.
+
+        rounds: of effort, in each attempt, so that what is measured is what becomes of it."""
+        self._pipeline, self._colour, self._roi, self._pack, self._rounds = pipeline, picture.colour, roi, pack, rounds
         self._source = filled(picture)
         self._pixels = at_depth(self._source, 8)
         self._progress, self._done = progress, 0.0
@@ -144,9 +148,14 @@ class Attempts:
             self._latents[key, True] = mosaic(self._latents[key, False], self._corners, self._pipeline.stride, axis=-2)
         return self._latents[key, sampled]
 
+    def _effort(self, sampled: bool) -> Effort | None:
+        if not self._rounds:
+            return None
+        return Effort(mosaic(self._source, self._corners, 1, axis=0) if sampled else self._source, self._rounds)
+
     def _file(self, position: int) -> bytes:
         level = self._level(position, sampled=False)
-        symbols, sections = self._pipeline.quantize(self._latent(level, sampled=False), level)
+        symbols, sections = self._pipeline.quantize(self._latent(level, sampled=False), level, self._effort(sampled=False))
         self._advance()
         return self._pack(self._pipeline.qualities[position], symbols.crc(), sections)
 
@@ -156,7 +165,7 @@ class Attempts:
         height, width = self._pixels.shape[:2]
         if sampled:
             height, width = WINDOW_PX, WINDOW_PX * len(self._corners)
-        y_hat = self._pipeline.requantize(self._latent(level, sampled), level)
+        y_hat = self._pipeline.requantize(self._latent(level, sampled), level, self._effort(sampled))
         pixels = self._pipeline.synthesise(y_hat, height, width, level, _nothing)
         self._advance()
         return pixels if self._colour == "rgb" else np.repeat(grey_of(pixels)[:, :, None], 3, axis=2)

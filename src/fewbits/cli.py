@@ -11,9 +11,11 @@ from fewbits.cli_help import CONTENT, FILES, LIMITS, MACHINE, PICTURE, RATE, Gro
 from fewbits.container import DEPTH_IDS, MAX_PIXELS, MAX_SIDE, Limits
 from fewbits.errors import FewbitsError, ImageError
 from fewbits.installed import (
+    DEFAULT_EFFORT,
     DEFAULT_QUALITY,
     DEFAULT_ROI_DROP,
     PRECISION_CHOICES,
+    ROUNDS,
     TUNINGS,
     tuned_model,
 )
@@ -133,6 +135,15 @@ _state = {"debug": False}
     help="What the bytes are spent on: structure as people see it (visual, the default), or squared error (psnr).",
 )
 @option(
+    "-e",
+    "--effort",
+    type=click.IntRange(0, len(ROUNDS) - 1),
+    default=DEFAULT_EFFORT,
+    metavar="N",
+    panel=RATE,
+    help=f"0 to {len(ROUNDS) - 1}: fewer bytes for the same quality, for far more time.",
+)
+@option(
     "--roi",
     metavar="MASK",
     panel=CONTENT,
@@ -170,6 +181,7 @@ def encode(
     target_ssim: float | None,
     target_ssimulacra2: float | None,
     tune: str | None,
+    effort: int,
     roi: str | None,
     roi_drop: float | None,
     strip: bool,
@@ -213,7 +225,7 @@ def encode(
     if roi_drop is not None and not 0 <= roi_drop <= 100:
         raise click.BadParameter(f"{roi_drop} is not in the range 0 to 100", param_hint="'--roi-drop'")
     mask = read_image(files.read(roi), roi) if roi else None
-    convert = Encoding(quality, model or tuned_model(tune), threads, mask, strip, goal, roi_drop, engine)
+    convert = Encoding(quality, model or tuned_model(tune), threads, mask, strip, goal, roi_drop, engine, effort)
     convert_paths(paths, from_list, convert, jobs=jobs_of(jobs), force=force, update=update, as_json=as_json, profile=profile)
 
 

@@ -23,12 +23,14 @@ from fewbits.heap import keep_freed_memory
 from fewbits.image import to_image, to_mask, to_picture
 from fewbits.installed import (
     AUTO,
+    DEFAULT_EFFORT,
     DEFAULT_MODEL,
     DEFAULT_PRECISION,
     DEFAULT_QUALITY,
     DEFAULT_ROI_DROP,
     MODEL_PATH_VARIABLE,
     PRECISION_CHOICES,
+    ROUNDS,
     SHIPPED,
     installed_models,
     tuned_model,
@@ -108,6 +110,7 @@ class Model:
         target: Target | None = None,
         roi: Any = None,
         roi_drop: float | None = None,
+        effort: int = DEFAULT_EFFORT,
         progress: Progress = _silent,
         warn: Warn = _python_warning,
     ) -> bytes:
@@ -117,6 +120,8 @@ class Model:
         if quality is not None and target is not None:
             raise ImageError(f"quality is {quality} beside a target of {target.name}: give one of them")
         steps = quality_steps(DEFAULT_QUALITY if quality is None else quality)
+        self.check_effort(effort)
+        rounds = ROUNDS[effort]
         picture = to_picture(image)
         del image  # where it is nobody else's, its memory is free from here on
         region = self._roi(roi, roi_drop, picture)
@@ -139,9 +144,18 @@ class Model:
 
         with _enough_memory(picture.width, picture.height):
             if target is not None:
-                return Attempts(self.pipeline, picture, region, pack, progress).encode(target, warn)
+                return Attempts(self.pipeline, picture, region, pack, progress, rounds).encode(target, warn)
             level = self.pipeline.level(steps, picture.colour, None if region is None else region.at(steps))
-            return pack(steps, *self.pipeline.encode(filled(picture), level, progress))
+            return pack(steps, *self.pipeline.encode(filled(picture), level, progress, rounds))
+
+    def check_effort(self, effort: int) -> None:
+        """Raises ImageError on efforts that there are not, or not with this model."""
+        if isinstance(effort, bool) or not isinstance(effort, Integral) or not 0 <= effort < len(ROUNDS):
+            raise ImageError(f"effort is {effort!r}, it must be a whole number from 0 to {len(ROUNDS) - 1}")
+        if effort and not self.pipeline.takes_effort:
+            model = f"{self.bundle.model_id.hex()} of family {self.bundle.family}"
+            wanted = "it is for models of squared error, such as few-psnr, which tune psnr chooses"
+            raise ImageError(f"effort is {effort}: {wanted}; of this one, {model}, it must be 0")
 
     def _roi(self, mask: Any, drop: float | None, picture: Picture) -> Roi | None:
         """Raises ImageError where this model takes none, and on other masks and drops."""
@@ -295,6 +309,7 @@ def encode(
     tune: str | None = None,
     roi: Any = None,
     roi_drop: float | None = None,
+    effort: int = DEFAULT_EFFORT,
     model: Model | Named | None = None,
 ) -> bytes:
     """A picture -> the bytes of a .few file.
@@ -307,13 +322,14 @@ def encode(
     TargetWarning. roi: a mask of the upright picture's size, Pillow image or uint8 array (h, w): blocks of 64x64 pixels with
     white in them have that quality, black ones one that is lower by roi_drop, 0-100 (30 where None), others one between. tune:
     "visual", the default, for structure as people see it, or "psnr"; or in its place model, from load_model or as it takes one.
+    effort: 0, the default, to 9: fewer bytes for the same quality, and far more time; only the shipped few and few-psnr take any.
     Raises ImageError on unsuitable pictures or options, whether by type or by value, and where a target size is below the
     smallest possible; ModelError where the model is not installed.
     """
     if tune is not None and model is not None:
         raise ImageError(f"tune is {tune!r} beside a model: give one of them")
     chosen = _given(model) or load_model(tuned_model(tune))
-    return chosen.encode(image, quality, target=target, roi=roi, roi_drop=roi_drop)
+    return chosen.encode(image, quality, target=target, roi=roi, roi_drop=roi_drop, effort=effort)
 
 
 def decode(

@@ -16,6 +16,7 @@ from fewbits.codec import NO_OTHER_LIMITS, Region, inspect, load_model, model_of
 from fewbits.container import EXTENSION, Header, Limits, parse
 from fewbits.errors import about
 from fewbits.image import stripped
+from fewbits.installed import DEFAULT_EFFORT
 from fewbits.picture import Picture, flattened
 from fewbits.picturefile import check_takes_quality, deepest, read_picture, write_picture
 from fewbits.runtime.pipeline import Progress
@@ -66,7 +67,7 @@ class Conversion(Protocol):
 
 @dataclass(frozen=True)
 class Encoding:
-    """Pictures -> .few files. quality, target, roi, roi_drop: see fewbits.encode. model: a name or a bundle's folder.
+    """Pictures -> .few files. quality, target, roi, roi_drop, effort: see fewbits.encode. model: a name or a bundle's folder.
 
     threads, engine: see load_model. strip: leave out metadata.
     """
@@ -79,6 +80,7 @@ class Encoding:
     target: Target | None = None
     roi_drop: float | None = None
     engine: str | None = None
+    effort: int = DEFAULT_EFFORT
     what = "encoding"
     extension = EXTENSION
 
@@ -104,6 +106,7 @@ class Encoding:
                 target=self.target,
                 roi=self.roi,
                 roi_drop=self.roi_drop,
+                effort=self.effort,
                 progress=progress,
                 warn=lambda text: notes.append(f"{source}: {text}"),
             )

@@ -18,6 +18,7 @@ from fewbits.codec import encode, inspect, model_of
 from fewbits.container import METADATA_SECTIONS, Header
 from fewbits.errors import FewbitsError, FormatError, ImageError, ModelError, NotFewbitsError, UnsupportedVersionError
 from fewbits.image import info_of, metadata_of, to_image
+from fewbits.installed import DEFAULT_EFFORT
 from fewbits.picture import Metadata
 from fewbits.sidecar import parse_metadata
 
@@ -162,6 +163,7 @@ def _save(image: Image.Image, file: IO[bytes], _: str | bytes) -> None:
             tune=options.get("tune"),
             roi=options.get("roi"),
             roi_drop=options.get("roi_drop"),
+            effort=options.get("effort", DEFAULT_EFFORT),
             model=options.get("model"),
         )
     except ModelError as error:

@@ -139,27 +139,31 @@ class JpegXl:
 
 @dataclass(frozen=True)
 class BundleCodec:
-    """A bundle of ours, shipped or at a path. Settings are qualities, 0-100."""
+    """A bundle of ours, shipped or at a path, at an effort. Settings are qualities, 0-100."""
 
-    name: str
+    name: str  # with the effort, where there is any
     model: str  # as load_model takes it
     settings: tuple[float, ...] = (0, 12, 25, 40, 55, 70, 90)
     span: tuple[float, float] = (0, 100)
     bounded: bool = True
     whole_settings: bool = False
+    effort: int = 0
 
     @property
     def label(self) -> str:
-        return "fewbits" if self.name == "few" else f"fewbits {self.name}"
+        model = self.name.removesuffix(f"@{self.effort}")
+        label = "fewbits" if model == "few" else f"fewbits {model}"
+        return f"{label}, effort {self.effort}" if self.effort else label
 
     def identity(self) -> str:
         model = self._loaded()
         zones = model.bundle.card.get("dead_zones")  # an encoder's choice, of which the id says nothing
         choice = f" with dead zones from {max(zones):g} to {min(zones):g}" if zones else ""
+        choice += f" at effort {self.effort}" if self.effort else ""
         return f"model {model.bundle.model_id.hex()}{choice}, fewbits {__version__}, {model.precision} by {chosen_engine()}"
 
     def encode(self, image: np.ndarray, setting: float, threads: int = 1) -> bytes:
-        return self._loaded(threads).encode(image, setting)
+        return self._loaded(threads).encode(image, setting, effort=self.effort)
 
     def decode(self, data: bytes, threads: int = 1) -> np.ndarray:
         return np.asarray(self._loaded(threads).decode(data).convert("RGB"))
@@ -205,17 +209,20 @@ PILLOW_CODECS: Final = {
 
 
 def find_codec(name: str) -> Codec:
-    """One of Pillow's, `jxl`, or a model by its name or its bundle's folder. Raises FewbitsError."""
+    """One of Pillow's, `jxl`, or a model by its name or its bundle's folder, at an effort where @ and one follow. Raises
+    FewbitsError."""
     if name in PILLOW_CODECS:
         return PILLOW_CODECS[name]
     if name == "jxl":
         return JpegXl()
+    path, _, effort = name.rpartition("@") if name.rpartition("@")[2].isdigit() and not os.path.exists(name) else (name, "", "0")
     try:
-        load_model(name, threads=1, precision=bench_precision())
+        load_model(path, threads=1, precision=bench_precision()).check_effort(int(effort))
     except FewbitsError as error:
         known = ", ".join([*PILLOW_CODECS, "jxl"])
         raise FewbitsError(f"--codecs {name}: neither a codec ({known}) nor a model: {error}") from error
-    return BundleCodec(Path(name).resolve().name if os.sep in name or name in (".", "..") else name, name)
+    shown = Path(path).resolve().name if os.sep in path or path in (".", "..") else path
+    return BundleCodec(f"{shown}@{effort}" if int(effort) else shown, path, effort=int(effort))
 
 
 def with_settings(codec: Any, settings: Sequence[float]) -> Any:

@@ -479,6 +479,7 @@ class Few(nn.Module):
 
     crop_multiple = 64  # pixels: a position of the hyper latent
     frozen_networks = frozenset({"scales"})  # exported as a copy with final integers
+    has_gradient = True  # of its synthesis, see training/gradient.py
 
     def networks(self) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
         """Networks to export by name, each with example inputs by name."""

@@ -5,6 +5,7 @@ manifest.json   what it is: family, coding parameters, hashes of the other files
 *.onnx          its networks
 tables.npz      its frozen tables: integers that choose or are probabilities, and per-level vectors
 *.PRECISION.onnx  variants of networks: the same in another precision, for who prefers speed; no part of the model's id
+*.gradient.onnx   likewise, but their gradient, for encoders that take more time
 """
 
 import hashlib
@@ -34,7 +35,7 @@ from fewbits.runtime.variants import with_weights
 
 TABLES: Final = "tables.npz"
 PIXELS: Final = "pixels"  # an output that synthesis may have beside its first: levels of 8 bits, uint8 (height, width, 3)
-GRADIENT: Final = "gradient"  # of synthesis, as if it were one of its precisions: what only encoders use
+GRADIENT: Final = "gradient"  # of synthesis: what a file of it has in its name in place of a precision, and the network's name
 WIDE: Final = f".{PRECISIONS[0]}"  # ends the name of a network beside its variant, for what is beyond the variant's range
 
 
@@ -44,6 +45,7 @@ class Bundle:
 
     variants: ONNX files without weights, by precision and name of the network that they stand for. ranges: by that name the
     largest magnitudes float32 (channels,) of its first input that variants are made for; what is not there has no such limits.
+    gradient: an ONNX file without weights, too, of how squared errors change with what synthesis reads; b"" where there is none.
     """
 
     family: str
@@ -54,17 +56,18 @@ class Bundle:
     tables: Mapping[str, np.ndarray]
     variants: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     ranges: Mapping[str, np.ndarray] = field(default_factory=dict)
+    gradient: bytes = b""
 
     def at(self, precision: str) -> "Bundle":
         """The same model with its networks in that precision where it has such variants. Raises ModelError.
 
-        A network whose variant has a range stays beside it, its name with WIDE.
+        A network whose variant has a range stays beside it, its name with WIDE. What tells a gradient is there as GRADIENT.
         """
         graphs = self.variants.get(precision, {})
         swapped = {name: with_weights(graph, self.networks[name], signed=has_int8()) for name, graph in graphs.items()}
-        beside = {f"{name}{WIDE}": self.networks[name] for name in swapped}
-        for name, graph in self.variants.get(GRADIENT, {}).items():
-            beside[GRADIENT] = with_weights(graph, self.networks[name], signed=True)
+        beside = {f"{name}{WIDE}": self.networks[name] for name in swapped if name in self.ranges}
+        if self.gradient:
+            beside[GRADIENT] = with_weights(self.gradient, self.networks["synthesis"], signed=True)
         return replace(self, networks={**self.networks, **swapped, **beside})
 
 
@@ -115,12 +118,17 @@ def parse_bundle(files: Mapping[str, bytes], where: str) -> Bundle:
     except (KeyError, ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise ModelError(f"{where}: {TABLES} cannot be read: {error}") from error
     networks = {name.removesuffix(".onnx"): files[name] for name in manifest["files"] if name.endswith(".onnx")}
-    variants: dict[str, dict[str, bytes]] = {}
+    variants, gradient = dict[str, dict[str, bytes]](), b""
     for file in manifest.get(VARIANTS, {}):
         network, _, precision = file.removesuffix(".onnx").rpartition(".")
-        if network != "synthesis" or network not in networks or precision not in (*PRECISIONS[1:], GRADIENT):  # others could change symbols
+        if (
+            network != "synthesis" or network not in networks or precision not in (*PRECISIONS[1:], GRADIENT)
+        ):  # others could change symbols
             raise ModelError(f"{where}: {file} in {MANIFEST} is no variant of a network of this bundle")
-        variants.setdefault(precision, {})[network] = files[file]
+        if precision == GRADIENT:
+            gradient = files[file]
+        else:
+            variants.setdefault(precision, {})[network] = files[file]
     try:
         ranges = {name: np.array(limits, np.float32) for name, limits in manifest.get(RANGES, {}).items()}
         if any(limits.ndim != 1 for limits in ranges.values()):
@@ -128,4 +136,5 @@ def parse_bundle(files: Mapping[str, bytes], where: str) -> Bundle:
     except (ValueError, TypeError) as error:
         raise ModelError(f"{where}: {RANGES} in {MANIFEST} must be lists of numbers: {error}") from error
     identity = manifest_id(manifest)
-    return Bundle(manifest["family"], identity, manifest["coding"], manifest["card"], networks, tables, variants, ranges)
+    of_model = manifest["family"], identity, manifest["coding"], manifest["card"]
+    return Bundle(*of_model, networks, tables, variants, ranges, gradient)

@@ -23,7 +23,8 @@ from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
 from fewbits.runtime.manifest import nearest_level
 from fewbits.runtime.pipeline import (
-    Effort, CutSection,
+    CutSection,
+    Effort,
     NetworkLoader,
     Pipeline,
     Samples,

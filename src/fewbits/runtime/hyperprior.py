@@ -8,7 +8,6 @@ Names: y is the latent (channels, rows, columns) at 1/16 of the picture, z the h
 
 from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +20,9 @@ from fewbits.coding.tables import FrequencyTable, checked_frequencies
 from fewbits.container import QUALITY_STEPS, SECTION_COARSE, SECTION_HYPER, SECTION_LATENT, SECTION_QUALITIES, Cut
 from fewbits.errors import ModelError
 from fewbits.runtime.bundle import GRADIENT, PIXELS, WIDE, Bundle
-from fewbits.runtime.checksum import symbols_crc
+from fewbits.runtime.effort import StripRefiner
 from fewbits.runtime.engines import Engine
+from fewbits.runtime.latents import STRIDE, Quantized, Symbols, dequantized
 from fewbits.runtime.levels import HYPER_STRIDE, Level, floats_at, integers_at
 from fewbits.runtime.manifest import nearest_level
 from fewbits.runtime.passes import Pass, coarse_content, coarse_shares, pass_ranges, strip_passes
@@ -34,46 +34,28 @@ from fewbits.runtime.pipeline import (
     Samples,
     Section,
     Strip,
-    centred,
     extended,
     head_stream,
     strips_of,
+    unshuffled,
 )
 from fewbits.runtime.places import Places, pack_places
-from fewbits.runtime.refine import COLUMNS as REFINED_COLUMNS
-from fewbits.runtime.refine import Patch, Refiner
+from fewbits.runtime.refine import Refiner
 from fewbits.runtime.rows import Rows
 from fewbits.runtime.tiling import Tile, TilePlan, scaled, tiles
 from fewbits.stages import stage
 
-STRIDE = 16  # pixels a latent position
 # Sizes of tiles change time and memory, never the result.
 TILE_ROWS, TILE_COLUMNS = 48, 64  # latent positions
 HYPER_ANALYSIS_HALO = 8  # latent positions; its receptive field reaches 3
 PRIOR_COLUMNS = 64  # hyper positions; a tile of the prior is as high as a strip
 ORDERS = ("rising", "falling")  # of the scale indices in a stream; falling: what is coarse first (ADR 17)
 CODES = 127  # largest magnitude of 8-bit codes
-EXACT_NETWORKS = frozenset({"scales"})
-WEIGHTING = None
+EXACT_NETWORKS = frozenset({"scales", GRADIENT})  # of the latter, so that effort does not depend on the engine
 LEVEL_TABLES = (
     "gain", "inverse_gain", "bias_in", "bias_out", "hyper_scale", "hyper_shift", "synthesis_scale", "synthesis_shift",
 )  # fmt: skip
 LATENT_TABLES = ("gain", "inverse_gain", "bias_out")  # those with a column for each channel of the latent
-
-
-class Symbols(NamedTuple):
-    """What a file holds: hyper int8 (hyper, rows/4, columns/4) and latent int16 (latent, rows, columns)."""
-
-    hyper: np.ndarray
-    latent: np.ndarray
-
-    @property
-    def head(self) -> np.ndarray:
-        return self.hyper
-
-    def crc(self) -> int:
-        """CRC-32 over the hyper symbols as bytes, then the latent symbols as little-endian int16, both in (c, h, w) order."""
-        return symbols_crc(self.hyper, self.latent)
 
 
 class IndexedSymbols(NamedTuple):
@@ -82,17 +64,6 @@ class IndexedSymbols(NamedTuple):
     indices: np.ndarray
     values: np.ndarray
     bits: float
-
-
-class _Quantized(NamedTuple):
-    """A strip: its rows, its symbols, their scale indices uint8 (latent, rows, columns), how many have each, and scaled means
-    float32 (channels, rows, columns) of the first channels."""
-
-    rows: slice
-    symbols: Symbols
-    index: np.ndarray
-    counts: np.ndarray
-    mean: np.ndarray
 
 
 class _PriorPart(NamedTuple):
@@ -115,7 +86,6 @@ class HyperpriorCodec(Pipeline):
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle, self._network = bundle, NetworkLoader(bundle, engine, EXACT_NETWORKS)
         coding, tables = bundle.coding, bundle.tables
-        self._refiner: Refiner | None = None
         try:
             self._hyper_limit = int(coding["hyper_limit"])
             self._halo = int(coding["halo"])
@@ -163,9 +133,14 @@ class HyperpriorCodec(Pipeline):
                 self._rounding = np.float32(0.5) - np.array(bundle.card["dead_zones"], np.float32)
                 if self._rounding.shape != limits.shape or not ((self._rounding >= 0) & (self._rounding <= 0.5)).all():
                     raise ValueError("dead_zones in the card, one of 0 to 0.5 for each scale index,")
-            self._range = bundle.ranges.get("synthesis") if f"synthesis{WIDE}" in bundle.networks else None
+            self._range = bundle.ranges["synthesis"] if f"synthesis{WIDE}" in bundle.networks else None
             if self._range is not None and self._range.shape != (self.latent_channels,):
                 raise ValueError("the number of ranges of synthesis")
+            self._lambdas = [float(value) for value in bundle.card["effort"]["lambdas"]] if GRADIENT in bundle.networks else []
+            if self._lambdas and (len(self._lambdas) != len(self._z_frequencies) or min(self._lambdas) <= 0):
+                raise ValueError("lambdas of effort in the card, one above 0 for each level,")
+            self.takes_effort = bool(self._lambdas)
+            self._refiner: StripRefiner | None = None
             self._deviation = tables["deviation"].astype(np.float32)[:, None, None]
             if self._deviation.shape != (self.latent_channels, 1, 1):
                 raise ValueError("the shape of table deviation")
@@ -197,8 +172,8 @@ class HyperpriorCodec(Pipeline):
             scales,
             [self._z_tables_of(k) for k in nearest],
             self._latent_step(inverse_gain),
-            places,
             tuple(qualities),
+            places,
         )
 
     def _latent_step(self, inverse_gain: np.ndarray) -> np.ndarray:
@@ -239,85 +214,30 @@ class HyperpriorCodec(Pipeline):
 
     def _analysed(self, pixels: np.ndarray, level: Level) -> np.ndarray:
         """y before the gains: the same at every level."""
-        return self._run("analysis", self.latent_channels, x=_unshuffled(pixels))
+        return self._run("analysis", self.latent_channels, x=unshuffled(pixels))
 
     def quantize_strips(self, y: Rows, level: Level, effort: Effort | None = None) -> Iterator[Strip]:
-        shares: list[float] = []
-        parts = self._quantized(y, level, shares)
-        for part in parts if effort is None else self._refined(parts, level, effort, y.grid):
-            y_hat = partial(_dequantized, part.symbols.latent, part.mean, level, part.rows)
-            coded = partial(self._coded, part.symbols.latent, part.index, part.counts, shares)
-            done = [Strip(part.symbols, coded, y_hat)]
-            del part, y_hat, coded  # the next strip is made without them: they are as large as the picture is wide
+        z, shares = np.zeros((self.hyper_channels, *self.hyper_grid(*y.grid)), np.int8), list[float]()
+        strips = self._quantized(y, z, level, shares)
+        for strip in strips if effort is None else self._strip_refiner().refined(strips, level, effort):
+            sections = partial(self._coded, strip.symbols, strip.indices, strip.counts, shares)
+            y_hat = partial(dequantized, strip.symbols, strip.mean, level, strip.rows)
+            done = [Strip(Symbols(z, strip.symbols), sections, y_hat)]
+            del strip, sections, y_hat  # the next one is made without it: they are as large as the picture is wide
             yield done.pop()
 
-    def _refined(
-        self, parts: Iterator["_Quantized"], level: Level, effort: Effort, grid: tuple[int, ...]
-    ) -> Iterator["_Quantized"]:
-        """Strips whose symbols were moved. Each waits for the next one, whose first rows its pixels depend on."""
-        above = np.empty((self.latent_channels, 0, grid[1]), np.float32)
-        current = next(parts)
-        for following in chain(parts, [None]):
-            below = above[:, :0]
-            if following is not None:
-                stop = following.rows.start + min(self._halo, following.symbols.latent.shape[1])
-                top = following.symbols.latent[:, : self._halo]
-                below = _dequantized(top, following.mean[:, : self._halo], level, slice(following.rows.start, stop))
-            y_hat = _dequantized(current.symbols.latent, current.mean, level, current.rows)
-            around = np.concatenate([above, y_hat, below], axis=1)
-            self._refine(current, around, above.shape[1], level, effort)
-            above = around[:, : above.shape[1] + y_hat.shape[1]][:, -self._halo :].copy()
-            done = [current]
-            current = following
-            del y_hat, around, below
-            yield done.pop()
+    def _strip_refiner(self) -> StripRefiner:
+        if self._refiner is None:
+            tables = [table.table for table in self._y_tables]
+            refiner = Refiner(self._network(GRADIENT), tables, self._first_coded, self._pyramid)
+            self._refiner = StripRefiner(refiner, self._halo, self._lambdas)
+        return self._refiner
 
-    def _refine(self, part: "_Quantized", y_hat: np.ndarray, n_above: int, level: Level, effort: Effort) -> None:
-        """Move a strip's symbols, and y_hat with them: (channels, n_above more rows + the strip's + some more, columns)."""
-        rows = slice(part.rows.start - n_above, part.rows.start - n_above + y_hat.shape[1])
-        inner = slice(n_above, n_above + part.rows.stop - part.rows.start)
-        for tile in tiles(1, y_hat.shape[2], tile_rows=1, tile_columns=REFINED_COLUMNS, halo=self._halo):
-            outer, columns = tile.outer_columns, tile.inner_columns
-            here = {name: level.between(each, rows, outer) for name, each in level.synthesis.items()}
-            here["target"] = _unshuffled(extended(effort.pixels, scaled(rows, STRIDE), scaled(outer, STRIDE)))
-            here["weight"] = self._weights(here["target"], rows, outer, level, effort)
-            patch = Patch(
-                np.ascontiguousarray(part.symbols.latent[:, :, columns]),
-                np.ascontiguousarray(part.index[:, :, columns]),
-                level.at(level.inverse_gain, part.rows, columns, 4)[0],
-                np.ascontiguousarray(y_hat[None, :, :, outer]),
-                (inner, tile.cut[1]),
-                here,
-            )
-            if self._refiner is None:
-                frequencies = [table.table for table in self._y_tables]
-                self._refiner = Refiner(self._network(GRADIENT), frequencies, self._first_coded, self._pyramid)
-            self._refiner.refine(patch, effort.rounds, effort.schedule, part.rows.start * 65536 + columns.start)
-            part.symbols.latent[:, :, columns] = patch.symbols
-            y_hat[:, :, columns] = patch.y_hat[0, :, :, tile.cut[1]]
-
-    def _weights(self, target: np.ndarray, rows: slice, columns: slice, level: Level, effort: Effort) -> np.ndarray:
-        """What squared errors of values in 0..1 are worth, in bits, times 2: float32 like target; 0 beyond the picture."""
-        card = np.log(np.array(self.bundle.card["lambdas"]))
-        position = level.qualities[0] / QUALITY_STEPS * (len(card) - 1)
-        slope = np.exp(np.interp(position, np.arange(len(card)), card)) * 2 * 255**2 / 3
-        weight = np.full(target.shape, slope, np.float32)
-        if WEIGHTING is not None:
-            weight *= WEIGHTING(target)
-        height, width = effort.pixels.shape[:2]
-        down, across = (np.arange(part.start * 2, part.stop * 2) * 8 for part in (rows, columns))
-        inside = ((down[:, None, None, None] + np.arange(8)[:, None]) < height) & ((across[:, None, None] + np.arange(8)) < width)
-        if not inside.all():  # (rows, columns, 8, 8)
-            weight *= np.tile(inside.transpose(2, 3, 0, 1).reshape(64, len(down), len(across)), (3, 1, 1))
-        return weight
-
-    def _quantized(self, y: Rows, level: Level, shares: list[float]) -> Iterator["_Quantized"]:
-        """Strip by strip. shares: of the coarse passes, known after the first one.""" 
-        z_rows, z_columns = self.hyper_grid(*y.grid)
-        z = np.zeros((self.hyper_channels, z_rows, z_columns), np.int8)
+    def _quantized(self, y: Rows, z: np.ndarray, level: Level, shares: list[float]) -> Iterator[Quantized]:
+        """Strip by strip. z: filled with the hyper symbols; shares: with those of the coarse passes, for the first strip."""
         filled, ready, strips = self._fill(z, y, level), 0, strips_of(y.grid[0])
         for strip in strips:
-            while ready < min(z_rows, -(-strip.stop // HYPER_STRIDE) + self._hyper_halo):
+            while ready < min(z.shape[1], -(-strip.stop // HYPER_STRIDE) + self._hyper_halo):
                 ready = next(filled)
             index, counts = self._indices(z, strip, y.grid, level)
             if self._falling and len(strips) > 1 and strip is strips[0]:
@@ -334,8 +254,8 @@ class HyperpriorCodec(Pipeline):
             symbols = self._rounded(residual, index)
             symbols[: self._pyramid] = leading  # the same but for the last bits of floats
             del residual, leading, means
-            done = [_Quantized(strip, Symbols(z, symbols), index, counts, mean)]
-            del index, mean, symbols
+            done = [Quantized(strip, symbols, index, counts, mean)]
+            del index, mean, symbols  # see quantize_strips
             yield done.pop()
 
     @stage("rounding")
@@ -496,7 +416,7 @@ class HyperpriorCodec(Pipeline):
             del index
             leading = latent[: self._pyramid]
             mean = self._means(z, strip, level, leading, means_of(leading, self._leading_gain(level, strip, grid)))
-            done = [(Symbols(z, latent) if whole else None, _dequantized(latent, mean, level, strip))]
+            done = [(Symbols(z, latent) if whole else None, dequantized(latent, mean, level, strip))]
             del latent, leading, mean  # as in quantize_strips
             yield done.pop()
 
@@ -548,18 +468,3 @@ class HyperpriorCodec(Pipeline):
             values.append(symbols.latent[:, strip][coded])
         index, value = np.concatenate(indices), np.concatenate(values)
         return IndexedSymbols(index, value, sum(self._y_tables[k].bits(value[index == k]) for k in np.unique(index)))
-
-
-def _dequantized(symbols: np.ndarray, mean: np.ndarray, level: Level, strip: slice) -> np.ndarray:
-    """y_hat of a strip: the dequantized latent divided by the gains. mean: of its leading channels, or of all."""
-    y_hat = symbols.astype(np.float32)
-    y_hat[: len(mean)] += mean
-    return level.scaled(y_hat, level.inverse_gain, strip, out=y_hat)
-
-
-@stage("planes")
-def _unshuffled(x: np.ndarray) -> np.ndarray:
-    """uint8 or uint16 (8h, 8w, 3) -> float32 (1, 192, h, w): centred, channel (c, row, column) of the 8x8 block."""
-    height, width = x.shape[0] // 8, x.shape[1] // 8
-    blocks = np.ascontiguousarray(x.reshape(height, 8, width, 8, 3).transpose(4, 1, 3, 0, 2))
-    return centred(blocks.reshape(1, 192, height, width))

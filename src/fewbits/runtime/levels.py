@@ -26,8 +26,8 @@ class Level(NamedTuple):
     scales: dict[str, np.ndarray]
     z_tables: list[list[FrequencyTable]]
     latent_step: np.ndarray  # float32 (1, channels, 1, 1), of codes in int8
+    qualities: tuple[int, ...]  # in hundredths, one for each class
     places: Places | None = None
-    qualities: tuple[int, ...] = ()  # in hundredths, of each class
 
     def at(self, vectors: np.ndarray, rows: slice, columns: slice, stride: int = HYPER_STRIDE) -> np.ndarray:
         """One of the level's vectors in a window of a grid: (1, channels, rows, columns), or (1, channels, 1, 1) for all of it.

@@ -21,7 +21,8 @@ from fewbits.runtime.bundle import Bundle
 from fewbits.runtime.checksum import symbols_crc
 from fewbits.runtime.engines import Engine
 from fewbits.runtime.pipeline import (
-    Effort, CutSection,
+    CutSection,
+    Effort,
     NetworkLoader,
     Pipeline,
     Samples,

@@ -23,7 +23,6 @@ from fewbits.runtime.rows import Rows
 from fewbits.runtime.tiling import Tile, TilePlan, scaled
 from fewbits.stages import stage
 
-EFFORT = None
 STRIP_ROWS = 32  # latent rows in one stream; part of the format
 
 Progress = Callable[[float], None]
@@ -49,11 +48,10 @@ class HeldSymbols(Protocol):
 
 
 class Effort(NamedTuple):
-    """More time for fewer bits. pixels: of the whole picture, as analyse takes them."""
+    """More time for fewer bits: rounds in which symbols are moved. pixels: of the whole picture, as analyse takes them."""
 
     pixels: np.ndarray
     rounds: int
-    schedule: Any
 
 
 class Strip(NamedTuple):
@@ -74,6 +72,7 @@ class Pipeline(ABC):
     """
 
     takes_places: bool  # whether levels may have several qualities, by place
+    takes_effort = False  # whether quantize_strips can make use of any
     stride: int  # pixels a latent position
     qualities: Sequence[int]  # in hundredths, rising: one for each level that differs from the others
 
@@ -111,7 +110,7 @@ class Pipeline(ABC):
 
     @abstractmethod
     def quantize_strips(self, y: Rows, level: Any, effort: Effort | None = None) -> Iterator[Strip]:
-        """Strip by strip. The symbols' `head` is complete after the last one."""
+        """Strip by strip. The symbols' `head` is complete after the last one. effort: only where takes_effort."""
 
     @abstractmethod
     def _head_sections(self, head: np.ndarray, level: Any) -> list[Section]:
@@ -132,11 +131,14 @@ class Pipeline(ABC):
         """Latent rows and columns of a picture."""
         return -(-height // self.stride), -(-width // self.stride)
 
-    def encode(self, pixels: np.ndarray, level: Any, progress: Progress, effort: Any = None) -> tuple[int, list[Section]]:
-        """Pixels as analyse takes them -> the symbols' checksum, and the sections. Holds neither the latent nor all symbols."""
+    def encode(self, pixels: np.ndarray, level: Any, progress: Progress, rounds: int = 0) -> tuple[int, list[Section]]:
+        """Pixels as analyse takes them -> the symbols' checksum, and the sections. Holds neither the latent nor all symbols.
+
+        rounds: of effort.
+        """
         latent = self._latent(pixels, level, progress)
         checksum, strips, head = StripsChecksum(latent.grid[0]), [], np.empty(0, np.uint8)
-        for strip in self.quantize_strips(latent, level, EFFORT and EFFORT._replace(pixels=pixels)):
+        for strip in self.quantize_strips(latent, level, Effort(pixels, rounds) if rounds else None):
             head, sections = strip.symbols.head, strip.sections
             checksum.add(strip.symbols.latent)
             del strip  # what coding it does not need
@@ -148,16 +150,16 @@ class Pipeline(ABC):
         """uint8 or uint16 (height, width, 3) -> y float32 (..., rows, columns), whole: for who quantizes it several times."""
         return self._latent(pixels, level, progress).whole()
 
-    def quantize(self, y: np.ndarray, level: Any) -> tuple[Any, list[Section]]:
+    def quantize(self, y: np.ndarray, level: Any, effort: Effort | None = None) -> tuple[Any, list[Section]]:
         """y -> its symbols (HeldSymbols), and their sections."""
-        parts = [(strip.symbols, strip.sections()) for strip in self.quantize_strips(Rows.of(y), level)]
+        parts = [(strip.symbols, strip.sections()) for strip in self.quantize_strips(Rows.of(y), level, effort)]
         symbols = joined([part for part, _ in parts])
         strips = [sections for _, sections in parts]
         return symbols, [*self._head_sections(symbols.head, level), *pass_by_pass(strips)]
 
-    def requantize(self, y: np.ndarray, level: Any) -> np.ndarray:
+    def requantize(self, y: np.ndarray, level: Any, effort: Effort | None = None) -> np.ndarray:
         """y -> the y_hat that quantize leads to, without coding."""
-        return np.concatenate([strip.y_hat() for strip in self.quantize_strips(Rows.of(y), level)], axis=-2)
+        return np.concatenate([strip.y_hat() for strip in self.quantize_strips(Rows.of(y), level, effort)], axis=-2)
 
     def decode_symbols(self, sections: Sequence[CutSection], height: int, width: int, level: Any) -> Any:
         """Sections -> all symbols. Raises CorruptError."""
@@ -332,6 +334,14 @@ def head_stream(sections: Sequence[CutSection], kind: int | None, name: str = ""
         raise CorruptError(f"{len(found)} {name} sections, there must be 1")
     assert not isinstance(found[0], Cut), "container.parse refuses such a file"
     return found[0]
+
+
+@stage("planes")
+def unshuffled(x: np.ndarray) -> np.ndarray:
+    """uint8 or uint16 (8h, 8w, 3) -> float32 (1, 192, h, w): centred, channel (c, row, column) of the 8x8 block."""
+    height, width = x.shape[0] // 8, x.shape[1] // 8
+    blocks = np.ascontiguousarray(x.reshape(height, 8, width, 8, 3).transpose(4, 1, 3, 0, 2))
+    return centred(blocks.reshape(1, 192, height, width))
 
 
 def planes_of(pixels: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ from torch.nn import functional as F
 from fewbits.codec import read_bundle
 from fewbits.errors import ModelError, TrainingError
 from fewbits.families import FAMILIES
-from fewbits.runtime.bundle import TABLES, Bundle, pack_bundle, parse_bundle
+from fewbits.families.losses import DISTORTIONS, parse_terms
+from fewbits.runtime.bundle import GRADIENT, TABLES, Bundle, pack_bundle, parse_bundle
 from fewbits.runtime.manifest import MANIFEST
 from fewbits.training import checkpoint
 from fewbits.training.calibration import latent_range, observed
 from fewbits.training.data import TrainingWarning, to_tensor
+from fewbits.training.gradient import gradient
 from fewbits.training.layout import channels_last, parameters, with_pixels
 from fewbits.training.loop import GRID_PX
 from fewbits.training.pruning import pruned
@@ -91,6 +93,7 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
     pictures: uint8 (height, width, 3); where there are some, a model that offers calibrate() is given them, and analysis and
     synthesis lose the hidden units that none of them makes fire. Raises TrainingError where their weights are inputs. Networks of
     which the model offers int8_steps() get an int8 variant, for latents as large as pictures have them where there are some.
+    A model that has_gradient, and was trained for squared error alone, gets the gradient that effort needs (ADR 34).
     """
     if pictures and model.frozen_networks.intersection(PRUNED):
         raise TrainingError(f"the family {family} takes no pictures for calibration: the weights of its networks are inputs")
@@ -118,8 +121,21 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
     for name in interleaved:
         files[name] = with_pixels(files[name])
     variants = {name: with_pixels(data, variant=True) for name, data in variants.items()}
+    if lambdas := _lambdas_of_squared_error(model, card):
+        variants[f"synthesis.{GRADIENT}.onnx"] = gradient(files["synthesis.onnx"])
+        card = card | {"effort": {"lambdas": lambdas}}
     ranges = {"synthesis": latent_range(pack_bundle(family, model.coding(), card, files), pictures)} if pictures and steps else {}
     return pack_bundle(family, model.coding(), card, files, variants, ranges)
+
+
+def _lambdas_of_squared_error(model: Any, card: Mapping[str, Any]) -> list[float]:
+    """What the squared error of levels of 0-255 is worth beside bits per pixel, by level; empty where that is not what the model
+    was trained for, or nothing is known of its gradient."""
+    loss = card.get("training", {}).get("loss", "")
+    if not getattr(model, "has_gradient", False) or not loss:
+        return []
+    terms = parse_terms("loss", loss, DISTORTIONS)
+    return [terms["mse"] * value for value in model.config.lambdas] if list(terms) == ["mse"] else []
 
 
 def extended(x: Tensor) -> Tensor:
@@ -132,6 +148,7 @@ def amended(files: dict[str, bytes], tables: dict[str, np.ndarray], card: dict[s
     """A bundle's files with some tables and some entries of the model card replaced."""
     bundle = parse_bundle(files, "this bundle")
     variants = {f"{name}.{precision}.onnx": data for precision, all_ in bundle.variants.items() for name, data in all_.items()}
+    variants |= {f"synthesis.{GRADIENT}.onnx": bundle.gradient} if bundle.gradient else {}
     others = {name: data for name, data in files.items() if name not in (MANIFEST, TABLES, *variants)}
     packed = _packed(dict(bundle.tables) | tables) if tables else files[TABLES]
     files = {**others, TABLES: packed}

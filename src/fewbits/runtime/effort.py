@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: MIT
+"""Strips of the kind "hyperprior" whose symbols are moved, tile by tile (runtime/refine.py).
+
+A tile is read with a halo, as for synthesis. What is above a strip is as it was left, what is below as it was rounded, so each
+strip waits for the next one: memory grows by a strip, not with the picture.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+import numpy as np
+
+from fewbits.container import QUALITY_STEPS
+from fewbits.runtime.latents import STRIDE, Quantized, dequantized
+from fewbits.runtime.levels import HYPER_STRIDE, Level
+from fewbits.runtime.pipeline import Effort, extended, unshuffled
+from fewbits.runtime.refine import Patch, Refiner
+from fewbits.runtime.tiling import scaled, tiles
+
+COLUMNS = 48  # latent positions of a tile
+
+
+class StripRefiner:
+    """Moves the symbols of strips."""
+
+    def __init__(self, refiner: Refiner, halo: int, lambdas: Sequence[float]) -> None:
+        """halo: latent positions, how far a symbol is seen. lambdas: by level, what a squared error of levels of 0-255 is worth
+        beside bits, both of a pixel."""
+        self._refiner, self._halo, self._lambdas = refiner, halo, lambdas
+
+    def refined(self, strips: Iterator[Quantized], level: Level, effort: Effort) -> Iterator[Quantized]:
+        """The strips, from the first one on, their symbols moved in place."""
+        current: Quantized | None = next(strips)
+        above: np.ndarray | None = None
+        for following in chain(strips, [None]):
+            assert current is not None
+            n_above = 0 if above is None else above.shape[1]
+            parts = [*([] if above is None else [above]), dequantized(current.symbols, current.mean, level, current.rows)]
+            if following is not None:
+                top = slice(following.rows.start, min(following.rows.start + self._halo, following.rows.stop))
+                parts.append(dequantized(following.symbols[:, : self._halo], following.mean[:, : self._halo], level, top))
+            y_hat = np.concatenate(parts, axis=1)
+            self._refine(current, y_hat, n_above, level, effort)
+            stop = n_above + current.symbols.shape[1]
+            above = y_hat[:, max(0, stop - self._halo) : stop].copy()
+            done, current = [current], following
+            del y_hat, parts, following  # as in quantize_strips
+            yield done.pop()
+
+    def _refine(self, strip: Quantized, y_hat: np.ndarray, n_above: int, level: Level, effort: Effort) -> None:
+        """y_hat (channels, rows, columns): the strip's with n_above rows more above it, and some below it; changed, too."""
+        outer_rows = slice(strip.rows.start - n_above, strip.rows.start - n_above + y_hat.shape[1])
+        inner_rows = slice(n_above, n_above + strip.symbols.shape[1])
+        for tile in tiles(1, y_hat.shape[2], tile_rows=1, tile_columns=COLUMNS, halo=self._halo):
+            outer, columns = tile.outer_columns, tile.inner_columns
+            inputs = {name: level.between(each, outer_rows, outer) for name, each in level.synthesis.items()}
+            inputs["target"] = unshuffled(extended(effort.pixels, scaled(outer_rows, STRIDE), scaled(outer, STRIDE)))
+            inputs["weight"] = self._worth(outer_rows, outer, level, effort)
+            patch = Patch(
+                np.ascontiguousarray(strip.symbols[:, :, columns]),
+                np.ascontiguousarray(strip.indices[:, :, columns]),
+                level.at(level.inverse_gain, strip.rows, columns, stride=HYPER_STRIDE)[0],
+                np.ascontiguousarray(y_hat[None, :, :, outer]),
+                (inner_rows, tile.cut[1]),
+                inputs,
+            )
+            self._refiner.refine(patch, effort.rounds, seed=strip.rows.start << 32 | columns.start)
+            strip.symbols[:, :, columns] = patch.symbols
+            y_hat[:, :, outer] = patch.y_hat[0]
+
+    def _worth(self, rows: slice, columns: slice, level: Level, effort: Effort) -> np.ndarray:
+        """Of squared errors of values in 0..1, in bits, times 2, in blocks as the network has them; 0 beyond the picture."""
+        by_class = np.array([self._slope(steps) for steps in level.qualities], np.float32)[:, None, None, None]
+        grid = rows.stop - rows.start, columns.stop - columns.start
+        by_place = np.broadcast_to(level.at(by_class, rows, columns)[0, 0], grid).repeat(2, 0).repeat(2, 1)
+        height, width = effort.pixels.shape[:2]
+        inside = [
+            np.arange(part.start * STRIDE, part.stop * STRIDE).reshape(-1, 8) < side
+            for part, side in ((rows, height), (columns, width))
+        ]
+        blocks = inside[0].T[:, None, :, None] * inside[1].T[None, :, None, :]  # (8, 8, rows, columns)
+        return np.tile((blocks * by_place).astype(np.float32).reshape(1, 64, *blocks.shape[2:]), (1, 3, 1, 1))
+
+    def _slope(self, quality_steps: int) -> float:
+        """Bits that a pixel's squared error in 0..1, of one colour, is worth, times 2."""
+        logs = np.log(self._lambdas)
+        position = quality_steps / QUALITY_STEPS * (len(logs) - 1)
+        return float(np.exp(np.interp(position, np.arange(len(logs)), logs)) * 255**2 * 2 / 3)
