@@ -324,6 +324,7 @@ def test_a_file_that_was_cut_is_decoded_on_request(run: Callable[..., Result], f
         ["encode", "in.png", "--threads", "0"],
         ["encode", "in.png", "--nosuch"],
         ["encode", "in.png", "--tune", "speed"],
+        ["encode", "in.png", "--effort", "10"],
         ["encode", "in.png", "--tune", "psnr", "--model", "few"],
         ["decode", "in.few", "--region", "1,2,3"],
         ["decode", "in.few", "--region", "1,2,3,x"],

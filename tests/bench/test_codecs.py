@@ -70,6 +70,16 @@ def test_codecs_are_found_by_name(tiny_run: object) -> None:
         find_codec("jpg")
 
 
+def test_a_model_at_an_effort_is_a_codec_of_its_own(photo: np.ndarray) -> None:
+    found = find_codec("few-psnr@3")
+    assert (found.name, found.label) == ("few-psnr@3", "fewbits few-psnr, effort 3")
+    assert "at effort 3" in found.identity() and found.identity() != find_codec("few-psnr").identity()
+    assert found.encode(photo[:64, :64], 50) != find_codec("few-psnr").encode(photo[:64, :64], 50)
+    for name in ("few@1", "few-psnr@10", "jpeg@3"):
+        with pytest.raises(FewbitsError, match=f"^--codecs {name}: neither"):
+            find_codec(name)
+
+
 def test_settings_can_be_chosen() -> None:
     assert with_settings(JPEG, [50, 10, 50]).settings == (10, 50)
     with pytest.raises(FewbitsError, match="--qualities jpeg: .*12.5.* integers only"):
