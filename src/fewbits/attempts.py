@@ -151,7 +151,8 @@ class Attempts:
     def _effort(self, sampled: bool) -> Effort | None:
         if not self._rounds:
             return None
-        return Effort(mosaic(self._source, self._corners, 1, axis=0) if sampled else self._source, self._rounds)
+        pixels = mosaic(self._source, self._corners, 1, axis=0) if sampled else self._source
+        return Effort(pixels, self._rounds, _nothing)
 
     def _file(self, position: int) -> bytes:
         level = self._level(position, sampled=False)

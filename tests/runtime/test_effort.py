@@ -2,6 +2,7 @@
 """Effort: fewer bits and errors together, files as ever."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,14 @@ from PIL import Image
 
 import fewbits
 from fewbits.codec import Model, load_model, read_bundle
+from fewbits.coding.tables import FrequencyTable
 from fewbits.errors import ImageError, ModelError
 from fewbits.fidelity import psnr
 from fewbits.installed import ROUNDS, SHIPPED
+from fewbits.runtime import effort
 from fewbits.runtime.manifest import MANIFEST
-from fewbits.runtime.pipeline import STRIP_ROWS
+from fewbits.runtime.pipeline import STRIP_ROWS, Effort
+from fewbits.runtime.refine import Patch, Refiner
 from fewbits.target import Target
 
 Picture = Callable[..., np.ndarray]
@@ -61,7 +65,58 @@ def test_symbols_that_are_known_to_others_stay(squared: Model, photo: np.ndarray
     assert moved.any() and np.abs(moved).max() < 5
 
 
-def test_strips_and_tiles_have_no_seams(squared: Model, photo: np.ndarray) -> None:
+def test_tiles_change_little(squared: Model, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = [cost(squared, photo, squared.encode(photo, 50), 50)]
+    for columns in (effort.COLUMNS, 8):  # which are far more tiles than there would be
+        monkeypatch.setattr(effort, "COLUMNS", columns)
+        costs.append(cost(squared, photo, squared.encode(photo, 50, effort=5), 50))
+    assert abs(costs[2] - costs[1]) < 0.1 * (costs[0] - costs[1])
+
+
+def test_the_next_patch_sees_what_was_moved(squared: Model, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a patch takes for y_hat is what its symbols stand for, those of patches before it included."""
+    seen = []
+    refine = Refiner.refine
+
+    def noted(self: Refiner, patch: Patch, *others: Any) -> None:
+        refine(self, patch, *others)
+        seen.append(patch)
+
+    monkeypatch.setattr(effort, "COLUMNS", 8)
+    monkeypatch.setattr(Refiner, "refine", noted)
+    pixels = np.ascontiguousarray(photo[:160, :160])
+    level = squared.pipeline.level(5000, "rgb")
+    y = squared.pipeline.analyse(pixels, level, lambda done: None)
+    y_hat = squared.pipeline.requantize(y, level, Effort(pixels, 4, lambda done: None))
+    left, right = seen
+    assert np.allclose(left.y_hat[0, :, :, :8], y_hat[:, :, :8], atol=1e-5)
+    assert np.allclose(right.y_hat[0], y_hat[:, :, 5:], atol=1e-5)  # three columns of the left one
+
+
+def test_progress_tells_of_rounds(squared: Model, photo: np.ndarray) -> None:
+    told: list[float] = []
+    squared.encode(photo[:, :64], 50, effort=2, progress=told.append)
+    assert told == sorted(told) and len(told) == 1 + ROUNDS[2] and told[0] < 0.2 and told[-1] == pytest.approx(1)
+
+
+def test_a_graph_that_gives_something_else_is_told_of(squared: Model) -> None:
+    patch = Patch(*(np.zeros((1, 2, 2), kind) for kind in (np.int16, np.uint8, np.float32)), np.zeros((1, 1, 2, 2), np.float32),
+                  (slice(0, 2), slice(0, 2)), {"weight": np.ones((1, 192, 4, 4), np.float32)})  # fmt: skip
+    for found in (np.zeros((), np.float32), np.zeros((1, 1, 2, 3), np.float32), np.zeros((1, 1, 2, 2))):
+        refiner = Refiner(lambda output="", /, found=found, **inputs: found, [FrequencyTable(np.full(4, 1 << 22))], 0, 0)
+        with pytest.raises(ModelError, match="^network gradient gives .*, it must be float32"):
+            refiner.refine(patch, 2, 0, lambda done: None)
+
+
+def test_threads_may_share_a_model(photo: np.ndarray) -> None:
+    pixels = np.ascontiguousarray(photo[:96, :96])
+    model = Model(read_bundle(SHIPPED / "few-psnr"), "here")
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda _: model.encode(pixels, 50, effort=1), range(8)))
+    assert len(found) == 1
+
+
+def test_strips_have_no_seams(squared: Model, photo: np.ndarray) -> None:
     """What is gained beside the border of strips is like what is gained elsewhere."""
     high = np.concatenate([photo, photo[::-1]], axis=0)[: 16 * STRIP_ROWS + 96, :256]
     plain, better = (np.asarray(squared.decode(squared.encode(high, 60, effort=effort)), float) for effort in (0, 5))
@@ -124,7 +179,7 @@ def files() -> Iterator[dict[str, bytes]]:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [(b'"lambdas": [\n    0.0009', b'"lambdas": [\n    -0.0009'), (b'"effort"', b'"other"'), (b"    0.0009,\n", b"")],
+    [(b"0.0009,", b"-0.0009,"), (b"0.0009,", b"NaN,"), (b"0.0009,", b"1e300,"), (b"0.0009,", b""), (b'"effort"', b'"other"')],
 )
 def test_a_damaged_card_is_told_of(files: dict[str, bytes], old: bytes, new: bytes) -> None:
     head, effort, tail = files[MANIFEST].rpartition(b'"effort"')

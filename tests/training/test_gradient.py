@@ -48,7 +48,7 @@ def test_it_is_what_backpropagation_gives(settings: dict[str, int], picture: Pic
     slope = ((x_hat.clamp(-0.5, 0.5) - target) * weight).detach()
     (expected,) = torch.autograd.grad((x_hat * slope).sum(), y_hat)
     inputs = {"y_hat": y_hat, "scale": scale, "shift": shift, "target": target, "weight": weight}
-    network = onnxruntime_engine(1)(bundle.at("fp32").networks["gradient"])
+    network = onnxruntime_engine(1)(bundle.gradient_network())
     found = network(**{name: value.detach().numpy() for name, value in inputs.items()})
     assert np.abs(found - expected.numpy()).max() < 1e-4 * np.abs(expected.numpy()).max()
 
@@ -58,7 +58,7 @@ def test_it_is_the_same_beside_an_int8_variant(picture: Picture) -> None:
     model.measure([torch.rand(2, 3, 64, 64)])
     files = bundle_files("few", model, SQUARED, [picture(128, 64)])
     bundle = parse_bundle(files, "here")
-    assert bundle.at("int8").networks["gradient"] == bundle.at("fp32").networks["gradient"]
+    assert bundle.at("int8").gradient_network() == bundle.gradient_network()
     assert Model(files, "here", precision="int8").pipeline.takes_effort
 
 
@@ -67,6 +67,11 @@ def test_only_squared_error_has_one(loss: str) -> None:
     files = bundle_files("few", few(depth_8=1, depth_16=0), {"training": {"loss": loss}})
     assert "synthesis.gradient.onnx" not in files and "effort" not in parse_bundle(files, "here").card
     assert not Model(files, "here").pipeline.takes_effort
+
+
+def test_a_penalty_is_something_else() -> None:
+    card = {"training": {"loss": "mse", "penalty": "sparse=1"}}
+    assert "synthesis.gradient.onnx" not in bundle_files("few", few(depth_8=1, depth_16=0), card)
 
 
 def test_the_card_says_what_errors_are_worth_and_amending_keeps_it() -> None:

@@ -141,7 +141,7 @@ class JpegXl:
 class BundleCodec:
     """A bundle of ours, shipped or at a path, at an effort. Settings are qualities, 0-100."""
 
-    name: str  # with the effort, where there is any
+    shown: str  # the model's name
     model: str  # as load_model takes it
     settings: tuple[float, ...] = (0, 12, 25, 40, 55, 70, 90)
     span: tuple[float, float] = (0, 100)
@@ -150,9 +150,12 @@ class BundleCodec:
     effort: int = 0
 
     @property
+    def name(self) -> str:
+        return f"{self.shown}@{self.effort}" if self.effort else self.shown
+
+    @property
     def label(self) -> str:
-        model = self.name.removesuffix(f"@{self.effort}")
-        label = "fewbits" if model == "few" else f"fewbits {model}"
+        label = "fewbits" if self.shown == "few" else f"fewbits {self.shown}"
         return f"{label}, effort {self.effort}" if self.effort else label
 
     def identity(self) -> str:
@@ -215,14 +218,16 @@ def find_codec(name: str) -> Codec:
         return PILLOW_CODECS[name]
     if name == "jxl":
         return JpegXl()
-    path, _, effort = name.rpartition("@") if name.rpartition("@")[2].isdigit() and not os.path.exists(name) else (name, "", "0")
+    path, _, effort = name.rpartition("@")
+    if not path or not (effort.isascii() and effort.isdecimal()):
+        path, effort = name, "0"
     try:
         load_model(path, threads=1, precision=bench_precision()).check_effort(int(effort))
     except FewbitsError as error:
         known = ", ".join([*PILLOW_CODECS, "jxl"])
         raise FewbitsError(f"--codecs {name}: neither a codec ({known}) nor a model: {error}") from error
     shown = Path(path).resolve().name if os.sep in path or path in (".", "..") else path
-    return BundleCodec(f"{shown}@{effort}" if int(effort) else shown, path, effort=int(effort))
+    return BundleCodec(shown, path, effort=int(effort))
 
 
 def with_settings(codec: Any, settings: Sequence[float]) -> Any:

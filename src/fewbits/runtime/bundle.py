@@ -37,6 +37,7 @@ TABLES: Final = "tables.npz"
 PIXELS: Final = "pixels"  # an output that synthesis may have beside its first: levels of 8 bits, uint8 (height, width, 3)
 GRADIENT: Final = "gradient"  # of synthesis: what a file of it has in its name in place of a precision, and the network's name
 WIDE: Final = f".{PRECISIONS[0]}"  # ends the name of a network beside its variant, for what is beyond the variant's range
+_BESIDE: Final = (*PRECISIONS[1:], GRADIENT)  # of synthesis alone: of other networks they could change how files are parsed
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,16 @@ class Bundle:
     def at(self, precision: str) -> "Bundle":
         """The same model with its networks in that precision where it has such variants. Raises ModelError.
 
-        A network whose variant has a range stays beside it, its name with WIDE. What tells a gradient is there as GRADIENT.
+        A network that has a variant stays beside it, its name with WIDE.
         """
         graphs = self.variants.get(precision, {})
         swapped = {name: with_weights(graph, self.networks[name], signed=has_int8()) for name, graph in graphs.items()}
-        beside = {f"{name}{WIDE}": self.networks[name] for name in swapped if name in self.ranges}
-        if self.gradient:
-            beside[GRADIENT] = with_weights(self.gradient, self.networks["synthesis"], signed=True)
+        beside = {f"{name}{WIDE}": self.networks[name] for name in swapped}
         return replace(self, networks={**self.networks, **swapped, **beside})
+
+    def gradient_network(self) -> bytes:
+        """The gradient with its weights. Raises ModelError."""
+        return with_weights(self.gradient, self.networks.get(f"synthesis{WIDE}", self.networks["synthesis"]), signed=True)
 
 
 def pack_bundle(
@@ -121,9 +124,7 @@ def parse_bundle(files: Mapping[str, bytes], where: str) -> Bundle:
     variants, gradient = dict[str, dict[str, bytes]](), b""
     for file in manifest.get(VARIANTS, {}):
         network, _, precision = file.removesuffix(".onnx").rpartition(".")
-        if (
-            network != "synthesis" or network not in networks or precision not in (*PRECISIONS[1:], GRADIENT)
-        ):  # others could change symbols
+        if network != "synthesis" or network not in networks or precision not in _BESIDE:
             raise ModelError(f"{where}: {file} in {MANIFEST} is no variant of a network of this bundle")
         if precision == GRADIENT:
             gradient = files[file]

@@ -7,17 +7,18 @@ strip waits for the next one: memory grows by a strip, not with the picture.
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import Final
 
 import numpy as np
 
 from fewbits.container import QUALITY_STEPS
 from fewbits.runtime.latents import STRIDE, Quantized, dequantized
 from fewbits.runtime.levels import HYPER_STRIDE, Level
-from fewbits.runtime.pipeline import Effort, extended, unshuffled
+from fewbits.runtime.pipeline import STRIP_ROWS, Effort, Progress, extended, strips_of, unshuffled
 from fewbits.runtime.refine import Patch, Refiner
 from fewbits.runtime.tiling import scaled, tiles
 
-COLUMNS = 48  # latent positions of a tile
+COLUMNS: Final = 48  # latent positions of a tile; they change time and memory, and hardly the result
 
 
 class StripRefiner:
@@ -31,6 +32,7 @@ class StripRefiner:
     def refined(self, strips: Iterator[Quantized], level: Level, effort: Effort) -> Iterator[Quantized]:
         """The strips, from the first one on, their symbols moved in place."""
         current: Quantized | None = next(strips)
+        n_strips = len(strips_of(-(-effort.pixels.shape[0] // STRIDE)))
         above: np.ndarray | None = None
         for following in chain(strips, [None]):
             assert current is not None
@@ -40,7 +42,8 @@ class StripRefiner:
                 top = slice(following.rows.start, min(following.rows.start + self._halo, following.rows.stop))
                 parts.append(dequantized(following.symbols[:, : self._halo], following.mean[:, : self._halo], level, top))
             y_hat = np.concatenate(parts, axis=1)
-            self._refine(current, y_hat, n_above, level, effort)
+            part = _of(effort.progress, current.rows.start // STRIP_ROWS, n_strips)
+            self._refine(current, y_hat, n_above, level, effort._replace(progress=part))
             stop = n_above + current.symbols.shape[1]
             above = y_hat[:, max(0, stop - self._halo) : stop].copy()
             done, current = [current], following
@@ -51,7 +54,8 @@ class StripRefiner:
         """y_hat (channels, rows, columns): the strip's with n_above rows more above it, and some below it; changed, too."""
         outer_rows = slice(strip.rows.start - n_above, strip.rows.start - n_above + y_hat.shape[1])
         inner_rows = slice(n_above, n_above + strip.symbols.shape[1])
-        for tile in tiles(1, y_hat.shape[2], tile_rows=1, tile_columns=COLUMNS, halo=self._halo):
+        plan = list(tiles(1, y_hat.shape[2], tile_rows=1, tile_columns=COLUMNS, halo=self._halo))
+        for number, tile in enumerate(plan):
             outer, columns = tile.outer_columns, tile.inner_columns
             inputs = {name: level.between(each, outer_rows, outer) for name, each in level.synthesis.items()}
             inputs["target"] = unshuffled(extended(effort.pixels, scaled(outer_rows, STRIDE), scaled(outer, STRIDE)))
@@ -64,7 +68,8 @@ class StripRefiner:
                 (inner_rows, tile.cut[1]),
                 inputs,
             )
-            self._refiner.refine(patch, effort.rounds, seed=strip.rows.start << 32 | columns.start)
+            seed = strip.rows.start << 32 | columns.start
+            self._refiner.refine(patch, effort.rounds, seed, _of(effort.progress, number, len(plan)))
             strip.symbols[:, :, columns] = patch.symbols
             y_hat[:, :, outer] = patch.y_hat[0]
 
@@ -86,3 +91,8 @@ class StripRefiner:
         logs = np.log(self._lambdas)
         position = quality_steps / QUALITY_STEPS * (len(logs) - 1)
         return float(np.exp(np.interp(position, np.arange(len(logs)), logs)) * 255**2 * 2 / 3)
+
+
+def _of(progress: Progress, number: int, count: int) -> Progress:
+    """For one of so many parts of what `progress` is of."""
+    return lambda part: progress((number + part) / count)

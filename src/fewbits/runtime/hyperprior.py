@@ -51,7 +51,8 @@ HYPER_ANALYSIS_HALO = 8  # latent positions; its receptive field reaches 3
 PRIOR_COLUMNS = 64  # hyper positions; a tile of the prior is as high as a strip
 ORDERS = ("rising", "falling")  # of the scale indices in a stream; falling: what is coarse first (ADR 17)
 CODES = 127  # largest magnitude of 8-bit codes
-EXACT_NETWORKS = frozenset({"scales", GRADIENT})  # of the latter, so that effort does not depend on the engine
+EXACT_NETWORKS = frozenset({"scales", GRADIENT})  # of the latter no decoder knows; bfloat16 is too coarse for its probe
+MOST_LAMBDA = 1e6  # of what errors are worth beside bits
 LEVEL_TABLES = (
     "gain", "inverse_gain", "bias_in", "bias_out", "hyper_scale", "hyper_shift", "synthesis_scale", "synthesis_shift",
 )  # fmt: skip
@@ -136,10 +137,11 @@ class HyperpriorCodec(Pipeline):
             self._range = bundle.ranges["synthesis"] if f"synthesis{WIDE}" in bundle.networks else None
             if self._range is not None and self._range.shape != (self.latent_channels,):
                 raise ValueError("the number of ranges of synthesis")
-            self._lambdas = [float(value) for value in bundle.card["effort"]["lambdas"]] if GRADIENT in bundle.networks else []
-            if self._lambdas and (len(self._lambdas) != len(self._z_frequencies) or min(self._lambdas) <= 0):
-                raise ValueError("lambdas of effort in the card, one above 0 for each level,")
-            self.takes_effort = bool(self._lambdas)
+            self.takes_effort = bool(bundle.gradient)
+            self._lambdas = [float(value) for value in bundle.card["effort"]["lambdas"]] if self.takes_effort else []
+            in_range = all(0 < value < MOST_LAMBDA for value in self._lambdas)  # false of NaN
+            if self.takes_effort and (len(self._lambdas) != len(self._z_frequencies) or not in_range):
+                raise ValueError("lambdas of effort in the card, one for each level,")
             self._refiner: StripRefiner | None = None
             self._deviation = tables["deviation"].astype(np.float32)[:, None, None]
             if self._deviation.shape != (self.latent_channels, 1, 1):
@@ -229,7 +231,8 @@ class HyperpriorCodec(Pipeline):
     def _strip_refiner(self) -> StripRefiner:
         if self._refiner is None:
             tables = [table.table for table in self._y_tables]
-            refiner = Refiner(self._network(GRADIENT), tables, self._first_coded, self._pyramid)
+            network = self._network.other(GRADIENT, self.bundle.gradient_network())
+            refiner = Refiner(network, tables, self._first_coded, self._pyramid)
             self._refiner = StripRefiner(refiner, self._halo, self._lambdas)
         return self._refiner
 

@@ -8,6 +8,7 @@ not with its height. `analyse` and `quantize` are the same passes over a latent 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
@@ -24,6 +25,7 @@ from fewbits.runtime.tiling import Tile, TilePlan, scaled
 from fewbits.stages import stage
 
 STRIP_ROWS = 32  # latent rows in one stream; part of the format
+ANALYSIS_SHARE = 0.1  # of the time of encoding with effort, for the display of progress
 
 Progress = Callable[[float], None]
 Samples = type[np.uint8] | type[np.uint16]  # of pixels
@@ -48,10 +50,12 @@ class HeldSymbols(Protocol):
 
 
 class Effort(NamedTuple):
-    """More time for fewer bits: rounds in which symbols are moved. pixels: of the whole picture, as analyse takes them."""
+    """More time for fewer bits: rounds in which symbols are moved. pixels: of the whole picture, as analyse takes them. progress
+    is called with the fraction done, 0..1."""
 
     pixels: np.ndarray
     rounds: int
+    progress: Progress
 
 
 class Strip(NamedTuple):
@@ -136,9 +140,16 @@ class Pipeline(ABC):
 
         rounds: of effort.
         """
-        latent = self._latent(pixels, level, progress)
+        parts = [0.0, 0.0]  # that are done of analysis, and of effort
+
+        def done(which: int, part: float) -> None:
+            parts[which] = part
+            progress(ANALYSIS_SHARE * parts[0] + (1 - ANALYSIS_SHARE) * parts[1])
+
+        effort = Effort(pixels, rounds, partial(done, 1)) if rounds else None
+        latent = self._latent(pixels, level, partial(done, 0) if effort else progress)
         checksum, strips, head = StripsChecksum(latent.grid[0]), [], np.empty(0, np.uint8)
-        for strip in self.quantize_strips(latent, level, Effort(pixels, rounds) if rounds else None):
+        for strip in self.quantize_strips(latent, level, effort):
             head, sections = strip.symbols.head, strip.sections
             checksum.add(strip.symbols.latent)
             del strip  # what coding it does not need
@@ -291,16 +302,20 @@ class NetworkLoader:
             self._load(name)
         return self._loaded[name]
 
-    @stage("load")
     def _load(self, name: str) -> None:
-        where = f"model {self._bundle.model_id.hex()}: network {name}"
+        if name not in self._bundle.networks:
+            raise ModelError(f"model {self._bundle.model_id.hex()}: network {name} is missing in the bundle")
+        self._loaded[name] = self.other(name, self._bundle.networks[name])
+
+    @stage("load")
+    def other(self, name: str, data: bytes) -> Network:
+        """A network of an ONNX file that is not among the bundle's."""
         try:
             engine = exact_of(self._engine) if name in self._exact else self._engine
-            self._loaded[name] = stage(name)(engine(self._bundle.networks[name]))
-        except KeyError:
-            raise ModelError(f"{where} is missing in the bundle") from None
+            network: Network = stage(name)(engine(data))
         except ModelError as error:
-            raise ModelError(f"{where}: {error}") from error
+            raise ModelError(f"model {self._bundle.model_id.hex()}: network {name}: {error}") from error
+        return network
 
 
 def strips_of(rows: int) -> list[slice]:

@@ -7,12 +7,13 @@ gradient tells. Of the moves that pay a share is made, drawn by lot: those that 
 decoder knows nothing of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from fewbits.coding.tables import PRECISION, FrequencyTable
+from fewbits.errors import ModelError
 from fewbits.runtime.engines import Network
 from fewbits.stages import stage
 
@@ -36,7 +37,7 @@ class Patch(NamedTuple):
 
     symbols int16, indices uint8: (channels, rows, columns). step float32 (channels, 1, 1) or (channels, rows, columns): of a
     symbol in y_hat. y_hat float32 (1, channels, outer rows, outer columns); inner: where the patch lies in it. inputs: the
-    network's others; weight: what squared errors of values in 0..1 are worth in bits, times 2.
+    network's others, of which `weight` is what squared errors of values in 0..1 are worth in bits, times 2.
     """
 
     symbols: np.ndarray
@@ -56,8 +57,11 @@ class Refiner:
         self._costs = _costs(tables)
 
     @stage("refining")
-    def refine(self, patch: Patch, rounds: int, seed: int) -> None:
-        """Moves patch.symbols, and patch.y_hat with them, in place; from the same seed in the same way."""
+    def refine(self, patch: Patch, rounds: int, seed: int, progress: Callable[[float], None]) -> None:
+        """Moves patch.symbols, and patch.y_hat with them, in place; from the same seed in the same way.
+
+        progress is called with the fraction done, 0..1. Raises ModelError.
+        """
         lots, schedule = np.random.default_rng(seed), MANY_ROUNDS if rounds >= MANY else FEW_ROUNDS
         free = np.flatnonzero(patch.indices[self._fixed :] >= self._first_coded) + self._fixed * patch.indices[0].size
         here = (0, slice(None), *patch.inner)
@@ -68,7 +72,7 @@ class Refiner:
         y_hat = np.ascontiguousarray(patch.y_hat[here])
         for k in range(rounds):
             factor, share = (first * (end / first) ** (k / max(1, rounds - 1)) for first, end in schedule)
-            slope = self._network(y_hat=patch.y_hat, **patch.inputs)[here].ravel()[free] * step
+            slope = self._gradient(patch, patch.inputs)[here].ravel()[free] * step
             now = costs[row + np.minimum(np.abs(symbols), last)] - np.float32(factor) * bent
             best, move = np.zeros(len(free), np.float32), np.zeros(len(free), np.int32)
             for by in (-1, 1):
@@ -79,7 +83,16 @@ class Refiner:
             symbols[moved] += move[moved]
             y_hat.reshape(-1)[free[moved]] += move[moved] * step[moved]
             patch.y_hat[here] = y_hat
+            progress((k + 1) / rounds)
         patch.symbols.reshape(-1)[free] = np.clip(symbols, np.iinfo(np.int16).min, np.iinfo(np.int16).max)
+
+    def _gradient(self, patch: Patch, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """By y_hat: float32 like it. Raises ModelError."""
+        found = self._network(y_hat=patch.y_hat, **inputs)
+        if found.shape != patch.y_hat.shape or found.dtype != np.float32:
+            what = f"{found.dtype} {found.shape}, it must be float32 {patch.y_hat.shape}"
+            raise ModelError(f"network gradient gives {what}")
+        return found
 
     def _curvature(self, patch: Patch, lots: np.random.Generator) -> np.ndarray:
         """Of the error by each value of y_hat: float32 like it, as if it were a channel's times a place's.
@@ -89,7 +102,7 @@ class Refiner:
         weight = patch.inputs["weight"]
         signs = (2 * lots.integers(0, 2, weight.shape, np.int8) - 1).astype(np.float32)
         inputs = patch.inputs | {"target": signs * np.float32(PROBE), "weight": np.sqrt(weight) / np.float32(PROBE)}
-        squares: np.ndarray = self._network(y_hat=patch.y_hat, **inputs) ** 2
+        squares = self._gradient(patch, inputs) ** 2
         of_channel = squares.mean((2, 3), keepdims=True)
         of_place = (squares / np.maximum(of_channel, 1e-30)).mean(1, keepdims=True)
         found: np.ndarray = of_channel * of_place

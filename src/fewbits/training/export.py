@@ -131,8 +131,9 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
 def _lambdas_of_squared_error(model: Any, card: Mapping[str, Any]) -> list[float]:
     """What the squared error of levels of 0-255 is worth beside bits per pixel, by level; empty where that is not what the model
     was trained for, or nothing is known of its gradient."""
-    loss = card.get("training", {}).get("loss", "")
-    if not getattr(model, "has_gradient", False) or not loss:
+    training = card.get("training", {})
+    loss = training.get("loss", "")
+    if not getattr(model, "has_gradient", False) or not loss or training.get("penalty"):
         return []
     terms = parse_terms("loss", loss, DISTORTIONS)
     return [terms["mse"] * value for value in model.config.lambdas] if list(terms) == ["mse"] else []
