@@ -42,6 +42,7 @@ from fewbits.training.quantization import quantized  # noqa: E402
 Picture = Callable[..., np.ndarray]
 
 
+BESIDE = (MANIFEST, "synthesis.int8.onnx", "synthesis.gradient.onnx")  # files that are no part of a model's id
 LEADING = 32  # channels of the latent that have means, and stay float
 LAYERS = FewConfig(
     latent=40, hyper=4, width_8=32, depth_8=2, width_16=32, depth_16=1, hyper_width=8, lambdas=(0.0018, 0.0175, 0.17), int8=0.5
@@ -212,7 +213,7 @@ def test_a_variant_of_an_older_release_gives_planes_and_knows_no_steps(files: di
     graph = onnx.load_from_string(files["synthesis.onnx"])
     del graph.graph.initializer[:]
     bundle = parse_bundle(files, "here")
-    others = {name: data for name, data in files.items() if name not in (MANIFEST, "synthesis.int8.onnx")}
+    others = {name: data for name, data in files.items() if name not in BESIDE}
     older = pack_bundle(
         bundle.family, bundle.coding, bundle.card, others, {"synthesis.int8.onnx": graph.SerializeToString()}, bundle.ranges
     )
@@ -317,7 +318,7 @@ def test_steps_of_a_branch_that_was_left_out_are_measured_anew(files: dict[str, 
 def test_the_models_id_is_that_without_variants(files: dict[str, bytes]) -> None:
     bundle = parse_bundle(files, "here")
     assert list(bundle.variants) == ["int8"] and list(bundle.variants["int8"]) == ["synthesis"]
-    plain = {name: data for name, data in files.items() if name not in (MANIFEST, "synthesis.int8.onnx")}
+    plain = {name: data for name, data in files.items() if name not in BESIDE}
     manifest = parse_manifest(pack_bundle(bundle.family, bundle.coding, {}, plain)[MANIFEST], "here")
     assert "variants" not in manifest and manifest_id(manifest) == bundle.model_id
 
@@ -326,7 +327,7 @@ def test_a_variant_that_is_damaged_or_of_no_network_is_refused(files: dict[str, 
     with pytest.raises(ModelError, match="synthesis.int8.onnx is damaged"):
         parse_bundle(files | {"synthesis.int8.onnx": b"?"}, "here")
     bundle = parse_bundle(files, "here")
-    networks = {name: files[name] for name in files if name not in (MANIFEST, "synthesis.int8.onnx")}
+    networks = {name: files[name] for name in files if name not in BESIDE}
     for name in ("prior.int8.onnx", "synthesis.int4.onnx", "synthesis.fp32.onnx", "int8.onnx"):
         with pytest.raises(ModelError, match="no variant of a network"):
             parse_bundle(pack_bundle(bundle.family, bundle.coding, {}, networks, {name: b""}), "here")
@@ -378,7 +379,7 @@ def test_no_pictures_no_range(bare: dict[str, bytes]) -> None:
 
 def test_a_precision_that_a_model_lacks_is_refused(files: dict[str, bytes]) -> None:
     bundle = parse_bundle(files, "here")
-    plain = {name: files[name] for name in files if name not in (MANIFEST, "synthesis.int8.onnx")}
+    plain = {name: files[name] for name in files if name not in BESIDE}
     with pytest.raises(ModelError, match="precision is 'int8', this model has fp32"):
         Model(pack_bundle(bundle.family, bundle.coding, {}, plain), "here", precision="int8")
 

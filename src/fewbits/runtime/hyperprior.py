@@ -134,7 +134,7 @@ class HyperpriorCodec(Pipeline):
                 self._rounding = np.float32(0.5) - np.array(bundle.card["dead_zones"], np.float32)
                 if self._rounding.shape != limits.shape or not ((self._rounding >= 0) & (self._rounding <= 0.5)).all():
                     raise ValueError("dead_zones in the card, one of 0 to 0.5 for each scale index,")
-            self._range = bundle.ranges["synthesis"] if f"synthesis{WIDE}" in bundle.networks else None
+            self._range = bundle.ranges.get("synthesis") if f"synthesis{WIDE}" in bundle.networks else None
             if self._range is not None and self._range.shape != (self.latent_channels,):
                 raise ValueError("the number of ranges of synthesis")
             self.takes_effort = bool(bundle.gradient)
