@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from PIL import Image
 from PIL.ImageFile import StubImageFile
 
-from fewbits.codec import NO_OTHER_LIMITS, Region, inspect, load_model, model_of
+from fewbits.codec import NO_OTHER_LIMITS, Model, Region, inspect, load_model, model_of
 from fewbits.container import EXTENSION, Header, Limits, parse
 from fewbits.errors import about
 from fewbits.image import stripped
@@ -162,8 +162,7 @@ class Decoding:
 
     def _decoded(self, data: bytes, header: Header, source: str, depth: int, progress: Progress) -> Picture:
         with about(source):
-            how: dict[str, Any] = {"threads": self.threads, "precision": self.precision, "engine": self.engine}
-            model = load_model(self.model, **how) if self.model else model_of(header, **how)
+            model = _model_for(header, self.model, threads=self.threads, precision=self.precision, engine=self.engine)
             picture = model.decode_picture(
                 data,
                 depth=depth,
@@ -195,10 +194,13 @@ class Verifying:
         with about(source):
             header, _ = parse(data)
             self.limits.check(header)  # both before a network is loaded: a file that was cut needs none to be told of
-            how: dict[str, Any] = {"threads": self.threads, "engine": self.engine}
-            model = load_model(self.model, **how) if self.model else model_of(header, **how)
-            model.verify(data)
+            _model_for(header, self.model, threads=self.threads, engine=self.engine).verify(data)
         return Converted(b"", header.width * header.height)
+
+
+def _model_for(header: Header, name: str | None, **how: Any) -> Model:
+    """The model of that name, or the file's own. how: as load_model takes it. Raises ModelError."""
+    return load_model(name, **how) if name else model_of(header, **how)
 
 
 @cache

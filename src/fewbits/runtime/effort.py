@@ -11,9 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from fewbits.container import QUALITY_STEPS
 from fewbits.runtime.latents import STRIDE, Quantized, dequantized
-from fewbits.runtime.levels import HYPER_STRIDE, Level
+from fewbits.runtime.levels import HYPER_STRIDE, Level, floats_at
 from fewbits.runtime.pipeline import STRIP_ROWS, Effort, Progress, extended, strips_of, unshuffled
 from fewbits.runtime.refine import Patch, Refiner
 from fewbits.runtime.tiling import scaled, tiles
@@ -31,13 +30,12 @@ class StripRefiner:
 
     def refined(self, strips: Iterator[Quantized], level: Level, effort: Effort) -> Iterator[Quantized]:
         """The strips, from the first one on, their symbols moved in place."""
-        current: Quantized | None = next(strips)
         n_strips = len(strips_of(-(-effort.pixels.shape[0] // STRIDE)))
-        above: np.ndarray | None = None
+        above: list[np.ndarray] = []  # one, but above the first strip
+        current = next(strips)
         for following in chain(strips, [None]):
-            assert current is not None
-            n_above = 0 if above is None else above.shape[1]
-            parts = [*([] if above is None else [above]), dequantized(current.symbols, current.mean, level, current.rows)]
+            n_above = sum(rows.shape[1] for rows in above)
+            parts = [*above, dequantized(current.symbols, current.mean, level, current.rows)]
             if following is not None:
                 top = slice(following.rows.start, min(following.rows.start + self._halo, following.rows.stop))
                 parts.append(dequantized(following.symbols[:, : self._halo], following.mean[:, : self._halo], level, top))
@@ -45,8 +43,10 @@ class StripRefiner:
             part = _of(effort.progress, current.rows.start // STRIP_ROWS, n_strips)
             self._refine(current, y_hat, n_above, level, effort._replace(progress=part))
             stop = n_above + current.symbols.shape[1]
-            above = y_hat[:, max(0, stop - self._halo) : stop].copy()
-            done, current = [current], following
+            above = [y_hat[:, max(0, stop - self._halo) : stop].copy()]
+            done = [current]
+            if following is not None:
+                current = following
             del y_hat, parts, following  # as in quantize_strips
             yield done.pop()
 
@@ -75,7 +75,8 @@ class StripRefiner:
 
     def _worth(self, rows: slice, columns: slice, level: Level, effort: Effort) -> np.ndarray:
         """Of squared errors of values in 0..1, in bits, times 2, in blocks as the network has them; 0 beyond the picture."""
-        by_class = np.array([self._slope(steps) for steps in level.qualities], np.float32)[:, None, None, None]
+        table = np.log(self._lambdas)[:, None] + np.log(255**2 * 2 / 3)  # of a colour's squared error
+        by_class = np.exp(np.concatenate([floats_at(table, steps) for steps in level.qualities]))
         grid = rows.stop - rows.start, columns.stop - columns.start
         by_place = np.broadcast_to(level.at(by_class, rows, columns)[0, 0], grid).repeat(2, 0).repeat(2, 1)
         height, width = effort.pixels.shape[:2]
@@ -85,12 +86,6 @@ class StripRefiner:
         ]
         blocks = inside[0].T[:, None, :, None] * inside[1].T[None, :, None, :]  # (8, 8, rows, columns)
         return np.tile((blocks * by_place).astype(np.float32).reshape(1, 64, *blocks.shape[2:]), (1, 3, 1, 1))
-
-    def _slope(self, quality_steps: int) -> float:
-        """Bits that a pixel's squared error in 0..1, of one colour, is worth, times 2."""
-        logs = np.log(self._lambdas)
-        position = quality_steps / QUALITY_STEPS * (len(logs) - 1)
-        return float(np.exp(np.interp(position, np.arange(len(logs)), logs)) * 255**2 * 2 / 3)
 
 
 def _of(progress: Progress, number: int, count: int) -> Progress:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Synthesis of `few` -> its gradient: another graph for the same weights, which stay in the float file (ADR 18, ADR 33).
+"""Synthesis of `few` -> its gradient: another graph for the same weights, which stay in the float file (ADR 18, ADR 34).
 
 It tells encoders how the squared error of a picture changes with each latent value. It is backpropagation written out: products
 with the weights' transposes, and zeros where a ReLU gave 0. All is in planes, pixels in 8x8 blocks as analysis reads them.
@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from fewbits.training.layout import BLOCKS_OF, block_order, parameters
+from fewbits.training.layout import BLOCKS_OF, block_order
+from fewbits.training.writer import GraphWriter
 
 STEEP: Final = 1e8  # of a hard sigmoid: 1 where what it reads is above 0, as far as that matters
 
@@ -23,11 +24,10 @@ def gradient(data: bytes) -> bytes:
     derivative of the sum of weight * (x_hat - target)**2 / 2, x_hat being clipped to -1/2..1/2, its slope being 1 there, too.
     """
     model = onnx.load_from_string(data)
-    builder = _Builder(parameters(model.graph))
+    builder = _Builder(model.graph)
     builder.build()
-    del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:], model.graph.output[:]
-    model.graph.node.extend(builder.nodes)
-    model.graph.initializer.extend(builder.initializers.values())
+    builder.replace(model.graph)
+    del model.graph.output[:]
     [y_hat] = [item for item in model.graph.input if item.name == "y_hat"]
     output = onnx.ValueInfoProto()
     output.CopyFrom(y_hat)
@@ -38,14 +38,12 @@ def gradient(data: bytes) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-class _Builder:
+class _Builder(GraphWriter):
     """Writes the graph. Tensors are planes (1, channels, rows, columns)."""
 
-    def __init__(self, weights: dict[str, tuple[str, np.ndarray]]) -> None:
-        self._held = {name: held for name, (held, _) in weights.items()}
-        self._values = {name: value for name, (_, value) in weights.items()}
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: dict[str, onnx.TensorProto] = {}
+    def __init__(self, source: onnx.GraphProto) -> None:
+        super().__init__(source)
+        self._kernels: dict[str, str] = {}  # that are written, by the convolution
 
     def build(self) -> None:
         """All nodes, from y_hat, scale, shift, target and weight to gradient."""
@@ -62,7 +60,7 @@ class _Builder:
         error = self._node("Mul", [error, "weight"], "error/weighted")
 
         back = self._blocks_back(self._back(error, "head"), of_8)
-        up = block_order(len(self._values["up.weight"]) // 4, 2)
+        up = block_order(len(self._weights["up.weight"]) // 4, 2)
         back = self._back(self._node("SpaceToDepth", [back], "up/back_blocks", blocksize=2), "up", up)
         back = self._node("Mul", [self._blocks_back(back, of_16), "scale"], "stem/back_scaled")
         straight = self._node("SpaceToDepth", [error], "linear/back_blocks", blocksize=2)
@@ -72,9 +70,9 @@ class _Builder:
     def _blocks(self, x: str, stack: str) -> tuple[str, list[tuple[str, list[str], str]]]:
         """What blocks make of x, and of each branch its name, its layers, and what its ReLU gave."""
         found = []
-        for k in sorted({int(name.split(".")[1]) for name in self._values if name.startswith(f"{stack}.")}):
+        for k in sorted({int(name.split(".")[1]) for name in self._weights if name.startswith(f"{stack}.")}):
             for layers in (["mix_in", "spatial", "mix_out"], ["expand", "reduce"]):
-                if f"{stack}.{k}.{layers[0]}.weight" not in self._values:  # export left the branch out
+                if f"{stack}.{k}.{layers[0]}.weight" not in self._weights:  # export left the branch out
                     continue
                 names = [f"{stack}.{k}.{layer}" for layer in layers]
                 inside = fired = self._node("Relu", [self._conv(x, names[0])], f"{names[0]}/fired")
@@ -96,15 +94,15 @@ class _Builder:
 
     def _conv(self, x: str, name: str, order: np.ndarray | None = None) -> str:
         """A convolution, its output channels in that order."""
-        inputs = [x, self._kernel(name, order)]
-        if f"{name}.bias" in self._values:
-            bias = self._values[f"{name}.bias"].astype(np.float32)
+        inputs = [x, self._ordered(name, order)]
+        if f"{name}.bias" in self._weights:
+            bias = self._weights[f"{name}.bias"]
             inputs.append(self._constant(f"{name}/bias", bias if order is None else bias[order]))
         return self._node("Conv", inputs, f"{name}/out", **self._shape(name))
 
     def _back(self, x: str, name: str, order: np.ndarray | None = None) -> str:
         """The transpose of a convolution, of whose output channels x has the derivatives in that order."""
-        kernel = self._kernel(name, order, "back")
+        kernel = self._ordered(name, order)
         if name.endswith(".spatial"):
             turned = [self._constant(f"turned/{n}", np.array(values)) for n, values in
                       (("start", [2, 2]), ("stop", [-4, -4]), ("axes", [2, 3]), ("step", [-1, -1]))]  # fmt: skip
@@ -114,27 +112,18 @@ class _Builder:
         return self._node("Conv", [x, kernel], f"{name}/back", **self._shape(name))
 
     def _shape(self, name: str) -> dict[str, Any]:
-        rows, size = len(self._values[f"{name}.weight"]), 3 if name.endswith(".spatial") else 1
+        rows, size = len(self._weights[f"{name}.weight"]), 3 if name.endswith(".spatial") else 1
         return {"kernel_shape": [size, size], "pads": [size // 2] * 4, "group": rows if size > 1 else 1}
 
-    def _kernel(self, name: str, order: np.ndarray | None, use: str = "there") -> str:
-        """The weights of a convolution in float (out, in, rows, columns), its output channels in that order, or torch's."""
-        held = self._held[f"{name}.weight"]
-        kernel = self._node("Cast", [held], f"{name}/{use}/float32", to=TensorProto.FLOAT)
-        if self._values[f"{name}.weight"].ndim == 2:
-            kernel = self._node("Reshape", [kernel, self._constant("1x1", np.array([0, 0, 1, 1]))], f"{name}/{use}/kernel")
+    def _ordered(self, name: str, order: np.ndarray | None) -> str:
+        """The weights of a convolution, its output channels in that order, or torch's. They are read on the way back, too."""
+        held, kernel = self._held[f"{name}.weight"], self._kernels.get(name) or self._kernel(name)
+        self._kernels[name] = kernel
         if BLOCKS_OF in held:
             size = int(held.partition(BLOCKS_OF)[2])
-            place = np.argsort(block_order(len(self._values[f"{name}.weight"]) // size**2, size))
+            place = np.argsort(block_order(len(self._weights[f"{name}.weight"]) // size**2, size))
             order = place if order is None else place[order]
         if order is None:
             return kernel
-        return self._node("Gather", [kernel, self._constant(f"{name}/{use}/order", order)], f"{name}/{use}/ordered", axis=0)
-
-    def _constant(self, name: str, value: np.ndarray | np.generic) -> str:
-        self.initializers[name] = numpy_helper.from_array(np.asarray(value), name)
-        return name
-
-    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
-        return output
+        ordered = f"{name}/ordered_{len(self.nodes)}"
+        return self._node("Gather", [kernel, self._constant(f"{ordered}/order", order)], ordered, axis=0)

@@ -8,15 +8,16 @@ them; those of the latent are the quantizer's, so that its codes are symbols, an
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from fewbits.families.eight_bits import LATENT, LEVELS, STEPS, is_positive, sum_of
 from fewbits.runtime.variants import WEIGHT_ZERO
-from fewbits.training.layout import BATCH, BLOCKS_OF, block_order, parameters, spread
+from fewbits.training.layout import BATCH, BLOCKS_OF, block_order, spread
+from fewbits.training.writer import GraphWriter
 
 MIDDLE: Final = 128  # the code of 0 of a signed value
 SMALLEST: Final = 1e-12  # unit of a weight: where all of a row are 0
@@ -35,14 +36,10 @@ def quantized(data: bytes, steps: Steps) -> bytes:
     steps: as models give them by int8_steps(), of the channels that `data` has.
     """
     model = onnx.load_from_string(data)
-    builder = _Builder(parameters(model.graph), steps)
+    builder = _Builder(model.graph, steps)
     builder.build(model.graph.output[0].name)
     builder.keep()
-    del model.graph.node[:]
-    del model.graph.initializer[:]
-    del model.graph.value_info[:]
-    model.graph.node.extend(builder.nodes)
-    model.graph.initializer.extend(builder.initializers.values())
+    builder.replace(model.graph)
     del model.graph.output[1:]
     output = model.graph.output[0]
     output.CopyFrom(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, ["height", "width", 3]))
@@ -60,18 +57,14 @@ class _Latent(NamedTuple):
     step: str = ""
 
 
-class _Builder:
+class _Builder(GraphWriter):
     """Writes the graph. Tensors are (1, rows, columns, channels), but for what it reads."""
 
-    def __init__(self, weights: dict[str, tuple[str, np.ndarray]], steps: Steps) -> None:
-        self._held = {name: held for name, (held, _) in weights.items()}  # by the initializers of those names
-        self._matrices = {name for name, (_, value) in weights.items() if value.ndim == 2}  # kernels of 1x1 that export has so
-        self._weights = {name: _kernel_shaped(value.astype(np.float32)) for name, (_, value) in weights.items()}
+    def __init__(self, source: onnx.GraphProto, steps: Steps) -> None:
+        super().__init__(source)
         self._steps = steps
         self.n_latent = self._weights["stem.weight"].shape[1]
         self._n_leading = self.n_latent - len(steps[LATENT])
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: dict[str, onnx.TensorProto] = {}
 
     def build(self, output: str) -> None:
         """All nodes, from y_hat, scale, shift and step, which are planes, to `output`: pixels (height, width, 3)."""
@@ -250,16 +243,6 @@ class _Builder:
     def _bias(self, name: str) -> np.ndarray:
         return self._weights.get(f"{name}.bias", np.zeros(self._rows(name), np.float32))
 
-    def _kernel(self, name: str) -> str:
-        """The weights of a convolution in float (out, in, rows, columns)."""
-        weight = f"{name}.weight"
-        kernel = self._node("Cast", [self._held[weight]], f"{weight}/float32", to=TensorProto.FLOAT)
-        if weight not in self._matrices:
-            return kernel
-        return self._node(
-            "Reshape", [kernel, self._constant("kernel_shape", np.array([0, 0, 1, 1], np.int64))], f"{weight}/kernel"
-        )
-
     def _one(self) -> str:
         return self._constant("one", np.float32(1))
 
@@ -272,18 +255,6 @@ class _Builder:
         if all(name not in node.output for node in self.nodes):
             self._node("Expand", [WEIGHT_ZERO, self._constant(f"{name}/shape", np.array([n], np.int64))], name)
         return name
-
-    def _constant(self, name: str, value: np.ndarray | np.generic) -> str:
-        self.initializers[name] = numpy_helper.from_array(np.asarray(value), name)
-        return name
-
-    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
-        return output
-
-
-def _kernel_shaped(value: np.ndarray) -> np.ndarray:
-    return value[:, :, None, None] if value.ndim == 2 else value
 
 
 def _is_depthwise(name: str) -> bool:
