@@ -15,12 +15,12 @@ from fewbits.structure import WINDOW, gaussian_means
 SMALLEST: Final = 8  # the shorter side of a scale, in pixels
 SCALES: Final = 6
 BAND: Final = 48  # rows at a time: few enough for the caches; even
-_PAD: Final = WINDOW // 2
+PAD: Final = WINDOW // 2
 SLIGHT: Final = 0.01  # weights below it move no score by 0.01
 _SPARSE: Final = 8  # bands: of channels that weigh so little one of so many is taken
 C2: Final = np.float32(0.0009)
 _CODES: Final = np.arange(256) / 255
-_LINEAR: Final = np.where(_CODES <= 0.04045, _CODES / 12.92, ((_CODES + 0.055) / 1.055) ** 2.4).astype(np.float32)  # of sRGB
+LINEAR: Final = np.where(_CODES <= 0.04045, _CODES / 12.92, ((_CODES + 0.055) / 1.055) ** 2.4).astype(np.float32)  # of sRGB
 BIAS: Final = 0.0037930732552754493
 CONES: Final = np.array(  # linear R, G, B -> long, middle, short
     [
@@ -100,9 +100,9 @@ def _norms(x: np.ndarray, y: np.ndarray, weighty: np.ndarray) -> tuple[np.ndarra
     for number, start in enumerate(range(0, height, BAND)):
         stop = min(start + BAND, height)
         channels = np.flatnonzero(weighty | (number % _SPARSE == 0))
-        bands = [_linear(picture, start - _PAD, stop + _PAD) for picture in (x, y)]
+        bands = [_linear(picture, start - PAD, stop + PAD) for picture in (x, y)]
         for band, half in zip(bands, halves, strict=True):
-            half[:, start // 2 : -(-stop // 2)] = _halved(band[:, _PAD:-_PAD])
+            half[:, start // 2 : -(-stop // 2)] = halved(band[:, PAD:-PAD])
         if not len(channels):
             continue
         for kind, values in enumerate(_maps(bands[0], bands[1], channels)):
@@ -123,20 +123,30 @@ def _linear(picture: np.ndarray, start: int, stop: int) -> np.ndarray:
     if start < 0 or stop > height:
         rows = np.arange(start, stop)
         band = picture[:, np.where(rows < 0, -1 - rows, np.where(rows < height, rows, 2 * height - 1 - rows))]
-    return band if band.dtype == np.float32 else np.take(_LINEAR, band, mode="clip")
+    return band if band.dtype == np.float32 else np.take(LINEAR, band, mode="clip")
 
 
 def _padded_xyb(linear: np.ndarray, channels: np.ndarray, padded: np.ndarray) -> None:
-    """Linear RGB float32 (3, rows, w) -> the channels asked for of X, Y, B into the middle of (n, rows, w + 2 * _PAD)."""
-    used = np.flatnonzero(XYB[channels].any(0))
-    cones = CONES[used] @ linear.reshape(3, -1)
+    """Linear RGB float32 (3, rows, w) -> the channels asked for of X, Y, B into the middle of (n, rows, w + 2 * PAD)."""
+    used = used_cones(channels)
+    xyb = XYB[channels[:, None], used] @ cone_roots(linear, used)
+    np.add(xyb.reshape(-1, *linear.shape[1:]), OFFSETS[channels], out=padded[:, :, PAD:-PAD])
+
+
+def used_cones(channels: np.ndarray) -> np.ndarray:
+    """Those of long, middle, short, by number, that the channels asked for of X, Y, B are made of."""
+    return np.flatnonzero(XYB[channels].any(0))
+
+
+def cone_roots(linear: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Linear RGB float32 (3, rows, w) -> cube roots of the cones asked for, (n, rows * w)."""
+    cones: np.ndarray = CONES[used] @ linear.reshape(3, -1)
     cones += np.float32(BIAS)
     np.cbrt(cones, out=cones)
-    xyb = XYB[channels[:, None], used] @ cones
-    np.add(xyb.reshape(-1, *linear.shape[1:]), OFFSETS[channels], out=padded[:, :, _PAD:-_PAD])
+    return cones
 
 
-def _halved(linear: np.ndarray) -> np.ndarray:
+def halved(linear: np.ndarray) -> np.ndarray:
     """Means of 2x2, fewer at the end of an odd side."""
     if linear.shape[1] % 2 or linear.shape[2] % 2:
         linear = np.pad(linear, ((0, 0), *((0, side % 2) for side in linear.shape[1:])), mode="edge")
@@ -147,11 +157,11 @@ def _halved(linear: np.ndarray) -> np.ndarray:
 
 
 def _maps(x: np.ndarray, y: np.ndarray, channels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two bands of linear RGB (3, rows + 2 * _PAD, w) -> errors, edges gained and edges lost, (channels, rows, w) each.
+    """Two bands of linear RGB (3, rows + 2 * PAD, w) -> errors, edges gained and edges lost, (channels, rows, w) each.
 
     In place, as passes over memory are dear, and all means at once: of x and of y - x, which is 0 where they are equal.
     """
-    stacked = np.zeros((4, len(channels), x.shape[1], x.shape[2] + 2 * _PAD), np.float32)
+    stacked = np.zeros((4, len(channels), x.shape[1], x.shape[2] + 2 * PAD), np.float32)
     x_xyb, apart, energies, differences = stacked
     y_xyb = np.zeros_like(x_xyb)
     _padded_xyb(x, channels, x_xyb)
@@ -182,7 +192,7 @@ def _maps(x: np.ndarray, y: np.ndarray, channels: np.ndarray) -> tuple[np.ndarra
 
 def _edges(padded: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """1 + how far values are from their mean, which is overwritten."""
-    mean -= padded[:, _PAD:-_PAD, _PAD:-_PAD]
+    mean -= padded[:, PAD:-PAD, PAD:-PAD]
     np.abs(mean, out=mean)
     mean += 1
     return mean
