@@ -10,7 +10,7 @@ from fewbits import ssimulacra
 from fewbits.runtime.ssimulacra_gradient import Ssimulacra2Gradient
 
 Picture = Callable[..., np.ndarray]
-SIZES = [(8, 8), (11, 11), (15, 40), (97, 131), (176, 243)]  # odd sides, one band and several, one scale and all
+SIZES = [(8, 8), (11, 11), (15, 40), (40, 33), (97, 131), (176, 243)]  # odd sides, one band and several, one scale and five
 
 
 def noisy(original: np.ndarray, deviation: float) -> np.ndarray:
@@ -29,17 +29,35 @@ def by_torch(original: np.ndarray, decoded: np.ndarray) -> tuple[float, np.ndarr
     return found.item(), x_hat.grad[0].numpy()
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("deviation", [1, 12])
-def test_distance_and_slope_are_those_of_torch(size: tuple[int, int], deviation: float, picture: Picture) -> None:
-    original = picture(*size).transpose(2, 0, 1)
-    decoded = noisy(original, deviation)
+def compare(original: np.ndarray, decoded: np.ndarray, tolerance: float = 4e-4) -> None:
+    """tolerance: what float32 leaves of variances, in norm; single values may stray more where they are next to their mean."""
     distance, gradient = Ssimulacra2Gradient(original)(decoded)
     expected, slope = by_torch(original, decoded)
     assert gradient.shape == decoded.shape and gradient.dtype == np.float32
     assert distance == pytest.approx(expected, rel=5e-5)
-    assert np.linalg.norm(gradient - slope) < 4e-4 * np.linalg.norm(slope)  # what float32 leaves of variances
-    assert np.abs(gradient - slope).max() < 1e-3 * np.abs(slope).max()
+    assert np.linalg.norm(gradient - slope) < tolerance * np.linalg.norm(slope)
+    assert np.abs(gradient - slope).max() < 12 * tolerance * np.abs(slope).max()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("deviation", [1, 12])
+def test_distance_and_slope_are_those_of_torch(size: tuple[int, int], deviation: float, picture: Picture) -> None:
+    original = picture(*size).transpose(2, 0, 1)
+    compare(original, noisy(original, deviation))
+
+
+@pytest.mark.parametrize("norm", [0, 1])
+@pytest.mark.parametrize("kind", [0, 1, 2])
+def test_each_term_has_its_slope(norm: int, kind: int, picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the others some weigh too little to be seen: here one alone, in all channels and scales.
+
+    Where edges are lost, values are so near their means that float32 has some on the other side; torch's does so, too.
+    """
+    weights = np.zeros_like(ssimulacra._WEIGHTS).reshape(3, -1, 2, 3)
+    weights[:, :, norm, kind] = 1
+    monkeypatch.setattr(ssimulacra, "_WEIGHTS", weights.reshape(ssimulacra._WEIGHTS.shape))
+    original = picture(113, 90).transpose(2, 0, 1)
+    compare(original, noisy(original, 6), tolerance=1e-2 if kind == 2 else 4e-4)
 
 
 def test_the_distance_is_what_scores_are_made_of(picture: Picture) -> None:

@@ -77,7 +77,7 @@ class _Scale:
         self.positions = self._mean[0].size
 
     def __call__(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of a decoded picture, float32 (channels, h, w) in 0..255: mean similarity of each channel, and its sum's derivative."""
+        """Of a decoded picture, float32 (channels, h, w), 0..255: mean similarities (channels,), and derivatives of sums."""
         channels, height, width = y.shape
         gradient, total = np.empty_like(y), np.zeros(channels)
         slopes = np.zeros((3, channels, _BAND + _EDGE, width + _EDGE), np.float32)  # of positions, with zeros around them
@@ -101,7 +101,7 @@ class _Scale:
     def _forth(self, y: np.ndarray, rows: slice, slopes: np.ndarray) -> np.ndarray:
         """Of y, less MIDDLE, and rows of positions: sums of similarities (channels,), and their derivatives into slopes.
 
-        Of these there are three, by the windows' means: of y, of squares of y, times 1 / y, and of x * y.
+        Of these there are three: by the windows' means of y; by those of y * y, doubled as a square's slope is; of x * y.
         """
         x, mean_x = self._x[:, rows.start : rows.stop + _EDGE], self._mean[:, rows]
         stacked = np.empty((3, *x.shape), np.float32)
@@ -116,22 +116,28 @@ class _Scale:
         product -= mean * mean_x
         product += _C2 / 2
         contrast = np.multiply(product, slope, out=product)
-        by_mean[...] = 0
         similarity = contrast
         if self._last:
-            bright, bright_x = mean + np.float32(MIDDLE), mean_x + np.float32(MIDDLE)
-            size = bright * bright + bright_x * bright_x + _C1
-            luminance = (2 * bright * bright_x + _C1) / size
-            np.multiply(contrast, 2 * (bright_x - luminance * bright) / size, out=by_mean)
-            slope *= luminance
+            luminance, by_light = _luminance(mean, mean_x)
             similarity = contrast * luminance
+            slope *= luminance
         by_product[...] = slope
         np.multiply(contrast, slope, out=by_energy)
-        by_mean += by_energy * mean
+        np.multiply(by_energy, mean, out=by_mean)
         by_mean -= slope * mean_x
+        if self._last:
+            by_mean += contrast * by_light
         np.negative(by_energy, out=by_energy)
         total: np.ndarray = similarity.sum((1, 2), dtype=np.float64)
         return total
+
+
+def _luminance(mean: np.ndarray, mean_x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of means less MIDDLE: the luminance term, and its derivative by the first."""
+    bright, bright_x = mean + np.float32(MIDDLE), mean_x + np.float32(MIDDLE)
+    size = bright * bright + bright_x * bright_x + _C1
+    luminance = (2 * bright * bright_x + _C1) / size
+    return luminance, 2 * (bright_x - luminance * bright) / size
 
 
 def _add_halves(fine: np.ndarray, coarse: np.ndarray) -> None:
