@@ -106,7 +106,7 @@ def by_hyper() -> Model:
     from fewbits.training.export import export_network
 
     manifest, files = shipped()
-    files = {name: data for name, data in files.items() if ".int8." not in name}
+    files = {name: files[name] for name in manifest["files"]}
     coding = {name: value for name, value in manifest["coding"].items() if name != "means"}
     n_hyper, n_leading, n_latent = 64, coding["pyramid"], 320
 

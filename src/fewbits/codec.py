@@ -154,7 +154,7 @@ class Model:
             raise ImageError(f"effort is {effort!r}, it must be a whole number from 0 to {len(ROUNDS) - 1}")
         if effort and not self.pipeline.takes_effort:
             model = f"{self.bundle.model_id.hex()} of family {self.bundle.family}"
-            wanted = "it is for models of squared error, such as few-psnr, which tune psnr chooses"
+            wanted = "it is for models whose bundle has a gradient, such as few and few-psnr"
             raise ImageError(f"effort is {effort}: {wanted}; of this one, {model}, it must be 0")
 
     def _roi(self, mask: Any, drop: float | None, picture: Picture) -> Roi | None:
@@ -322,7 +322,7 @@ def encode(
     TargetWarning. roi: a mask of the upright picture's size, Pillow image or uint8 array (h, w): blocks of 64x64 pixels with
     white in them have that quality, black ones one that is lower by roi_drop, 0-100 (30 where None), others one between. tune:
     "visual", the default, for structure as people see it, or "psnr"; or in its place model, from load_model or as it takes one.
-    effort: 0, the default, to 9: fewer bytes for the same quality, and far more time; for models of squared error, tune "psnr".
+    effort: 0, the default, to 9: fewer bytes for the same quality, and far more time; for models whose bundle has a gradient.
     Raises ImageError on unsuitable pictures or options, whether by type or by value, and where a target size is below the
     smallest possible; ModelError where the model is not installed.
     """

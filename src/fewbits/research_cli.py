@@ -229,7 +229,7 @@ def prune(
     metavar="NAME,...",
     panel=CODECS,
     help="few or any model's name, a bundle's folder (./mine), jpeg, jpeg-default, jpeg-444, jpeg2000, webp, webp-default, "
-    "avif (4:2:0, speed 6), avif-444, avif-s2 (speed 2), avif-444-s2, jxl. A model at an effort: few-psnr@5. "
+    "avif (4:2:0, speed 6), avif-444, avif-s2 (speed 2), avif-444-s2, jxl. A model at an effort: few@5. "
     "Default: few,jpeg,jpeg2000,webp,avif.",
 )
 @option(

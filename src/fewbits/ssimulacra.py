@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from fewbits.structure import WINDOW, gaussian_means
+from fewbits.structure import WINDOW, gaussian_means, matrix_product
 
 SMALLEST: Final = 8  # the shorter side of a scale, in pixels
 SCALES: Final = 6
@@ -19,8 +19,8 @@ PAD: Final = WINDOW // 2
 SLIGHT: Final = 0.01  # weights below it move no score by 0.01
 _SPARSE: Final = 8  # bands: of channels that weigh so little one of so many is taken
 C2: Final = np.float32(0.0009)
-_CODES: Final = np.arange(256) / 255
-LINEAR: Final = np.where(_CODES <= 0.04045, _CODES / 12.92, ((_CODES + 0.055) / 1.055) ** 2.4).astype(np.float32)  # of sRGB
+CODES: Final = np.arange(256) / 255
+LINEAR: Final = np.where(CODES <= 0.04045, CODES / 12.92, ((CODES + 0.055) / 1.055) ** 2.4).astype(np.float32)  # of sRGB
 BIAS: Final = 0.0037930732552754493
 CONES: Final = np.array(  # linear R, G, B -> long, middle, short
     [
@@ -140,7 +140,7 @@ def used_cones(channels: np.ndarray) -> np.ndarray:
 
 def cone_roots(linear: np.ndarray, used: np.ndarray) -> np.ndarray:
     """Linear RGB float32 (3, rows, w) -> cube roots of the cones asked for, (n, rows * w)."""
-    cones: np.ndarray = CONES[used] @ linear.reshape(3, -1)
+    cones: np.ndarray = matrix_product(CONES[used], linear.reshape(3, -1))
     cones += np.float32(BIAS)
     np.cbrt(cones, out=cones)
     return cones
@@ -154,6 +154,19 @@ def halved(linear: np.ndarray) -> np.ndarray:
     means: np.ndarray = rows[:, :, ::2] + rows[:, :, 1::2]
     means *= np.float32(0.25)
     return means
+
+
+def add_halves(fine: np.ndarray, coarse: np.ndarray) -> None:
+    """The transpose of halved(): adds to a derivative by the picture what comes from that by its half, which is overwritten."""
+    _, height, width = fine.shape
+    coarse *= np.float32(0.25)
+    if height % 2:  # the last means are of fewer
+        coarse[:, -1] *= 2
+    if width % 2:
+        coarse[:, :, -1] *= 2
+    wide = np.repeat(coarse, 2, axis=2)[:, :, :width]
+    fine[:, ::2] += wide
+    fine[:, 1::2] += wide[:, : height // 2]
 
 
 def _maps(x: np.ndarray, y: np.ndarray, channels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

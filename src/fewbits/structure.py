@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""SSIM and MS-SSIM with numpy: the well-kept libraries for MS-SSIM all need torch. The bench and targets of quality use them.
+"""SSIM and MS-SSIM with numpy: the well-kept libraries for MS-SSIM all need torch. For the bench, targets of quality and effort.
 
 The definition is that of pytorch-msssim, with which the field's published curves were measured: 11x11 Gaussian window of
 deviation 1.5 where it fits entirely, each of R, G, B by itself, then their mean. docs/adr/0008 says why it is ours; a test
@@ -20,6 +20,7 @@ MIDDLE: Final = 128
 BAND: Final = 48  # rows at a time: few enough for the caches
 STEP: Final = 2  # positions, where SSIM is taken fast; divides BAND and COLUMNS
 COLUMNS: Final = 32  # likewise, in products with a matrix that is nearly empty where there are more
+ONE_THREAD: Final = 1 << 18  # multiplications of a product: of more OpenBLAS makes a job for all its threads
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 WEIGHTS: Final = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli, Bovik, Asilomar 2003, section 3.2
 SMALLEST: Final = (WINDOW - 1) * 2 ** (len(WEIGHTS) - 1) + 1  # the shorter side that MS-SSIM needs, in pixels
@@ -96,16 +97,35 @@ def gaussian_means(planes: np.ndarray, step: int = 1) -> np.ndarray:
     By products with a banded matrix: faster than sums of shifts. For BAND or so rows; more take longer than in parts.
     """
     rows, columns = (-(-(side - WINDOW + 1) // step) for side in planes.shape[1:])
-    high = (_taps(rows, planes.shape[1], step, planes.dtype) @ planes).reshape(-1, planes.shape[2])
+    high = matrix_product(_taps(rows, planes.shape[1], step, planes.dtype), planes).reshape(-1, planes.shape[2])
     means = np.empty((len(high), columns), planes.dtype)
     for start in range(0, columns, COLUMNS // step):
         stop = min(start + COLUMNS // step, columns)
         part = high[:, start * step : (stop - 1) * step + WINDOW]
-        np.matmul(part, _taps(stop - start, part.shape[1], step, planes.dtype).T, out=means[:, start:stop])
+        matrix_product(part, _taps(stop - start, part.shape[1], step, planes.dtype).T, out=means[:, start:stop])
     return means.reshape(len(planes), rows, columns)
 
 
-@lru_cache(maxsize=64)  # as many as the scales of two pictures need
+def matrix_product(left: np.ndarray, right: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """left @ right, of (m, k) and (..., k, n), in parts that are small enough for OpenBLAS, which numpy's wheels have, to make
+    them by one thread: more take longer for these, and Python's threads, each with a product, would wait for each other's."""
+    (rows, inner), columns = left.shape, right.shape[-1]
+    if out is None:
+        out = np.empty((*right.shape[:-2], rows, columns), right.dtype)
+    if rows * inner * columns <= ONE_THREAD:
+        return np.matmul(left, right, out=out)
+    if rows > columns:
+        step = max(1, ONE_THREAD // (inner * columns))
+        for start in range(0, rows, step):
+            np.matmul(left[start : start + step], right, out=out[..., start : start + step, :])
+    else:
+        step = max(1, ONE_THREAD // (inner * rows))
+        for start in range(0, columns, step):
+            np.matmul(left, right[..., start : start + step], out=out[..., start : start + step])
+    return out
+
+
+@lru_cache(maxsize=128)  # as many as the scales of a few pictures need
 def _taps(n: int, length: int, step: int, dtype: "np.dtype[Any]") -> np.ndarray:
     """The matrix (n, length) that takes so many values to the n means, every step-th."""
     matrix = np.zeros((n, length))
@@ -131,6 +151,15 @@ def halved(planes: np.ndarray) -> np.ndarray:
     means: np.ndarray = rows[:, :, ::2] + rows[:, :, 1::2]
     means *= 0.25
     return means
+
+
+def add_halves(fine: np.ndarray, coarse: np.ndarray) -> None:
+    """The transpose of halved(): adds to a derivative by the picture what comes from that by its half, which is overwritten."""
+    _, height, width = fine.shape
+    coarse *= np.float32(0.25)
+    wide = np.repeat(coarse, 2, axis=2)[:, :, width % 2 :]
+    fine[:, height % 2 :: 2] += wide[:, height % 2 :]
+    fine[:, 1 - height % 2 :: 2] += wide
 
 
 def _check(original: np.ndarray, decoded: np.ndarray, smallest: int, name: str) -> None:

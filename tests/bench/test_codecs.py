@@ -75,7 +75,7 @@ def test_a_model_at_an_effort_is_a_codec_of_its_own(photo: np.ndarray) -> None:
     assert (found.name, found.label) == ("few-psnr@3", "fewbits few-psnr, effort 3")
     assert "at effort 3" in found.identity() and found.identity() != find_codec("few-psnr").identity()
     assert found.encode(photo[:64, :64], 50) != find_codec("few-psnr").encode(photo[:64, :64], 50)
-    for name in ("few@1", "few-psnr@10", "jpeg@3", "few-psnr@²", "@5"):
+    for name in ("klt@1", "few-psnr@10", "jpeg@3", "few-psnr@²", "@5"):
         with pytest.raises(FewbitsError, match=f"^--codecs {name}: neither"):
             find_codec(name)
 

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from fewbits.codec import Model  # noqa: E402
+from fewbits.errors import TrainingError  # noqa: E402
+from fewbits.families import FAMILIES  # noqa: E402
 from fewbits.families.few import Few, FewConfig  # noqa: E402
 from fewbits.runtime.bundle import parse_bundle  # noqa: E402
 from fewbits.runtime.engines import onnxruntime_engine  # noqa: E402
@@ -62,8 +65,8 @@ def test_it_is_the_same_beside_an_int8_variant(picture: Picture) -> None:
     assert Model(files, "here", precision="int8").pipeline.takes_effort
 
 
-@pytest.mark.parametrize("loss", ["mse=0.2,ms-ssim=700", "l1"])
-def test_only_squared_error_has_one(loss: str) -> None:
+@pytest.mark.parametrize("loss", ["mse=0.2,l1=3", "vgg", "mse=1e7"])
+def test_only_what_encoders_know_has_one(loss: str) -> None:
     files = bundle_files("few", few(depth_8=1, depth_16=0), {"training": {"loss": loss}})
     assert "synthesis.gradient.onnx" not in files and "effort" not in parse_bundle(files, "here").card
     assert not Model(files, "here").pipeline.takes_effort
@@ -74,9 +77,45 @@ def test_a_penalty_is_something_else() -> None:
     assert "synthesis.gradient.onnx" not in bundle_files("few", few(depth_8=1, depth_16=0), card)
 
 
-def test_the_card_says_what_errors_are_worth_and_amending_keeps_it() -> None:
+SEEN = {"mse": 0.2, "ms-ssim": 700.0, "ssimulacra2": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("card", "terms"),
+    [
+        (SQUARED, {"mse": 2.0}),
+        ({"training": {"loss": "mse=0.2,ms-ssim=700,ssimulacra2=3"}}, SEEN),
+        ({"training": {"loss": "l1", "penalty": "sparse"}, "effort": {"terms": {"ms-ssim": 5}}}, {"ms-ssim": 5.0}),
+    ],
+)
+def test_the_card_says_what_is_heeded(card: dict[str, Any], terms: dict[str, float]) -> None:
+    """What it was trained for, or what is asked for."""
+    files = bundle_files("few", few(depth_8=1, depth_16=0), card)
+    assert parse_bundle(files, "here").card["effort"] == {"lambdas": [0.0018, 0.0175, 0.17], "terms": terms}
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 24, 3), np.uint8)
+    model = Model(files, "here")
+    plain, moved = (model.symbols(model.encode(pixels, 50, effort=effort)).latent for effort in (0, 2))
+    assert moved.any() and (moved != plain).any()
+
+
+@pytest.mark.parametrize(
+    "entry", [{}, {"terms": {}}, {"terms": {"vgg": 1}}, {"terms": {"mse": -1}}, {"terms": "mse"}, "mse", None]
+)
+def test_other_wishes_are_told_of(entry: Any) -> None:
+    with pytest.raises(
+        TrainingError, match="^--card: effort is .*, it must have `terms`: weights above 0 and below 1e\\+06 of mse, ms-ssim"
+    ):
+        bundle_files("few", few(depth_8=1, depth_16=0), SQUARED | {"effort": entry})
+
+
+def test_other_families_have_none() -> None:
+    trained = FAMILIES["klt"]
+    with pytest.raises(TrainingError, match="^--card: effort is for the family few, of klt"):
+        bundle_files("klt", trained[1](trained[0]()), {"effort": {"terms": {"mse": 1}}})
+
+
+def test_amending_keeps_it() -> None:
     files = bundle_files("few", few(depth_8=1, depth_16=0), SQUARED)
-    assert parse_bundle(files, "here").card["effort"] == {"lambdas": [0.0036, 0.035, 0.34]}
     again = amended(files, {}, {"name": "other"})
     assert again["synthesis.gradient.onnx"] == files["synthesis.gradient.onnx"]
     assert Model(again, "here").bundle.model_id == Model(files, "here").bundle.model_id

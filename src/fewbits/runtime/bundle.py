@@ -46,7 +46,7 @@ class Bundle:
 
     variants: ONNX files without weights, by precision and name of the network that they stand for. ranges: by that name the
     largest magnitudes float32 (channels,) of its first input that variants are made for; what is not there has no such limits.
-    gradient: an ONNX file without weights, too, of how squared errors change with what synthesis reads; b"" where there is none.
+    gradient: an ONNX file without weights, too, of how errors change with what synthesis reads; b"" where there is none.
     """
 
     family: str
@@ -69,9 +69,14 @@ class Bundle:
         beside = {f"{name}{WIDE}": self.networks[name] for name in swapped}
         return replace(self, networks={**self.networks, **swapped, **beside})
 
+    @property
+    def float_synthesis(self) -> bytes:
+        """Synthesis, and not its variant."""
+        return self.networks.get(f"synthesis{WIDE}", self.networks["synthesis"])
+
     def gradient_network(self) -> bytes:
         """The gradient with its weights. Raises ModelError."""
-        return with_weights(self.gradient, self.networks.get(f"synthesis{WIDE}", self.networks["synthesis"]), signed=True)
+        return with_weights(self.gradient, self.float_synthesis, signed=True)
 
 
 def pack_bundle(

@@ -5,28 +5,32 @@ A tile is read with a halo, as for synthesis. What is above a strip is as it was
 strip waits for the next one: memory grows by a strip, not with the picture.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Final
 
 import numpy as np
 
+from fewbits.picture import at_depth
 from fewbits.runtime.latents import STRIDE, Quantized, dequantized
 from fewbits.runtime.levels import HYPER_STRIDE, Level, floats_at
 from fewbits.runtime.pipeline import STRIP_ROWS, Effort, Progress, extended, strips_of, unshuffled
 from fewbits.runtime.refine import Patch, Refiner
+from fewbits.runtime.slopes import SQUARES, SQUARES_CURVATURE, Errors, Networks, SeenErrors, SquaredErrors, as_blocks
 from fewbits.runtime.tiling import scaled, tiles
 
-COLUMNS: Final = 48  # latent positions of a tile; they change time and memory, and hardly the result
+COLUMNS: Final = 48  # latent positions of a tile; they change time, memory and a little what is chosen: norms are a tile's
 
 
 class StripRefiner:
     """Moves the symbols of strips."""
 
-    def __init__(self, refiner: Refiner, halo: int, lambdas: Sequence[float]) -> None:
-        """halo: latent positions, how far a symbol is seen. lambdas: by level, what a squared error of levels of 0-255 is worth
-        beside bits, both of a pixel."""
-        self._refiner, self._halo, self._lambdas = refiner, halo, lambdas
+    def __init__(
+        self, refiner: Refiner, networks: Networks, halo: int, lambdas: Sequence[float], terms: Mapping[str, float]
+    ) -> None:
+        """halo: latent positions, how far a symbol is seen. lambdas: by level, what the distortion is worth beside bits, both of
+        a pixel. terms: the weights of slopes.TERMS in it."""
+        self._refiner, self._networks, self._halo, self._lambdas, self._terms = refiner, networks, halo, lambdas, terms
 
     def refined(self, strips: Iterator[Quantized], level: Level, effort: Effort) -> Iterator[Quantized]:
         """The strips, from the first one on, their symbols moved in place."""
@@ -54,38 +58,46 @@ class StripRefiner:
         """y_hat (channels, rows, columns): the strip's with n_above rows more above it, and some below it; changed, too."""
         outer_rows = slice(strip.rows.start - n_above, strip.rows.start - n_above + y_hat.shape[1])
         inner_rows = slice(n_above, n_above + strip.symbols.shape[1])
-        plan = list(tiles(1, y_hat.shape[2], tile_rows=1, tile_columns=COLUMNS, halo=self._halo))
+        width = y_hat.shape[2]
+        alike = -(-width // -(-width // COLUMNS))  # of a narrow tile, what eyes see could not be told
+        plan = list(tiles(1, width, tile_rows=1, tile_columns=alike, halo=self._halo))
         for number, tile in enumerate(plan):
             outer, columns = tile.outer_columns, tile.inner_columns
-            inputs = {name: level.between(each, outer_rows, outer) for name, each in level.synthesis.items()}
-            inputs["target"] = unshuffled(extended(effort.pixels, scaled(outer_rows, STRIDE), scaled(outer, STRIDE)))
-            inputs["weight"] = self._worth(outer_rows, outer, level, effort)
             patch = Patch(
                 np.ascontiguousarray(strip.symbols[:, :, columns]),
                 np.ascontiguousarray(strip.indices[:, :, columns]),
                 level.at(level.inverse_gain, strip.rows, columns, stride=HYPER_STRIDE)[0],
                 np.ascontiguousarray(y_hat[None, :, :, outer]),
                 (inner_rows, tile.cut[1]),
-                inputs,
+                self._errors(outer_rows, outer, level, effort),
             )
             seed = strip.rows.start << 32 | columns.start
             self._refiner.refine(patch, effort.rounds, seed, _of(effort.progress, number, len(plan)))
             strip.symbols[:, :, columns] = patch.symbols
             y_hat[:, :, outer] = patch.y_hat[0]
 
-    def _worth(self, rows: slice, columns: slice, level: Level, effort: Effort) -> np.ndarray:
-        """Of squared errors of values in 0..1, in bits, times 2, in blocks as the network has them; 0 beyond the picture."""
-        table = np.log(self._lambdas)[:, None] + np.log(255**2 * 2 / 3)  # of a colour's squared error
+    def _errors(self, rows: slice, columns: slice, level: Level, effort: Effort) -> Errors:
+        """Of a part of the latent."""
+        inputs = {name: level.between(each, rows, columns) for name, each in level.synthesis.items()}
+        pixels = extended(effort.pixels, scaled(rows, STRIDE), scaled(columns, STRIDE))
+        inside = tuple(
+            slice(0, side - part.start * STRIDE) for part, side in zip((rows, columns), effort.pixels.shape[:2], strict=True)
+        )
+        worth = self._worth(rows, columns, level)[inside]
+        if set(self._terms) != {SQUARES}:
+            return SeenErrors(self._networks, inputs, at_depth(pixels[inside], 8), worth, self._terms)
+        squares = worth * np.float32(self._terms[SQUARES] * SQUARES_CURVATURE)
+        grid = rows.stop - rows.start, columns.stop - columns.start
+        weight = as_blocks(np.broadcast_to(squares, (3, *squares.shape)), grid)
+        return SquaredErrors(self._networks.gradient, inputs, unshuffled(pixels), weight)
+
+    def _worth(self, rows: slice, columns: slice, level: Level) -> np.ndarray:
+        """Of the distortion beside bits, by pixel: float32 (rows, columns)."""
+        table = np.log(self._lambdas)[:, None]
         by_class = np.exp(np.concatenate([floats_at(table, steps) for steps in level.qualities]))
         grid = rows.stop - rows.start, columns.stop - columns.start
-        by_place = np.broadcast_to(level.at(by_class, rows, columns)[0, 0], grid).repeat(2, 0).repeat(2, 1)
-        height, width = effort.pixels.shape[:2]
-        inside = [
-            np.arange(part.start * STRIDE, part.stop * STRIDE).reshape(-1, 8) < side
-            for part, side in ((rows, height), (columns, width))
-        ]
-        blocks = inside[0].T[:, None, :, None] * inside[1].T[None, :, None, :]  # (8, 8, rows, columns)
-        return np.tile((blocks * by_place).astype(np.float32).reshape(1, 64, *blocks.shape[2:]), (1, 3, 1, 1))
+        by_place = np.broadcast_to(level.at(by_class, rows, columns)[0, 0], grid)
+        return by_place.repeat(STRIDE, 0).repeat(STRIDE, 1)
 
 
 def _of(progress: Progress, number: int, count: int) -> Progress:

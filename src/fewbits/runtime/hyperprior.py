@@ -6,7 +6,7 @@ means and pixels pass through float networks, whose drift can move a pixel but n
 Names: y is the latent (channels, rows, columns) at 1/16 of the picture, z the hyper latent at 1/64.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -42,6 +42,7 @@ from fewbits.runtime.pipeline import (
 from fewbits.runtime.places import Places, pack_places
 from fewbits.runtime.refine import Refiner
 from fewbits.runtime.rows import Rows
+from fewbits.runtime.slopes import MOST_WORTH, SQUARES, Networks, checked_terms
 from fewbits.runtime.tiling import Tile, TilePlan, scaled, tiles
 from fewbits.stages import stage
 
@@ -51,8 +52,8 @@ HYPER_ANALYSIS_HALO = 8  # latent positions; its receptive field reaches 3
 PRIOR_COLUMNS = 64  # hyper positions; a tile of the prior is as high as a strip
 ORDERS = ("rising", "falling")  # of the scale indices in a stream; falling: what is coarse first (ADR 17)
 CODES = 127  # largest magnitude of 8-bit codes
-EXACT_NETWORKS = frozenset({"scales", GRADIENT})  # of the latter no decoder knows; bfloat16 is too coarse for its probe
-MOST_LAMBDA = 1e6  # of what errors are worth beside bits
+SHOWN = "shown"  # synthesis, where effort looks at what becomes of symbols
+EXACT_NETWORKS = frozenset({"scales", GRADIENT, SHOWN})  # of the others no decoder knows; bfloat16 is too coarse for effort
 LEVEL_TABLES = (
     "gain", "inverse_gain", "bias_in", "bias_out", "hyper_scale", "hyper_shift", "synthesis_scale", "synthesis_shift",
 )  # fmt: skip
@@ -76,6 +77,15 @@ class _PriorPart(NamedTuple):
     hyper_columns: slice
     columns: slice
     cut: tuple[slice, slice, slice]
+
+
+def _effort_settings(card: Mapping[str, Any], levels: int) -> tuple[list[float], dict[str, float]]:
+    """What effort is told in the card: by level what a distortion is worth, and the weights of its terms. Raises ValueError, and
+    what comes of other things where numbers should be."""
+    lambdas = [float(value) for value in card["lambdas"]]
+    if len(lambdas) != levels or not all(0 < value < MOST_WORTH for value in lambdas):  # false of NaN
+        raise ValueError(f"effort in the card, of which lambdas must be {levels} numbers above 0 and below {MOST_WORTH:g},")
+    return lambdas, checked_terms(card.get("terms", {SQUARES: 1.0}))
 
 
 class HyperpriorCodec(Pipeline):
@@ -138,15 +148,13 @@ class HyperpriorCodec(Pipeline):
             if self._range is not None and self._range.shape != (self.latent_channels,):
                 raise ValueError("the number of ranges of synthesis")
             self.takes_effort = bool(bundle.gradient)
-            self._lambdas = [float(value) for value in bundle.card["effort"]["lambdas"]] if self.takes_effort else []
-            in_range = all(0 < value < MOST_LAMBDA for value in self._lambdas)  # false of NaN
-            if self.takes_effort and (len(self._lambdas) != len(self._z_frequencies) or not in_range):
-                raise ValueError("lambdas of effort in the card, one for each level,")
+            if self.takes_effort:
+                self._lambdas, self._terms = _effort_settings(bundle.card["effort"], len(self._z_frequencies))
             self._refiner: StripRefiner | None = None
             self._deviation = tables["deviation"].astype(np.float32)[:, None, None]
             if self._deviation.shape != (self.latent_channels, 1, 1):
                 raise ValueError("the shape of table deviation")
-        except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
+        except (KeyError, ValueError, IndexError, TypeError, AttributeError, OverflowError) as error:
             raise ModelError(f"model {bundle.model_id.hex()}: {error} is missing or wrong in the bundle") from error
 
     def level(self, quality_steps: int, colour: str, places: Places | None = None) -> Level:
@@ -231,9 +239,10 @@ class HyperpriorCodec(Pipeline):
     def _strip_refiner(self) -> StripRefiner:
         if self._refiner is None:
             tables = [table.table for table in self._y_tables]
-            network = self._network.other(GRADIENT, self.bundle.gradient_network())
-            refiner = Refiner(network, tables, self._first_coded, self._pyramid)
-            self._refiner = StripRefiner(refiner, self._halo, self._lambdas)
+            gradient = self._network.other(GRADIENT, self.bundle.gradient_network())
+            synthesis = self._network.other(SHOWN, self.bundle.float_synthesis)
+            refiner = Refiner(tables, self._first_coded, self._pyramid)
+            self._refiner = StripRefiner(refiner, Networks(gradient, synthesis), self._halo, self._lambdas, self._terms)
         return self._refiner
 
     def _quantized(self, y: Rows, z: np.ndarray, level: Level, shares: list[float]) -> Iterator[Quantized]:

@@ -13,6 +13,7 @@ import numpy as np
 from fewbits.ssimulacra import (
     BAND,
     C2,
+    CODES,
     CONES,
     FACTOR,
     LINEAR,
@@ -20,17 +21,17 @@ from fewbits.ssimulacra import (
     PAD,
     SLIGHT,
     XYB,
+    add_halves,
     cone_roots,
     halved,
     used_cones,
     weights_for,
 )
-from fewbits.structure import gaussian_means
+from fewbits.structure import gaussian_means, matrix_product
 
 _TINY: Final = 1e-34  # in the root of a sum of fourth powers, whose slope would be infinite at 0
 _SIDE: Final = np.float32(1e-8)  # values are this far from their mean or at it; to divide takes less time than to ask for signs
-_CODES: Final = np.arange(256) / 255
-_SLOPES: Final = np.where(_CODES <= 0.04045, 1 / 12.92, 2.4 / 1.055 * ((_CODES + 0.055) / 1.055) ** 1.4).astype(np.float32)
+_SLOPES: Final = np.where(CODES <= 0.04045, 1 / 12.92, 2.4 / 1.055 * ((CODES + 0.055) / 1.055) ** 1.4).astype(np.float32)
 
 
 class Ssimulacra2Gradient:
@@ -59,7 +60,7 @@ class Ssimulacra2Gradient:
             total += distance
             gradients.append(gradient)
         for fine, coarse in zip(gradients[-2::-1], gradients[:0:-1], strict=True):
-            _add_halves(fine, coarse)
+            add_halves(fine, coarse)
         gradient = gradients[0]
         for rows in _bands(decoded.shape[1]):
             gradient[:, rows] *= np.take(_SLOPES, decoded[:, rows], mode="clip")
@@ -114,7 +115,7 @@ class _Scale:
         roots = np.empty((len(self._used), height, width), np.float32)
         for rows in _bands(height):
             found = cone_roots(linear[:, rows], self._used)
-            xyb = (self._mixing @ found).reshape(len(padded), -1, width)
+            xyb = matrix_product(self._mixing, found).reshape(len(padded), -1, width)
             np.add(xyb, self._offsets, out=padded[:, PAD + rows.start : PAD + rows.stop, PAD:-PAD])
             roots[:, rows] = found.reshape(len(roots), -1, width)
         _mirror(padded)
@@ -213,7 +214,9 @@ class _Scale:
         cones = np.einsum("nk,np->kp", self._mixing, by_y.reshape(len(by_y), -1))  # a product is slow where n is 1
         found = roots[:, rows].reshape(len(roots), -1)
         cones /= found * found
-        by_rgb: np.ndarray = (CONES[self._used].T / 3) @ cones  # a cube root's slope is 1 / 3 of its square's inverse
+        by_rgb: np.ndarray = matrix_product(
+            CONES[self._used].T / 3, cones
+        )  # a cube root's slope is 1 / 3 of its square's inverse
         return by_rgb.reshape(3, *by_y.shape[1:])
 
 
@@ -239,16 +242,3 @@ def _mirror(padded: np.ndarray) -> None:
     """Makes the borders above and below mirror images of what is within."""
     padded[..., :PAD, :] = padded[..., 2 * PAD - 1 : PAD - 1 : -1, :]
     padded[..., -PAD:, :] = padded[..., -PAD - 1 : -2 * PAD - 1 : -1, :]
-
-
-def _add_halves(fine: np.ndarray, coarse: np.ndarray) -> None:
-    """Adds to a derivative what comes from that by the halved picture, which is overwritten: the transpose of halved()."""
-    _, height, width = fine.shape
-    coarse *= np.float32(0.25)
-    if height % 2:  # the last means are of fewer
-        coarse[:, -1] *= 2
-    if width % 2:
-        coarse[:, :, -1] *= 2
-    wide = np.repeat(coarse, 2, axis=2)[:, :, :width]
-    fine[:, ::2] += wide
-    fine[:, 1::2] += wide[:, : height // 2]

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from fewbits.structure import C1, C2, MIDDLE, WEIGHTS, WINDOW, gaussian_means, halved
+from fewbits.structure import C1, C2, MIDDLE, WEIGHTS, WINDOW, add_halves, gaussian_means, halved
 
 _BAND: Final = 32  # rows at a time: few enough for the caches
 _EDGE: Final = WINDOW - 1  # how many fewer positions than values there are in a row
@@ -57,7 +57,7 @@ class MsSsimGradient:
         gradients[-1] *= factors[-1]
         for number in range(len(gradients) - 2, -1, -1):
             gradients[number] *= factors[number]
-            _add_halves(gradients[number], gradients[number + 1])
+            add_halves(gradients[number], gradients[number + 1])
         return float(1 - products.mean()), gradients[0]
 
 
@@ -138,12 +138,3 @@ def _luminance(mean: np.ndarray, mean_x: np.ndarray) -> tuple[np.ndarray, np.nda
     size = bright * bright + bright_x * bright_x + _C1
     luminance = (2 * bright * bright_x + _C1) / size
     return luminance, 2 * (bright_x - luminance * bright) / size
-
-
-def _add_halves(fine: np.ndarray, coarse: np.ndarray) -> None:
-    """Adds to a derivative what comes from that by the halved picture, which is overwritten: the transpose of halved()."""
-    _, height, width = fine.shape
-    coarse *= np.float32(0.25)
-    wide = np.repeat(coarse, 2, axis=2)[:, :, width % 2 :]
-    fine[:, height % 2 :: 2] += wide[:, height % 2 :]
-    fine[:, 1 - height % 2 :: 2] += wide

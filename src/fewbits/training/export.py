@@ -31,6 +31,7 @@ from fewbits.families import FAMILIES
 from fewbits.families.losses import DISTORTIONS, parse_terms
 from fewbits.runtime.bundle import GRADIENT, TABLES, Bundle, pack_bundle, parse_bundle
 from fewbits.runtime.manifest import MANIFEST
+from fewbits.runtime.slopes import MOST_WORTH, TERMS, checked_terms
 from fewbits.training import checkpoint
 from fewbits.training.calibration import latent_range, observed
 from fewbits.training.data import TrainingWarning, to_tensor
@@ -93,7 +94,8 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
     pictures: uint8 (height, width, 3); where there are some, a model that offers calibrate() is given them, and analysis and
     synthesis lose the hidden units that none of them makes fire. Raises TrainingError where their weights are inputs. Networks of
     which the model offers int8_steps() get an int8 variant, for latents as large as pictures have them where there are some.
-    A model that has_gradient, and was trained for squared error alone, gets the gradient that effort needs (ADR 34).
+    A model that has_gradient gets the gradient that effort needs, and in its card what that is to heed (ADR 35): the distortion
+    that it was trained for, if encoders know all its terms, or what the card says under `effort`. Raises TrainingError of that.
     """
     if pictures and model.frozen_networks.intersection(PRUNED):
         raise TrainingError(f"the family {family} takes no pictures for calibration: the weights of its networks are inputs")
@@ -121,22 +123,34 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
     for name in interleaved:
         files[name] = with_pixels(files[name])
     variants = {name: with_pixels(data, variant=True) for name, data in variants.items()}
-    if lambdas := _lambdas_of_squared_error(model, card):
+    if "effort" in card and not getattr(model, "has_gradient", False):
+        raise TrainingError(f"--card: effort is for the family few, of {family} nothing is known of its gradient")
+    if getattr(model, "has_gradient", False) and (terms := _effort_terms(card, model.config.lambdas)):
         variants[f"synthesis.{GRADIENT}.onnx"] = gradient(files["synthesis.onnx"])
-        card = card | {"effort": {"lambdas": lambdas}}
+        card = card | {"effort": {"lambdas": list(model.config.lambdas), "terms": terms}}
     ranges = {"synthesis": latent_range(pack_bundle(family, model.coding(), card, files), pictures)} if pictures and steps else {}
     return pack_bundle(family, model.coding(), card, files, variants, ranges)
 
 
-def _lambdas_of_squared_error(model: Any, card: Mapping[str, Any]) -> list[float]:
-    """What the squared error of levels of 0-255 is worth beside bits per pixel, by level; empty where that is not what the model
-    was trained for, or nothing is known of its gradient."""
+def _effort_terms(card: Mapping[str, Any], lambdas: Sequence[float]) -> dict[str, float]:
+    """The weights of what encoders with effort heed: those in the card, or those of the training's loss; none where it has terms
+    that they do not know, or a penalty, or numbers that bundles do not take. Raises TrainingError of the card's."""
+    if "effort" in card:
+        return _given_terms(card["effort"])
     training = card.get("training", {})
     loss = training.get("loss", "")
-    if not getattr(model, "has_gradient", False) or not loss or training.get("penalty"):
-        return []
-    terms = parse_terms("loss", loss, DISTORTIONS)
-    return [terms["mse"] * value for value in model.config.lambdas] if list(terms) == ["mse"] else []
+    terms = {} if not loss or training.get("penalty") else parse_terms("loss", loss, DISTORTIONS)
+    in_range = max(*terms.values(), *lambdas, 0, 0) < MOST_WORTH
+    return terms if set(terms) <= set(TERMS) and in_range else {}
+
+
+def _given_terms(entry: Any) -> dict[str, float]:
+    """The weights in a card's `effort`. Raises TrainingError."""
+    try:
+        return checked_terms(entry["terms"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        what = f"weights above 0 and below {MOST_WORTH:g} of {', '.join(TERMS)}"
+        raise TrainingError(f"--card: effort is {entry!r}, it must have `terms`: {what}") from error
 
 
 def extended(x: Tensor) -> Tensor:

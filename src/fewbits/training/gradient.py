@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Synthesis of `few` -> its gradient: another graph for the same weights, which stay in the float file (ADR 18, ADR 34).
 
-It tells encoders how the squared error of a picture changes with each latent value. It is backpropagation written out: products
-with the weights' transposes, and zeros where a ReLU gave 0. All is in planes, pixels in 8x8 blocks as analysis reads them.
+It tells encoders how errors of a picture change with each latent value: squared ones, or others by their slope
+(runtime/slopes.py). It is backpropagation written out: products with the weights' transposes, and zeros where a ReLU gave 0.
+All is in planes, pixels in 8x8 blocks as analysis reads them.
 """
 
 from typing import Any, Final
