@@ -62,6 +62,17 @@ def picture() -> Picture:
 
 
 @pytest.fixture(scope="session")
+def noisy() -> Callable[[np.ndarray, float], np.ndarray]:
+    """noisy(original, deviation): a uint8 array with noise, the same each time."""
+
+    def with_noise(original: np.ndarray, deviation: float) -> np.ndarray:
+        noise = np.random.default_rng(1).normal(0, deviation, original.shape)
+        return np.clip(np.rint(original + noise), 0, 255).astype(np.uint8)
+
+    return with_noise
+
+
+@pytest.fixture(scope="session")
 def model() -> Model:
     """The shipped flagship, on one thread, with the pixels that every machine gives."""
     return load_model("few", threads=1, precision="fp32")

@@ -183,7 +183,7 @@ def test_what_eyes_see_has_the_slope_of_bits(seen: Model, photo: np.ndarray) -> 
     worth = np.full(pixels.shape[:2], 0.03, np.float32)
     gradient, synthesis = (pipeline._network.other(*each) for each in  # type: ignore[attr-defined]
                            (("gradient", seen.bundle.gradient_network()), ("shown", seen.bundle.float_synthesis)))  # fmt: skip
-    errors = SeenErrors(Networks(gradient, synthesis), level.synthesis, pixels, worth, terms)
+    errors = SeenErrors(Networks(gradient, lambda: synthesis), level.synthesis, pixels, worth, terms)
     scores = Ssimulacra2Gradient(pixels.transpose(2, 0, 1))
 
     def bits(moved: np.ndarray) -> float:
@@ -339,7 +339,7 @@ def test_where_nothing_can_be_told_nothing_moves(files: dict[str, bytes], terms:
 
 def test_a_synthesis_without_pixels_is_told_of(photo: np.ndarray) -> None:
     pixels, y_hat = photo[:16, :32], np.zeros((1, 1, 1, 2), np.float32)
-    planes = Networks(lambda *given, **inputs: y_hat, lambda *given, **inputs: np.zeros((1, 3, 16, 32), np.float32))
+    planes = Networks(lambda *given, **inputs: y_hat, lambda: lambda *given, **inputs: np.zeros((1, 3, 16, 32), np.float32))
     errors = SeenErrors(planes, {}, pixels, np.ones((16, 32), np.float32), {"mse": 1.0, "ssimulacra2": 1.0})
     with pytest.raises(ModelError, match="^network synthesis gives float32 .*, effort needs uint8"):
         errors.slope(y_hat)

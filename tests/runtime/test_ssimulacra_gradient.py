@@ -10,12 +10,8 @@ from fewbits import ssimulacra
 from fewbits.runtime.ssimulacra_gradient import Ssimulacra2Gradient
 
 Picture = Callable[..., np.ndarray]
+Noisy = Callable[[np.ndarray, float], np.ndarray]
 SIZES = [(8, 8), (11, 11), (15, 40), (40, 33), (97, 131), (176, 243)]  # odd sides, one band and several, one scale and five
-
-
-def noisy(original: np.ndarray, deviation: float) -> np.ndarray:
-    noise = np.random.default_rng(1).normal(0, deviation, original.shape)
-    return np.clip(np.rint(original + noise), 0, 255).astype(np.uint8)
 
 
 def by_torch(original: np.ndarray, decoded: np.ndarray) -> tuple[float, np.ndarray]:
@@ -41,14 +37,14 @@ def compare(original: np.ndarray, decoded: np.ndarray, tolerance: float = 4e-4) 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("deviation", [1, 12])
-def test_distance_and_slope_are_those_of_torch(size: tuple[int, int], deviation: float, picture: Picture) -> None:
+def test_distance_and_slope_are_those_of_torch(size: tuple[int, int], deviation: float, picture: Picture, noisy: Noisy) -> None:
     original = picture(*size).transpose(2, 0, 1)
     compare(original, noisy(original, deviation))
 
 
 @pytest.mark.parametrize("norm", [0, 1])
 @pytest.mark.parametrize("kind", [0, 1, 2])
-def test_each_term_has_its_slope(norm: int, kind: int, picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_term_has_its_slope(norm: int, kind: int, picture: Picture, monkeypatch: pytest.MonkeyPatch, noisy: Noisy) -> None:
     """Beside the others some weigh too little to be seen: here one alone, in all channels and scales.
 
     Where edges are lost, values are so near their means that float32 has some on the other side; torch's does so, too.
@@ -60,7 +56,7 @@ def test_each_term_has_its_slope(norm: int, kind: int, picture: Picture, monkeyp
     compare(original, noisy(original, 6), tolerance=1e-2 if kind == 2 else 4e-4)
 
 
-def test_the_distance_is_what_scores_are_made_of(picture: Picture) -> None:
+def test_the_distance_is_what_scores_are_made_of(picture: Picture, noisy: Noisy) -> None:
     original = picture(120, 150)
     decoded = noisy(original, 5)
     distance, _ = Ssimulacra2Gradient(original.transpose(2, 0, 1))(decoded.transpose(2, 0, 1))
@@ -78,14 +74,3 @@ def test_flat_pictures_have_finite_slopes(levels: tuple[int, int]) -> None:
     original, decoded = (np.full((3, 50, 41), level, np.uint8) for level in levels)
     distance, gradient = Ssimulacra2Gradient(original)(decoded)
     assert np.isfinite(distance) and np.isfinite(gradient).all() and (distance > 1) == (levels[0] != levels[1])
-
-
-def test_a_step_down_the_slope_is_worth_what_it_says(picture: Picture) -> None:
-    original = picture(176, 131).transpose(2, 0, 1)
-    decoded, slope_at = noisy(original, 12), Ssimulacra2Gradient(original)
-    distance, gradient = slope_at(decoded)
-    step = np.rint(-3 * gradient / np.abs(gradient).max())
-    nearer = np.clip(decoded + step, 0, 255).astype(np.uint8)
-    expected = float((gradient * (nearer - decoded.astype(float)) / 255).sum())
-    assert expected < 0 and slope_at(nearer)[0] - distance == pytest.approx(expected, rel=0.2)
-    assert slope_at(decoded)[0] == distance  # a call leaves nothing behind

@@ -7,7 +7,7 @@ Names: y is the latent (channels, rows, columns) at 1/16 of the picture, z the h
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -240,7 +240,7 @@ class HyperpriorCodec(Pipeline):
         if self._refiner is None:
             tables = [table.table for table in self._y_tables]
             gradient = self._network.other(GRADIENT, self.bundle.gradient_network())
-            synthesis = self._network.other(SHOWN, self.bundle.float_synthesis)
+            synthesis = cache(partial(self._network.other, SHOWN, self.bundle.float_synthesis))
             refiner = Refiner(tables, self._first_coded, self._pyramid)
             self._refiner = StripRefiner(refiner, Networks(gradient, synthesis), self._halo, self._lambdas, self._terms)
         return self._refiner

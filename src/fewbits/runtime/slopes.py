@@ -5,7 +5,7 @@ Squared errors are summed up in the gradient's own graph. What eyes see, MS-SSIM
 which that graph takes back through synthesis (ADR 34, 35).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -43,10 +43,10 @@ def checked_terms(terms: Mapping[str, Any]) -> dict[str, float]:
 
 
 class Networks(NamedTuple):
-    """gradient: of training/gradient.py. synthesis: the one that decoders have, which gives pixels."""
+    """gradient: of training/gradient.py. synthesis: gives the one that decoders have, of pixels; loaded where it is needed."""
 
     gradient: Network
-    synthesis: Network
+    synthesis: Callable[[], Network]
 
 
 class Errors(Protocol):
@@ -104,7 +104,7 @@ class SeenErrors:
         """inputs: those of synthesis but y_hat. pixels uint8 (height, width, 3): of the picture, without what is beyond it. worth
         float32 (height, width): of the distortion beside bits, both of a pixel, by place. terms: the weights of TERMS in the
         distortion; those that are for larger pictures are left out."""
-        (self._network, self._synthesis), self._inputs = networks, inputs
+        self._network, self._synthesis, self._inputs = networks.gradient, networks.synthesis(), inputs
         self._original = np.ascontiguousarray(pixels.transpose(2, 0, 1))
         self._worth, self._terms = worth, terms
         self._structure = MsSsimGradient(self._original) if terms.get(STRUCTURE) else None

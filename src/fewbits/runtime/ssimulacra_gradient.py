@@ -214,9 +214,8 @@ class _Scale:
         cones = np.einsum("nk,np->kp", self._mixing, by_y.reshape(len(by_y), -1))  # a product is slow where n is 1
         found = roots[:, rows].reshape(len(roots), -1)
         cones /= found * found
-        by_rgb: np.ndarray = matrix_product(
-            CONES[self._used].T / 3, cones
-        )  # a cube root's slope is 1 / 3 of its square's inverse
+        # The slope of a cube root is a third of its square's inverse.
+        by_rgb: np.ndarray = matrix_product(CONES[self._used].T / 3, cones)
         return by_rgb.reshape(3, *by_y.shape[1:])
 
 

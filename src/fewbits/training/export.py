@@ -140,7 +140,7 @@ def _effort_terms(card: Mapping[str, Any], lambdas: Sequence[float]) -> dict[str
     training = card.get("training", {})
     loss = training.get("loss", "")
     terms = {} if not loss or training.get("penalty") else parse_terms("loss", loss, DISTORTIONS)
-    in_range = max(*terms.values(), *lambdas, 0, 0) < MOST_WORTH
+    in_range = all(value < MOST_WORTH for value in (*terms.values(), *lambdas))
     return terms if set(terms) <= set(TERMS) and in_range else {}
 
 
