@@ -160,11 +160,14 @@ def budget(options: argparse.Namespace) -> None:
     model, pixels = load_model(options.model, threads=1, precision=options.precision), picture(options)
     n_px = pixels.shape[0] * pixels.shape[1]
     recorded: dict[str, dict[str, np.ndarray]] = {}
-    loaded = model.pipeline._network  # type: ignore[attr-defined]
+    pipeline: Any = model.pipeline
+    loaded, with_integers = pipeline._network, pipeline._takes_integers
     for name in COVERED.keys() & model.bundle.networks.keys():
         loaded._loaded[name] = recording(loaded(name), name, recorded)
+    pipeline._takes_integers = False  # the line of scales is that of the network in float32, whose multiplications are counted
     data = model.encode(pixels, 60)
     model.decode(data)
+    pipeline._takes_integers = with_integers
     model = load_model(options.model, threads=1, precision=options.precision)
     header = f"{'network':16} {'kMAC/px':>8} {'B/px':>6} {'floor ns/px':>12} {'reached ns/px':>14} {'share of peak':>14}"
     print(f"{header}   (one call on {options.size[0]} x {options.size[1]}, {options.precision})")

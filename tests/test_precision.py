@@ -41,6 +41,7 @@ def test_int8_is_refused_where_the_engine_has_no_operators_for_it() -> None:
         ({"variants": {"synthesis.int8.onnx": "hash"}, "ranges": {"synthesis": [1.0]}}, DEFAULT_ENGINE, False, "fp32"),
         ({"variants": {"synthesis.int8.onnx": "hash"}, "ranges": {"synthesis": [1.0]}}, "openvino", True, "fp32"),
         ({"variants": {"synthesis.int8.onnx": "hash"}}, DEFAULT_ENGINE, True, "fp32"),
+        ({"variants": {"scales.integer.onnx": "hash"}, "ranges": {"synthesis": [1.0]}}, DEFAULT_ENGINE, True, "fp32"),
         ({}, DEFAULT_ENGINE, True, "fp32"),
     ],
 )

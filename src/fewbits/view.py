@@ -34,6 +34,9 @@ class View:
         out = rest = np.empty(0)
         top = 0
         for band in bands:
+            if self.scale == 1 and len(band) == self._height:
+                out = np.ascontiguousarray(band)
+                continue  # to the end, where what makes bands may look whether all was right
             if out.ndim == 1:
                 out, rest = np.empty((*self.shape, *band.shape[2:]), band.dtype), band[:0]
             there = np.concatenate([rest, band]) if len(rest) else band

@@ -123,6 +123,46 @@ def test_four_digits_of_a_range_are_never_less_and_stay_as_they_are() -> None:
     assert np.array_equal(kept_of(kept), kept)
 
 
+BESIDE = {"synthesis.int8.onnx": b"1", "synthesis.gradient.onnx": b"2", "scales.integer.onnx": b"3"}
+
+
+def with_variants(*variants: str) -> dict[str, bytes]:
+    networks = {f"{name}.onnx": name.encode() for name in ("means", "scales", "synthesis")}
+    files = {TABLES: tables(gain=np.arange(6.0)), **networks}
+    return pack_bundle("few", CODING, {}, files, {name: BESIDE.get(name, b"?") for name in variants})
+
+
+def test_variants_come_back_and_are_no_part_of_the_models_id() -> None:
+    parsed, plain = parse_bundle(with_variants(*BESIDE), "here"), parse_bundle(with_variants(), "here")
+    assert (parsed.variants, parsed.gradient, parsed.integer_scales) == ({"int8": {"synthesis": b"1"}}, b"2", b"3")
+    assert (plain.variants, plain.gradient, plain.integer_scales) == ({}, b"", b"")
+    assert parsed.networks == plain.networks and parsed.model_id == plain.model_id
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "synthesis.integer.onnx",
+        "means.integer.onnx",
+        "other.integer.onnx",
+        "integer.onnx",
+        ".integer.onnx",
+        "scales.int8.onnx",
+        "scales.gradient.onnx",
+        "scales.whole.onnx",
+    ],
+)
+def test_variants_of_other_networks_are_refused(wrong: str) -> None:
+    with pytest.raises(ModelError, match=f"^here: {wrong} in manifest.json is no variant of a network of this bundle"):
+        parse_bundle(with_variants(*BESIDE, wrong), "here")
+
+
+def test_a_variant_of_a_network_that_is_not_there_is_refused() -> None:
+    files = pack_bundle("few", CODING, {}, {TABLES: tables(gain=np.arange(6.0))}, {"scales.integer.onnx": b"3"})
+    with pytest.raises(ModelError, match="scales.integer.onnx in manifest.json is no variant"):
+        parse_bundle(files, "here")
+
+
 def test_tables_are_never_unpickled() -> None:
     with pytest.raises(ModelError, match="tables.npz cannot be read"):
         parse_bundle(bundle(**{TABLES: tables(evil=np.array([{"a": 1}], object))}), "here")

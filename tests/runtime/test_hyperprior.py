@@ -19,9 +19,11 @@ from fewbits.coding.tables import FrequencyTable
 from fewbits.container import Header, pack, parse
 from fewbits.errors import CorruptError, FormatError, ModelError
 from fewbits.runtime import hyperprior
-from fewbits.runtime.engines import onnxruntime_engine
+from fewbits.runtime.engines import Network, onnxruntime_engine
 from fewbits.runtime.hyperprior import HyperpriorCodec, Symbols
 from fewbits.runtime.levels import floats_at, integers_at
+from fewbits.runtime.pipeline import strips_of
+from fewbits.runtime.places import Places
 
 Picture = Callable[..., np.ndarray]
 
@@ -256,3 +258,105 @@ def test_extreme_pictures_come_back(model: Model, what: str, quality: int) -> No
     if what not in ("noise", "stripes"):
         assert np.abs(decoded - pixels).mean() < 16, "a flat picture stays flat"
     assert model.pipeline.ideal_bits(model.symbols(data), model.pipeline.level(100 * quality, "rgb")) <= 8 * len(data)
+
+
+class Loaded:
+    """An engine that notes which files it was given."""
+
+    def __init__(self) -> None:
+        self.files, self._load = list[bytes](), onnxruntime_engine(1)
+
+    def __call__(self, data: bytes) -> Network:
+        self.files.append(data)
+        return self._load(data)
+
+
+@pytest.fixture
+def with_integers(model: Model, monkeypatch: pytest.MonkeyPatch) -> tuple[HyperpriorCodec, Loaded]:
+    """The shipped model, as where the processor has instructions for 8 bits, and its engine."""
+    monkeypatch.setattr(hyperprior, "has_int8", lambda: True)
+    engine = Loaded()
+    return HyperpriorCodec(model.bundle, engine), engine
+
+
+@pytest.fixture
+def without_integers(model: Model) -> HyperpriorCodec:
+    return HyperpriorCodec(replace(model.bundle, integer_scales=b""), onnxruntime_engine(1))
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (7, 30), (32, 48), (41, 13), (35, 523)])  # the last is wider than a tile of the prior
+def test_indices_in_integers_are_those_in_float(
+    with_integers: tuple[HyperpriorCodec, Loaded], without_integers: HyperpriorCodec, grid: tuple[int, int]
+) -> None:
+    pipeline, engine = with_integers
+    rng = np.random.default_rng(grid[0])
+    for k, quality in enumerate((0, 3217, 6000, 10_000)):
+        shape = (pipeline.hyper_channels, *pipeline.hyper_grid(*grid))
+        z = (rng.choice([-8, 8], shape) if k % 2 else rng.integers(-8, 9, shape)).astype(np.int8)
+        for strip in strips_of(grid[0]):
+            (index, counts), (other, others) = (
+                each._indices(z, strip, grid, each.level(quality, "rgb")) for each in (pipeline, without_integers)
+            )
+            assert index.dtype == np.uint8 and np.array_equal(index, other) and np.array_equal(counts, others)
+    assert engine.files == [pipeline.bundle.integer_network()]
+
+
+def test_without_instructions_for_8_bits_indices_come_from_the_float_network(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hyperprior, "has_int8", lambda: False)
+    engine = Loaded()
+    pipeline = HyperpriorCodec(model.bundle, engine)
+    pipeline._indices(np.zeros((pipeline.hyper_channels, 2, 2), np.int8), slice(0, 8), (8, 8), pipeline.level(5000, "rgb"))
+    assert engine.files == [model.bundle.networks["scales"]]
+
+
+def test_several_qualities_in_a_tile_are_for_the_float_network(
+    with_integers: tuple[HyperpriorCodec, Loaded], without_integers: HyperpriorCodec
+) -> None:
+    """Of a map whose first strip has one quality, the second two, and the third the other."""
+    pipeline, engine = with_integers
+    grid = (96, 40)
+    classes = np.zeros(pipeline.hyper_grid(*grid), np.uint8)
+    classes[12:, 5:] = 1
+    classes[14:] = 1
+    places = Places((8000, 3000), classes)
+    z = np.random.default_rng(1).integers(-8, 9, (pipeline.hyper_channels, *classes.shape)).astype(np.int8)
+    loaded = []
+    for strip in strips_of(grid[0]):
+        (index, counts), (other, others) = (
+            each._indices(z, strip, grid, each.level(8000, "rgb", places)) for each in (pipeline, without_integers)
+        )
+        assert np.array_equal(index, other) and np.array_equal(counts, others)
+        loaded.append(len(engine.files))
+    assert engine.files == [pipeline.bundle.integer_network(), pipeline.bundle.networks["scales"]] and loaded == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "made", [np.zeros((1, 320, 4, 8), np.uint8), np.zeros((1, 320, 8, 8), np.float32), np.zeros(3, np.uint8)]
+)
+def test_indices_of_another_shape_or_type_are_a_model_error(
+    model: Model, monkeypatch: pytest.MonkeyPatch, made: np.ndarray
+) -> None:
+    monkeypatch.setattr(hyperprior, "has_int8", lambda: True)
+    pipeline = HyperpriorCodec(model.bundle, lambda data: lambda output="", /, **inputs: made)
+    z = np.zeros((pipeline.hyper_channels, 2, 2), np.int8)
+    with pytest.raises(ModelError, match=r"network scales in integers gives .*, it must be uint8 \(1, 320, 8, 8\)"):
+        pipeline._indices(z, slice(0, 8), (8, 8), pipeline.level(5000, "rgb"))
+
+
+def test_indices_beyond_the_tables_are_the_last_one(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hyperprior, "has_int8", lambda: True)
+    made = np.full((1, 320, 8, 8), 255, np.uint8)
+    pipeline = HyperpriorCodec(model.bundle, lambda data: lambda output="", /, **inputs: made)
+    z = np.zeros((pipeline.hyper_channels, 2, 2), np.int8)
+    index, counts = pipeline._indices(z, slice(0, 7), (7, 5), pipeline.level(5000, "rgb"))
+    assert (index == 63).all() and index.shape == (320, 7, 5) and counts[63] == counts.sum() == index.size
+
+
+def test_a_network_in_integers_that_cannot_be_loaded_is_a_model_error(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hyperprior, "has_int8", lambda: True)
+    pipeline = HyperpriorCodec(replace(model.bundle, integer_scales=b"no network"), onnxruntime_engine(1))
+    z = np.zeros((pipeline.hyper_channels, 2, 2), np.int8)
+    with pytest.raises(ModelError, match="network scales: it cannot be loaded"):
+        pipeline._indices(z, slice(0, 8), (8, 8), pipeline.level(5000, "rgb"))

@@ -31,8 +31,8 @@ def state_of(tiny_run) -> dict:
 def test_a_bundle_is_five_networks_tables_and_a_manifest(tiny_run) -> None:
     names = sorted(path.name for path in tiny_run.bundle.iterdir())
     networks = ["analysis", "hyper_analysis", "means", "scales", "synthesis"]
-    gradient = "synthesis.gradient.onnx"  # as it was trained for squared error
-    assert names == sorted([*(f"{name}.onnx" for name in networks), gradient, "manifest.json", "tables.npz"])
+    beside = ["synthesis.gradient.onnx", "scales.integer.onnx"]  # the gradient as it was trained for squared error
+    assert names == sorted([*(f"{name}.onnx" for name in networks), *beside, "manifest.json", "tables.npz"])
     assert sorted(export.load_bundle(tiny_run.bundle).networks) == networks
 
 

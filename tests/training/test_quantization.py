@@ -35,6 +35,7 @@ from fewbits.runtime.variants import with_weights  # noqa: E402
 from fewbits.training import checkpoint, export  # noqa: E402
 from fewbits.training.calibration import latent_range, observed  # noqa: E402
 from fewbits.training.export import amended, bundle_files, export_network, load_model, run_files  # noqa: E402
+from fewbits.training.latent_weights import HALF_LEVEL  # noqa: E402
 from fewbits.training.layout import channels_last  # noqa: E402
 from fewbits.training.loop import Budget, grown, train  # noqa: E402
 from fewbits.training.quantization import quantized  # noqa: E402
@@ -42,7 +43,10 @@ from fewbits.training.quantization import quantized  # noqa: E402
 Picture = Callable[..., np.ndarray]
 
 
-BESIDE = (MANIFEST, "synthesis.int8.onnx", "synthesis.gradient.onnx")  # files that are no part of a model's id
+# Files that are no part of a model's id
+BESIDE = (
+    MANIFEST, "synthesis.int8.onnx", "synthesis_weights.int8.onnx", "synthesis.gradient.onnx", "scales.integer.onnx"
+)  # fmt: skip
 LEADING = 32  # channels of the latent that have means, and stay float
 LAYERS = FewConfig(
     latent=40, hyper=4, width_8=32, depth_8=2, width_16=32, depth_16=1, hyper_width=8, lambdas=(0.0018, 0.0175, 0.17), int8=0.5
@@ -98,16 +102,27 @@ def example(rows: int = 6, columns: int = 10, latent: int = 40) -> dict[str, np.
     return values | {"y_hat": y_hat, "scale": 1 + 0.1 * values["scale"], "step": step}
 
 
+def variant(files: dict[str, bytes], inputs: dict[str, np.ndarray], *, signed: bool = True) -> np.ndarray:
+    """What the int8 variant gives before that becomes bytes: float32 (3, height, width), about 0."""
+    load, source = onnxruntime_engine(1), files["synthesis.onnx"]
+    graph = onnx.load_from_string(files["synthesis.int8.onnx"])
+    graph.graph.output.append(onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, None))
+    weights = load(with_weights(files["synthesis_weights.int8.onnx"], source, signed=signed))(**inputs)
+    network = load(with_weights(graph.SerializeToString(), source, signed=signed))
+    blocks = network("pixels", weights=weights, **inputs)
+    rows, columns = blocks.shape[:2]
+    lines = blocks.reshape(rows, columns, 8, 8, 3).transpose(4, 0, 2, 1, 3)
+    return lines.reshape(3, 8 * rows, 8 * columns) + np.float32(HALF_LEVEL)
+
+
 def noises(model: Any, files: dict[str, bytes]) -> tuple[float, float]:
     """Of 8-bit values, root mean square: what training adds, and how far the exported variant is from that."""
     inputs = example(latent=model.config.latent)
     with torch.no_grad():
         tensors = [torch.from_numpy(inputs[name]) for name in ("y_hat", "scale", "shift")]
         trained, plain = (model.eight_bits(model.synthesis, *tensors, values).numpy() for values in (True, False))
-    network = with_weights(files["synthesis.int8.onnx"], files["synthesis.onnx"], signed=True)
-    coded = onnxruntime_engine(1)(network)(**inputs)
-    planes = coded.transpose(2, 0, 1)[None]
-    return tuple(float(np.sqrt(np.mean((one - trained) ** 2))) for one in (plain, planes))  # type: ignore[return-value]
+    coded = variant(files, inputs)[None]
+    return tuple(float(np.sqrt(np.mean((one - trained) ** 2))) for one in (plain, coded))  # type: ignore[return-value]
 
 
 def test_the_variant_computes_what_training_computes_with(bare: dict[str, bytes]) -> None:
@@ -118,21 +133,19 @@ def test_the_variant_computes_what_training_computes_with(bare: dict[str, bytes]
 
 
 def test_the_latents_codes_are_symbols_and_its_leading_channels_float(bare: dict[str, bytes]) -> None:
-    """With no blocks between only weights of the others are rounded: by half a unit, which a tile's largest product gives."""
+    """With no blocks between only weights of the others are rounded: by half a unit, which a row's largest product gives."""
     model = load_model(parse_bundle(bare, "here")).eval()
     with torch.no_grad():
         model.synthesis.head.weight.zero_()
     files, inputs = bundle_files("few", model, {}), example()
-    variant = onnxruntime_engine(1)(with_weights(files["synthesis.int8.onnx"], files["synthesis.onnx"], signed=True))
 
     def difference() -> np.ndarray:
         with torch.no_grad():
             exact = model.synthesis(*(torch.from_numpy(inputs[name]) for name in ("y_hat", "scale", "shift"))).numpy()
-        return np.abs(variant(**inputs).transpose(2, 0, 1) - exact[0])
+        return np.abs(variant(files, inputs) - exact[0])
 
     weight, step = model.synthesis.shortcut_16.weight.detach().numpy()[:, LEADING:], inputs["step"][0, LEADING:, 0, 0]
-    largest = np.abs(weight * model.int8_steps()["synthesis"][LATENT]).max(1)
-    unit = largest.max() * (np.abs(weight) / largest[:, None] * step).max() / 127
+    unit = np.abs(weight * step).max() / 127
     n_steps = np.abs(np.rint(inputs["y_hat"][0, LEADING:] / step[:, None, None])).sum(0).max()
     assert 1e-4 < difference().max() < unit / 2 * n_steps
     inputs["y_hat"][:, LEADING:] = 0
@@ -145,7 +158,8 @@ def test_weights_in_the_order_of_blocks_give_the_same(bare: dict[str, bytes]) ->
     plain, steps = export_network(*model.networks()["synthesis"]), model.int8_steps()["synthesis"]
     laid = channels_last(plain, pixels=True)
     one, other = (
-        onnxruntime_engine(1)(with_weights(quantized(data, steps), data, signed=True))(**inputs) for data in (plain, laid)
+        variant({f"{name}.int8.onnx": graph for name, graph in quantized(data, steps).items()} | {"synthesis.onnx": data}, inputs)
+        for data in (plain, laid)
     )
     assert b"up.weight/blocks_of_2" in laid and b"up.weight/blocks_of_2" not in plain
     assert one.std() > 0.01 and np.array_equal(one, other)
@@ -165,23 +179,22 @@ def test_channels_that_are_no_whole_steps_stay_float(change: dict[str, int], n_l
     assert len(steps) == model.config.latent - n_leading
     files = bundle_files("few", model, {})
     nodes = onnx.load_from_string(files["synthesis.int8.onnx"]).graph.node
-    assert any(node.output[0] == "stem/codes" for node in nodes) == bool(len(steps))
+    assert any(node.output[0] == "latent/codes" for node in nodes) == bool(len(steps))
     noise, error = noises(model, files)
     assert noise > 1e-4 and error < 0.25 * noise
 
 
-def test_rows_are_divided_by_their_largest_product_with_usual_steps(bare: dict[str, bytes]) -> None:
-    """Not by their largest weight: steps of channels may differ."""
-    model = load_model(parse_bundle(bare, "here")).eval()
-    with torch.no_grad():
-        model.log_inverse_gain.add_(torch.linspace(0, 2, 40))
-    files = bundle_files("few", model, {})
-    constants = {item.name: item for item in onnx.load_from_string(files["synthesis.int8.onnx"]).graph.initializer}
-    largest = onnx.numpy_helper.to_array(constants["stem/largest_of_row"])
-    usual = model.log_inverse_gain[1].detach().exp().numpy()[LEADING:]
-    weight = model.synthesis.stem.weight.detach().numpy()[:, LEADING:]
-    assert np.allclose(largest, np.abs(weight * usual).max(1))
-    assert "latent/steps" not in constants  # that of the tile, from the pipeline
+def test_every_row_of_weights_makes_use_of_all_codes(bare: dict[str, bytes]) -> None:
+    """Whatever the steps and the quality's scale are: its unit is of its own."""
+    network = onnxruntime_engine(1)(with_weights(bare["synthesis_weights.int8.onnx"], bare["synthesis.onnx"], signed=True))
+    wide = example() | {"step": np.geomspace(1e-3, 10, 40, dtype=np.float32)[None, :, None, None]}
+    for inputs in (example(), wide):
+        weights, place = network(**{name: inputs[name] for name in ("step", "scale", "shift")}), 0
+        for n_rows in (768, 4 * 32, 32 + 64):  # the shortcut, up, and hidden units at 1/16
+            n_codes = (40 - LEADING) * n_rows
+            codes = weights[place : place + n_codes].reshape(40 - LEADING, n_rows)
+            assert np.allclose(np.abs(codes).max(0), 127, atol=1e-4)
+            place += n_codes
 
 
 def test_the_steps_of_the_latents_codes(files: dict[str, bytes], bare: dict[str, bytes]) -> None:
@@ -198,15 +211,41 @@ def test_the_steps_of_the_latents_codes(files: dict[str, bytes], bare: dict[str,
     assert np.allclose(free.pipeline.level(9000, "rgb", places).latent_step[0, :, 0, 0], highest)
 
 
-def test_a_file_with_qualities_by_place_decodes_in_int8(files: dict[str, bytes], picture: Picture) -> None:
+def test_where_qualities_differ_within_a_tile_it_is_decoded_in_float32(
+    files: dict[str, bytes], picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the variant's weights are those of one quality."""
+    monkeypatch.setattr(hyperprior, "TILE_COLUMNS", 8)
+    calm, manifest = picture(96, 768), json.loads(files[MANIFEST])
+    manifest["ranges"]["synthesis"] = (2 * latent_range(files, [calm])).tolist()
+    files = files | {MANIFEST: json.dumps(manifest).encode()}
+    plain, coarse = (Model(files, "here", onnxruntime_engine(1), precision=precision) for precision in ("fp32", "int8"))
+    mask = np.zeros(calm.shape[:2], np.uint8)
+    mask[:, 384:] = 255
+    data = plain.encode(calm, 75, roi=mask, roi_drop=35)
+    exact, rounded = (np.asarray(model.decode(data)).astype(int) for model in (plain, coarse))
+    differs = [bool((exact[:, part : part + 128] != rounded[:, part : part + 128]).any()) for part in range(0, 768, 128)]
+    assert differs[0] and differs[-1] and not any(differs[2:4])
+    assert abs(psnr(calm, exact.astype(np.uint8)) - psnr(calm, rounded.astype(np.uint8))) < 0.1
+
+
+def test_samples_of_16_bits_are_decoded_in_float32(files: dict[str, bytes], picture: Picture) -> None:
+    plain, coarse = (Model(files, "here", onnxruntime_engine(1), precision=precision) for precision in ("fp32", "int8"))
+    data = plain.encode(picture(96, 80), 60)
+    deep, same = (model.decode_picture(data, depth=16).pixels for model in (plain, coarse))
+    assert deep.dtype == np.uint16 and np.array_equal(deep, same)
+    assert not np.array_equal(np.asarray(plain.decode(data)), np.asarray(coarse.decode(data)))
+
+
+def test_weights_are_made_anew_where_the_quality_is_another(files: dict[str, bytes], picture: Picture) -> None:
     plain, coarse = (Model(files, "here", onnxruntime_engine(1), precision=precision) for precision in ("fp32", "int8"))
     pixels = picture(96, 80)
-    mask = np.zeros(pixels.shape[:2], np.uint8)
-    mask[:, 40:] = 255
-    data = plain.encode(pixels, 75, roi=mask, roi_drop=35)
-    decoded = [np.asarray(model.decode(data)) for model in (plain, coarse)]
-    assert not np.array_equal(*decoded)
-    assert abs(psnr(pixels, decoded[0]) - psnr(pixels, decoded[1])) < 0.1
+    once = {}
+    for quality in (30, 80, 80, 30):
+        data = plain.encode(pixels, quality)
+        decoded = np.asarray(coarse.decode(data))
+        assert abs(psnr(pixels, np.asarray(plain.decode(data))) - psnr(pixels, decoded)) < 0.1
+        assert np.array_equal(once.setdefault(quality, decoded), decoded)
 
 
 def test_a_variant_of_an_older_release_gives_planes_and_knows_no_steps(files: dict[str, bytes], picture: Picture) -> None:
@@ -237,20 +276,8 @@ def test_layers_with_equal_weights_are_exported_too(bare: dict[str, bytes]) -> N
 
 
 def test_weights_without_a_sign_give_the_same(files: dict[str, bytes]) -> None:
-    load, inputs = onnxruntime_engine(1), example()
-    signed, unsigned = (
-        load(with_weights(files["synthesis.int8.onnx"], files["synthesis.onnx"], signed=signed))(**inputs)
-        for signed in (True, False)
-    )
+    signed, unsigned = (variant(files, example(), signed=signed) for signed in (True, False))
     assert np.array_equal(signed, unsigned)
-
-
-def test_a_quality_for_each_place_gives_the_same_where_all_are_alike(files: dict[str, bytes]) -> None:
-    network = onnxruntime_engine(1)(with_weights(files["synthesis.int8.onnx"], files["synthesis.onnx"], signed=True))
-    inputs = example(4, 5)
-    placed = {name: np.broadcast_to(inputs[name], (1, inputs[name].shape[1], 4, 5)).copy() for name in ("scale", "shift")}
-    placed = inputs | placed
-    assert np.array_equal(network(**inputs), network(**placed))
 
 
 def test_the_variant_has_no_weights_of_its_own(files: dict[str, bytes]) -> None:
@@ -264,12 +291,14 @@ def test_its_products_are_of_integers_and_its_layout_never_changes_inside(files:
     network = with_weights(files["synthesis.int8.onnx"], files["synthesis.onnx"], signed=True)
     onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     kinds = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
-    # Two blocks with both branches and one whose wider one never fires: two layers each, one for the wider, and what they give.
-    assert (kinds["QLinearConv"], kinds["MatMulIntegerToFloat"]) == (3 * 2 + 2, 3 + 2 + 2)  # and of the latent two
-    assert (kinds["Conv"], kinds["MatMul"]) == (0, 2 + 2)  # of the latent's leading channels; up and head
-    # All that is read: leading channels, others, scale, shift. Then up to 1/8, and twice out.
-    assert kinds["Transpose"] == 4 + 1 + 2
-    assert kinds["QuantizeLinear"] == 5 + 1 + 2 + 1  # what blocks read; the latent, and what reads it; pixels
+    # At 1/8 a block with both branches, and one whose wider one never fires; at 1/16 only the spatial mixing.
+    assert kinds["QLinearConv"] == (2 + 1) + 2 + 1
+    # What those give; the latent's products; what the wider branch at 1/16, and `up`, read of hidden units there.
+    assert kinds["MatMulIntegerToFloat"] == (1 + 1) + 1 + 3 + 2
+    assert (kinds["Conv"], kinds["MatMul"]) == (0, 3 + 1)  # of the latent's leading channels; head
+    # Leading channels, others; up to 1/8, and the shortcut to there.
+    assert kinds["Transpose"] == 2 + 2
+    assert kinds["QuantizeLinear"] == 3 + 2 + 1 + 1 + 1  # what blocks read at 1/8 and give at 1/16; the latent; weights; pixels
     assert not {"DequantizeLinear", "Gather", "Expand", "Cast"} & set(kinds)  # nothing else is computed of weights at every run
 
 
@@ -278,7 +307,7 @@ def test_training_goes_on_from_a_bundle_with_its_steps(run: Path, bare: dict[str
     assert model.eight_bits.known
     own, loaded = (dict(part.items()) for part in (checkpoint.load(run / checkpoint.TRUNK)["averaged"], model.state_dict()))
     names = [name for name in own if name.startswith("eight_bits.")]
-    assert len(names) == 3 + 3 * 5
+    assert len(names) == 2 + 3 + 2 * 5  # sums; what is in 8 bits at 1/16, and in two blocks at 1/8
     assert all(torch.equal(loaded[name], own[name]) for name in names)
 
 
@@ -286,9 +315,9 @@ def test_the_same_model_gives_the_same_bytes(bare: dict[str, bytes]) -> None:
     """In another process, too, where sets of names have another order."""
     code = (
         "import sys; from pathlib import Path; from fewbits.training.export import load_bundle, load_model;"
-        "from fewbits.training.layout import with_pixels; from fewbits.training.quantization import quantized;"
+        "from fewbits.training.quantization import quantized;"
         "b = load_bundle(Path(sys.argv[1])); steps = load_model(b).int8_steps()['synthesis'];"
-        "sys.stdout.buffer.write(with_pixels(quantized(b.networks['synthesis'], steps), variant=True))"
+        "sys.stdout.buffer.write(b''.join(quantized(b.networks['synthesis'], steps).values()))"
     )
     with tempfile.TemporaryDirectory() as folder:
         for name, data in bare.items():
@@ -299,7 +328,7 @@ def test_the_same_model_gives_the_same_bytes(bare: dict[str, bytes]) -> None:
             ).stdout
             for seed in ("1", "2")
         ]
-    assert made[0] == made[1] == bare["synthesis.int8.onnx"]
+    assert made[0] == made[1] == bare["synthesis.int8.onnx"] + bare["synthesis_weights.int8.onnx"]
 
 
 def test_training_may_go_on_without_int8(bare: dict[str, bytes]) -> None:
@@ -317,7 +346,7 @@ def test_steps_of_a_branch_that_was_left_out_are_measured_anew(files: dict[str, 
 
 def test_the_models_id_is_that_without_variants(files: dict[str, bytes]) -> None:
     bundle = parse_bundle(files, "here")
-    assert list(bundle.variants) == ["int8"] and list(bundle.variants["int8"]) == ["synthesis"]
+    assert list(bundle.variants) == ["int8"] and list(bundle.variants["int8"]) == ["synthesis", "synthesis_weights"]
     plain = {name: data for name, data in files.items() if name not in BESIDE}
     manifest = parse_manifest(pack_bundle(bundle.family, bundle.coding, {}, plain)[MANIFEST], "here")
     assert "variants" not in manifest and manifest_id(manifest) == bundle.model_id

@@ -30,9 +30,9 @@ from fewbits.stages import stage
 from fewbits.threads import beside
 
 _MOST: Final = 0.55  # the share of coded values from which on sorting all of them takes less than finding those
-# So many values take longer to sort than a thread takes to begin; and of more the memory of a second thread, which the process
+# So many values take longer to look at than a thread takes to begin; and of more the memory of a second thread, which the process
 # keeps, would be more than it is worth.
-_BESIDE: Final = range(250_000, 2_000_000)
+_BESIDE: Final = range(150_000, 2_000_000)
 _FEW: Final = 64  # so many symbols are decoded one by one where a stream may end: to go back takes a copy of the whole stream
 _AHEAD_BYTES: Final = 16  # after what is there of a stream: further than the ends of an interval have digits
 
@@ -48,21 +48,18 @@ class _Group(NamedTuple):
 def _order(rows: np.ndarray, counts: np.ndarray, first: int, *, meanwhile: bool = False) -> Callable[[], np.ndarray]:
     """Positions of those whose table is `first` or a later one, by falling table, stable.
 
-    counts: of the values of each table. meanwhile: whether a thread of its own may sort until they are asked for, for which numpy
-    needs no lock.
+    counts: of the values of each table. meanwhile: whether a thread of its own may sort until they are asked for. That is one
+    call of numpy, which needs no lock: for a second one it would wait for the coder, which does not let go of it.
     """
     n_coded, last = int(counts[first:].sum()), rows.dtype.type(len(counts) - 1)
-    positions = np.flatnonzero(rows >= first) if n_coded <= _MOST * len(rows) else None
-    keys = last - (rows if positions is None else rows.take(positions))
-
-    def placed(order: np.ndarray) -> np.ndarray:
-        return order[:n_coded] if positions is None else positions.take(order)  # those not coded come last
-
-    call = partial(np.argsort, keys, kind="stable")
-    if meanwhile and len(keys) in _BESIDE:
-        found = beside(call)
-        return lambda: placed(found())
-    order = placed(call())
+    if meanwhile and len(rows) in _BESIDE:
+        found = beside(partial(np.argsort, last - rows, kind="stable"))
+        return lambda: found()[:n_coded]  # those not coded come last
+    if n_coded > _MOST * len(rows):
+        order = np.argsort(last - rows, kind="stable")[:n_coded]
+    else:
+        positions = np.flatnonzero(rows >= first)
+        order = positions.take(np.argsort(last - rows.take(positions), kind="stable"))
     return lambda: order
 
 

@@ -4,7 +4,8 @@
 Values have a step for each channel, such that none is clipped on the pictures that were measured; weights follow from them, and
 have a step for each output channel. Gradients pass as if nothing were rounded (Jacob et al., CVPR 2018, section 3). Blocks are in
 8 bits, what they add up and all else is float. All that reads one of the SUMS has its steps in the same proportions, so that the
-variant holds the sum in units of them. training/quantization.py makes the variant.
+variant holds the sum in units of them. Of the blocks at 1/16 only what hidden units give is in 8 bits: the variant has no sum
+there, and of the matrices around it only products (ADR 37). training/quantization.py makes the variant.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,8 @@ UNSIGNED_LEVELS: Final = 255  # of what a ReLU gives
 SMALLEST: Final = LEAST / LEVELS  # step: a channel that is always 0 has one, too
 # What blocks add to; NAME.K: from the middle of block K on. Channels do not grow alike from block to block, so proportions that
 # hold all of them are too coarse for most; each change of them takes the variant 1 % of its time.
-SUMS: Final = ("blocks_16", "blocks_8", "blocks_8.1", "blocks_8.2")
+SUMS: Final = ("blocks_8", "blocks_8.1", "blocks_8.2")
+COARSE: Final = "blocks_16"  # the blocks without a sum
 _PLACES: Final = 512  # of what a convolution reads of a batch, the furthest from the others: by them a basis is chosen
 STEPS: Final = "/steps"  # ends the name of a convolution's steps in an int8 variant
 # The latent's channels that are whole steps of the quantizer, which change with quality, but hardly in their proportions.
@@ -122,6 +124,8 @@ class EightBits(nn.Module):
         )
 
     def _layer(self, x: Tensor, layer: Pointwise | Depthwise, name: str, values: bool | str) -> Tensor:
+        if not _reads_codes(name):
+            return layer(x)
         if self._seen is not None:
             self._seen.add(name, x)
             return layer(x)
@@ -137,6 +141,8 @@ class EightBits(nn.Module):
     def _rounded_weight(self, layer: Pointwise | Depthwise, name: str) -> Tensor:
         if isinstance(layer, Depthwise):  # its one input's step changes nothing
             return rounded_weight(layer.weight.flatten(1), torch.ones_like(layer.weight[:1, 0, 0, 0])).view_as(layer.weight)
+        if name.startswith(f"{COARSE}."):
+            return layer.weight
         return rounded_weight(layer.weight, self.step(name))
 
     @torch.no_grad()
@@ -201,7 +207,7 @@ class _Seen:
     def add(self, name: str, x: Tensor) -> None:
         peak = x.abs().amax((0, 2, 3)).float()
         self.peaks[name] = torch.maximum(peak, self.peaks.get(name, peak))
-        if _reads_sum(name) and name.startswith("blocks_8."):
+        if _reads_sum(name):
             rows = x.float().movedim(1, 3).flatten(0, 2)
             distance = rows.div(rows.square().mean(0).sqrt().clamp(min=SMALLEST)).square().sum(1)
             self.places.setdefault(name, []).append(rows[distance.topk(min(_PLACES, len(rows))).indices])
@@ -210,7 +216,7 @@ class _Seen:
 def _layers(synthesis: "Synthesis") -> dict[str, Pointwise | Depthwise]:
     """The convolutions that are in 8 bits, by name."""
     layers = {name: layer for name, layer in synthesis.named_modules() if isinstance(layer, (Pointwise, Depthwise))}
-    return {name: layer for name, layer in layers.items() if name.startswith(SUMS)}
+    return {name: layer for name, layer in layers.items() if name.startswith((COARSE, *SUMS)) and _reads_codes(name)}
 
 
 def buffer_name(name: str) -> str:
@@ -220,6 +226,11 @@ def buffer_name(name: str) -> str:
 
 def _reads_sum(name: str) -> bool:
     return name.endswith((".mix_in", ".expand"))
+
+
+def _reads_codes(name: str) -> bool:
+    """Whether a convolution of the blocks is in 8 bits."""
+    return not (name.startswith(f"{COARSE}.") and _reads_sum(name))
 
 
 def _by_sum(readers: Mapping[str, Value]) -> dict[str, dict[str, Value]]:

@@ -560,6 +560,10 @@ class Few(nn.Module):
             "index_bits": ScaleNet.INDEX_BITS,
         }
 
+    def scale_shifts(self) -> dict[str, int]:
+        """By layer of the network `scales` by which power of 2 its products are divided."""
+        return {name: part.shift for name, part in self.scale_net.named_modules() if isinstance(part, IntegerConv)}
+
     @torch.no_grad()
     def calibrate(self, pictures: Iterable[Tensor]) -> None:
         """Fit to `pictures` (b, 3, h, w), sides multiples of 64, at every level: the tables of hyper symbols, which are counted,

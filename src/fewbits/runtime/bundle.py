@@ -6,6 +6,7 @@ manifest.json   what it is: family, coding parameters, hashes of the other files
 tables.npz      its frozen tables: integers that choose or are probabilities, and per-level vectors
 *.PRECISION.onnx  variants of networks: the same in another precision, for who prefers speed; no part of the model's id
 *.gradient.onnx   likewise, but their gradient, for encoders that take more time
+*.integer.onnx    likewise, but the same numbers in operators of 8-bit integers
 """
 
 import hashlib
@@ -31,13 +32,16 @@ from fewbits.runtime.manifest import (
     manifest_id,
     parse_manifest,
 )
-from fewbits.runtime.variants import with_weights
+from fewbits.runtime.variants import SYNTHESIS_WEIGHTS, with_weights
 
 TABLES: Final = "tables.npz"
 PIXELS: Final = "pixels"  # an output that synthesis may have beside its first: levels of 8 bits, uint8 (height, width, 3)
 GRADIENT: Final = "gradient"  # of synthesis: what a file of it has in its name in place of a precision, and the network's name
+INTEGER: Final = "integer"  # of scales, likewise: the same indices, rounded, in real 8-bit integers (ADR 36)
 WIDE: Final = f".{PRECISIONS[0]}"  # ends the name of a network beside its variant, for what is beyond the variant's range
-_BESIDE: Final = (*PRECISIONS[1:], GRADIENT)  # of synthesis alone: of other networks they could change how files are parsed
+_OF: Final = {SYNTHESIS_WEIGHTS: "synthesis"}  # the network that a variant has its weights from, where it stands for none
+# What there may be beside networks: a precision of others than synthesis could change how files are parsed.
+_BESIDE: Final = {"synthesis": (*PRECISIONS[1:], GRADIENT), SYNTHESIS_WEIGHTS: PRECISIONS[1:], "scales": (INTEGER,)}
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Bundle:
     variants: ONNX files without weights, by precision and name of the network that they stand for. ranges: by that name the
     largest magnitudes float32 (channels,) of its first input that variants are made for; what is not there has no such limits.
     gradient: an ONNX file without weights, too, of how errors change with what synthesis reads; b"" where there is none.
+    integer_scales: likewise, of what scales gives, rounded to indices.
     """
 
     family: str
@@ -58,15 +63,17 @@ class Bundle:
     variants: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     ranges: Mapping[str, np.ndarray] = field(default_factory=dict)
     gradient: bytes = b""
+    integer_scales: bytes = b""
 
     def at(self, precision: str) -> "Bundle":
         """The same model with its networks in that precision where it has such variants. Raises ModelError.
 
-        A network that has a variant stays beside it, its name with WIDE.
+        A network that has a variant stays beside it, its name with WIDE. What makes weights of a variant is one more.
         """
         graphs = self.variants.get(precision, {})
-        swapped = {name: with_weights(graph, self.networks[name], signed=has_int8()) for name, graph in graphs.items()}
-        beside = {f"{name}{WIDE}": self.networks[name] for name in swapped}
+        sources = {name: self.networks[_OF.get(name, name)] for name in graphs}
+        swapped = {name: with_weights(graph, sources[name], signed=has_int8()) for name, graph in graphs.items()}
+        beside = {f"{name}{WIDE}": self.networks[name] for name in swapped if name in self.networks}
         return replace(self, networks={**self.networks, **swapped, **beside})
 
     @property
@@ -77,6 +84,10 @@ class Bundle:
     def gradient_network(self) -> bytes:
         """The gradient with its weights. Raises ModelError."""
         return with_weights(self.gradient, self.float_synthesis, signed=True)
+
+    def integer_network(self) -> bytes:
+        """integer_scales with its weights. Raises ModelError."""
+        return with_weights(self.integer_scales, self.networks["scales"], signed=has_int8())
 
 
 def pack_bundle(
@@ -126,13 +137,13 @@ def parse_bundle(files: Mapping[str, bytes], where: str) -> Bundle:
     except (KeyError, ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise ModelError(f"{where}: {TABLES} cannot be read: {error}") from error
     networks = {name.removesuffix(".onnx"): files[name] for name in manifest["files"] if name.endswith(".onnx")}
-    variants, gradient = dict[str, dict[str, bytes]](), b""
+    variants, others = dict[str, dict[str, bytes]](), dict.fromkeys((GRADIENT, INTEGER), b"")
     for file in manifest.get(VARIANTS, {}):
         network, _, precision = file.removesuffix(".onnx").rpartition(".")
-        if network != "synthesis" or network not in networks or precision not in _BESIDE:
+        if precision not in _BESIDE.get(network, ()) or _OF.get(network, network) not in networks:
             raise ModelError(f"{where}: {file} in {MANIFEST} is no variant of a network of this bundle")
-        if precision == GRADIENT:
-            gradient = files[file]
+        if precision in others:
+            others[precision] = files[file]
         else:
             variants.setdefault(precision, {})[network] = files[file]
     try:
@@ -143,4 +154,4 @@ def parse_bundle(files: Mapping[str, bytes], where: str) -> Bundle:
         raise ModelError(f"{where}: {RANGES} in {MANIFEST} must be lists of numbers: {error}") from error
     identity = manifest_id(manifest)
     of_model = manifest["family"], identity, manifest["coding"], manifest["card"]
-    return Bundle(*of_model, networks, tables, variants, ranges, gradient)
+    return Bundle(*of_model, networks, tables, variants, ranges, *others.values())

@@ -17,6 +17,7 @@ from fewbits.processor import has_int8
 DEFAULT_ENGINE: Final = "onnxruntime"
 INT8_ENGINES: Final = (DEFAULT_ENGINE, "cuda")  # that have the operators of int8 variants, which are ONNX Runtime's own
 SPIN_US: Final = "200"  # that a thread waits for work before it sleeps: longer than from one operator to the next
+SMALL: Final = 8192  # bytes of a network that is done before a second thread begins
 CPU: Final = "CPUExecutionProvider"  # of ONNX Runtime's
 EXTRA: Final = "openvino"  # that installs what is not there by default
 
@@ -73,16 +74,15 @@ def onnxruntime_engine(threads: int | None = None, *, optimize: bool = True, pro
     """
     import onnxruntime  # here, because it takes 50 ms that `fewbits info` need not pay
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3
-    # Each network has threads of its own: those of one must not spin while the next one runs, or is loaded.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-
     def load(data: bytes) -> Network:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1 if len(data) < SMALL else threads or 0
+        options.log_severity_level = 3
+        # Each network has threads of its own: those of one must not spin while the next one runs, or is loaded.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
+        if not optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             session = onnxruntime.InferenceSession(data, options, providers=[provider])
             return _OnnxNetwork(session, first_only=provider != CPU)

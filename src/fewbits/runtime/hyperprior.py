@@ -7,7 +7,7 @@ Names: y is the latent (channels, rows, columns) at 1/16 of the picture, z the h
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +19,10 @@ from fewbits.coding.streams import SignedTable, check_length, counted, decode_pl
 from fewbits.coding.tables import FrequencyTable, checked_frequencies
 from fewbits.container import QUALITY_STEPS, SECTION_COARSE, SECTION_HYPER, SECTION_LATENT, SECTION_QUALITIES, Cut
 from fewbits.errors import ModelError
+from fewbits.processor import has_int8
 from fewbits.runtime.bundle import GRADIENT, PIXELS, WIDE, Bundle
 from fewbits.runtime.effort import StripRefiner
-from fewbits.runtime.engines import Engine
+from fewbits.runtime.engines import Engine, Network
 from fewbits.runtime.latents import STRIDE, Quantized, Symbols, dequantized
 from fewbits.runtime.levels import HYPER_STRIDE, Level, floats_at, integers_at
 from fewbits.runtime.manifest import nearest_level
@@ -36,6 +37,7 @@ from fewbits.runtime.pipeline import (
     Strip,
     extended,
     head_stream,
+    lines_of,
     strips_of,
     unshuffled,
 )
@@ -44,6 +46,7 @@ from fewbits.runtime.refine import Refiner
 from fewbits.runtime.rows import Rows
 from fewbits.runtime.slopes import MOST_WORTH, SQUARES, Networks, checked_terms
 from fewbits.runtime.tiling import Tile, TilePlan, scaled, tiles
+from fewbits.runtime.variants import STEP, SYNTHESIS_WEIGHTS, WEIGHTS
 from fewbits.stages import stage
 
 # Sizes of tiles change time and memory, never the result.
@@ -96,6 +99,7 @@ class HyperpriorCodec(Pipeline):
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle, self._network = bundle, NetworkLoader(bundle, engine, EXACT_NETWORKS)
+        self._levels = lru_cache(maxsize=8)(self._level_of)  # one after the other pictures often have the same
         coding, tables = bundle.coding, bundle.tables
         try:
             self._hyper_limit = int(coding["hyper_limit"])
@@ -144,6 +148,8 @@ class HyperpriorCodec(Pipeline):
                 self._rounding = np.float32(0.5) - np.array(bundle.card["dead_zones"], np.float32)
                 if self._rounding.shape != limits.shape or not ((self._rounding >= 0) & (self._rounding <= 0.5)).all():
                     raise ValueError("dead_zones in the card, one of 0 to 0.5 for each scale index,")
+            self._has_weights = SYNTHESIS_WEIGHTS in bundle.networks  # as variants have them that read the latent directly
+            self._last_weights = b"", np.empty(0, np.float32)  # what they were made of, and they themselves
             self._range = bundle.ranges.get("synthesis") if f"synthesis{WIDE}" in bundle.networks else None
             if self._range is not None and self._range.shape != (self.latent_channels,):
                 raise ValueError("the number of ranges of synthesis")
@@ -151,6 +157,8 @@ class HyperpriorCodec(Pipeline):
             if self.takes_effort:
                 self._lambdas, self._terms = _effort_settings(bundle.card["effort"], len(self._z_frequencies))
             self._refiner: StripRefiner | None = None
+            self._takes_integers = bool(bundle.integer_scales) and has_int8()  # else they gain little
+            self._integer_scales: Network | None = None
             self._deviation = tables["deviation"].astype(np.float32)[:, None, None]
             if self._deviation.shape != (self.latent_channels, 1, 1):
                 raise ValueError("the shape of table deviation")
@@ -159,6 +167,9 @@ class HyperpriorCodec(Pipeline):
 
     def level(self, quality_steps: int, colour: str, places: Places | None = None) -> Level:
         """The level of a quality in hundredths, 0..10000, or of those of a map."""
+        return self._levels(quality_steps) if places is None else self._level_of(quality_steps, places)
+
+    def _level_of(self, quality_steps: int, places: Places | None = None) -> Level:
         tables, qualities = self.bundle.tables, places.qualities if places else (quality_steps,)
 
         def floats(name: str) -> np.ndarray:
@@ -344,17 +355,39 @@ class HyperpriorCodec(Pipeline):
                     level.scales["bias_out"], scaled(part.hyper_rows, HYPER_STRIDE), scaled(part.hyper_columns, HYPER_STRIDE)
                 ),
             }
-            real = self._run("scales", self.latent_channels, z_hat=part.z_hat, **biases)[part.cut]
+            phase_bias = np.empty((0, *index[0, :, part.columns].shape), np.float32)
             if self._pyramid:
-                real[: self._pyramid] += self._phase_bias[:, phases(*index.shape[1:])[:, part.columns]]
-            real += np.float32(0.5)
-            found = np.clip(real, 0, len(self._y_tables) - 1, out=real).astype(np.uint8)  # which cuts the fraction off
+                phase_bias = self._phase_bias[:, phases(*index.shape[1:])[:, part.columns]]
+            found = index[:, :, part.columns]
+            if self._takes_integers and all(bias.shape[2:] == (1, 1) for bias in biases.values()):
+                self._integer_indices(part, biases, phase_bias, found)
+            else:
+                real = self._run("scales", self.latent_channels, z_hat=part.z_hat, **biases)[part.cut]
+                real[: self._pyramid] += phase_bias
+                real += np.float32(0.5)
+                np.clip(real, 0, len(self._y_tables) - 1, out=real)
+                found[...] = real.astype(np.uint8)  # which cuts the fraction off
             np.maximum(found[: self._pyramid], self._first_coded, out=found[: self._pyramid])  # all: an error would spread
-            index[:, :, part.columns] = found
             counts += counted(found, len(counts))
             if streams:
                 check_length(streams[0], float(counts @ self._least_bits), *streams[1:])
         return index, counts
+
+    def _integer_indices(
+        self, part: "_PriorPart", biases: Mapping[str, np.ndarray], phase_bias: np.ndarray, out: np.ndarray
+    ) -> None:
+        """Fills `out` with the indices of a part, by the network in integers."""
+        rows, columns = (HYPER_STRIDE * side for side in part.z_hat.shape[2:])
+        wide = np.zeros((1, self._pyramid, rows, columns), np.float32)
+        wide[0][part.cut] = phase_bias
+        if self._integer_scales is None:
+            self._integer_scales = self._network.other("scales", self.bundle.integer_network())
+        found = self._integer_scales(z_hat=part.z_hat, phase_bias=wide, **biases)
+        shape = (1, self.latent_channels, rows, columns)
+        if found.shape != shape or found.dtype != np.uint8:
+            where = f"model {self.bundle.model_id.hex()}: network scales in integers"
+            raise ModelError(f"{where} gives {found.dtype} {found.shape}, it must be uint8 {shape}")
+        np.clip(found[0][part.cut], np.uint8(0), np.uint8(len(self._y_tables) - 1), out=out)  # np.minimum takes 10 times as long
 
     @stage("prior")
     def _means(self, z: np.ndarray, strip: slice, level: Level, leading: np.ndarray, leading_means: np.ndarray) -> np.ndarray:
@@ -445,9 +478,13 @@ class HyperpriorCodec(Pipeline):
 
     def _synthesised(self, y_hat: np.ndarray, level: Level, tile: Tile, dtype: Samples) -> np.ndarray:
         here = {name: level.between(each, tile.outer_rows, tile.outer_columns) for name, each in level.synthesis.items()}
-        network = self._network(self._synthesis_for(y_hat))
-        output = PIXELS if dtype == np.uint8 else ""
-        found = network(output, y_hat=y_hat[None], step=level.latent_step, **here)
+        inputs = {"y_hat": y_hat[None], STEP: level.latent_step, **here}
+        name = self._synthesis_for(y_hat, here, dtype)
+        if name == "synthesis" and self._has_weights:
+            inputs[WEIGHTS] = self._weights(level.latent_step, here)
+        found = self._network(name)(PIXELS if dtype == np.uint8 else "", **inputs)
+        if found.shape[2:] == (192,) and found.dtype == np.uint8:
+            found = lines_of(found)
         planes = found.transpose(2, 0, 1) if found.ndim == 3 else found[0]  # planes, in bundles of older releases
         shape = (3, *(STRIDE * side for side in y_hat.shape[1:]))
         if planes.shape != shape or not (planes.dtype == np.float32 or planes.dtype == np.uint8 == dtype):
@@ -455,12 +492,22 @@ class HyperpriorCodec(Pipeline):
             raise ModelError(f"{where} gives {planes.dtype} {planes.shape}, it must be float32 {shape}")
         return planes
 
-    def _synthesis_for(self, y_hat: np.ndarray) -> str:
-        """The network for a tile: not the variant where a magnitude is beyond what it is made for, which it would clip."""
+    def _synthesis_for(self, y_hat: np.ndarray, here: Mapping[str, np.ndarray], dtype: Samples) -> str:
+        """The network for a tile: not the variant where a magnitude is beyond what it is made for, which it would clip, nor one
+        that has weights for one quality, and gives bytes, where there are several, or more bits are wanted."""
+        if self._has_weights and (dtype != np.uint8 or here["scale"].shape[2:] != (1, 1)):
+            return f"synthesis{WIDE}"
         if self._range is None:
             return "synthesis"
         largest = np.maximum(y_hat.max((1, 2)), -y_hat.min((1, 2)))
         return "synthesis" if (largest <= self._range).all() else f"synthesis{WIDE}"
+
+    def _weights(self, step: np.ndarray, here: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The variant's weights for a quality: those of the last one are kept, as tiles, and pictures, often have the same."""
+        key = b"".join(array.tobytes() for array in (step, *here.values()))
+        if self._last_weights[0] != key:
+            self._last_weights = key, self._network(SYNTHESIS_WEIGHTS)(**{STEP: step}, **here)
+        return self._last_weights[1]
 
     # Rates
 

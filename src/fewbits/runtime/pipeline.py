@@ -248,12 +248,19 @@ class Pipeline(ABC):
             outer, wanted = row[0].outer_rows, _common(window[0], scaled(row[0].inner_rows, self.stride))
             stretch = y_hat.take(outer)
             y_hat.forget(row[0].inner_rows.stop - self._plan().halo)
-            band = np.empty((wanted.stop - wanted.start, window[1].stop - window[1].start, 3), dtype)
+            band = np.empty(0, dtype)
             for tile in row:
                 planes = self._synthesised(np.ascontiguousarray(stretch[..., tile.outer_columns]), level, tile, dtype)
                 across = _common(window[1], scaled(tile.inner_columns, self.stride))
                 cut = _moved(wanted, outer.start * self.stride), _moved(across, tile.outer_columns.start * self.stride)
-                interleave(levels_of(planes[:, cut[0], cut[1]], dtype), band[:, _moved(across, window[1].start)])
+                part = levels_of(planes[:, cut[0], cut[1]], dtype)
+                if len(row) == 1 and part.strides[0] == part.itemsize:
+                    band = part.transpose(1, 2, 0)  # as it is
+                else:
+                    if tile is row[0]:
+                        band = np.empty((wanted.stop - wanted.start, window[1].stop - window[1].start, 3), dtype)
+                    interleave(part, band[:, _moved(across, window[1].start)])
+                del part
                 shown()
             done = [band]
             del stretch, band, planes
@@ -399,6 +406,17 @@ def interleave(planes: np.ndarray, target: np.ndarray) -> None:
         return
     for k, plane in enumerate(planes):
         target[..., k] = plane
+
+
+@stage("planes")
+def lines_of(blocks: np.ndarray) -> np.ndarray:
+    """Pixels uint8 (rows, columns, 192) in blocks of 8x8, (row, column, colour) -> (8 rows, 8 columns, 3)."""
+    rows, columns = blocks.shape[:2]
+    words = np.ascontiguousarray(blocks).view(np.uint64).reshape(rows, columns, 8, 3)  # of 8 numbers: much faster than each
+    lines = np.empty((rows, 8, columns, 3), np.uint64)
+    for k in range(3):
+        lines[..., k] = words[..., k].transpose(0, 2, 1)
+    return lines.view(np.uint8).reshape(8 * rows, 8 * columns, 3)
 
 
 @stage("planes")

@@ -14,6 +14,9 @@ GRAPH: Final = 7  # the field of ModelProto
 INITIALIZER: Final = 5  # the field of GraphProto
 _BYTES: Final = 2  # the wire type of texts, bytes and messages
 WEIGHT_ZERO: Final = "weight_zero"  # the initializer that a variant lacks, too: its type is that of all 8-bit weights
+STEP: Final = "step"  # an input that variants of synthesis have beside its own: of the codes of the latent
+WEIGHTS: Final = "weights"  # and another, of some: what the network SYNTHESIS_WEIGHTS makes for a quality (ADR 37)
+SYNTHESIS_WEIGHTS: Final = "synthesis_weights"
 
 
 def with_weights(graph: bytes, source: bytes, *, signed: bool) -> bytes:

@@ -29,13 +29,14 @@ from fewbits.codec import read_bundle
 from fewbits.errors import ModelError, TrainingError
 from fewbits.families import FAMILIES
 from fewbits.families.losses import DISTORTIONS, parse_terms
-from fewbits.runtime.bundle import GRADIENT, TABLES, Bundle, pack_bundle, parse_bundle
+from fewbits.runtime.bundle import GRADIENT, INTEGER, TABLES, Bundle, pack_bundle, parse_bundle
 from fewbits.runtime.manifest import MANIFEST
 from fewbits.runtime.slopes import MOST_WORTH, TERMS, checked_terms
 from fewbits.training import checkpoint
 from fewbits.training.calibration import latent_range, observed
 from fewbits.training.data import TrainingWarning, to_tensor
 from fewbits.training.gradient import gradient
+from fewbits.training.integer_scales import integer_scales
 from fewbits.training.layout import channels_last, parameters, with_pixels
 from fewbits.training.loop import GRID_PX
 from fewbits.training.pruning import pruned
@@ -96,6 +97,7 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
     which the model offers int8_steps() get an int8 variant, for latents as large as pictures have them where there are some.
     A model that has_gradient gets the gradient that effort needs, and in its card what that is to heed (ADR 35): the distortion
     that it was trained for, if encoders know all its terms, or what the card says under `effort`. Raises TrainingError of that.
+    A model that offers scale_shifts() gets its `scales` in integers, where 8 bits hold them (ADR 36).
     """
     if pictures and model.frozen_networks.intersection(PRUNED):
         raise TrainingError(f"the family {family} takes no pictures for calibration: the weights of its networks are inputs")
@@ -119,10 +121,16 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
     interleaved = ("synthesis.onnx",) if model.coding()["kind"] == "hyperprior" else ()  # the other pipelines take planes only
     for name in [name for name in files if name != TABLES]:
         files[name] = channels_last(files[name], pixels=name in interleaved)
-    variants = {f"{name}.int8.onnx": quantized(files[f"{name}.onnx"], of_network) for name, of_network in steps.items()}
+    variants = {
+        f"{name}.int8.onnx": graph
+        for network, of_network in steps.items()
+        for name, graph in quantized(files[f"{network}.onnx"], of_network).items()
+    }
     for name in interleaved:
         files[name] = with_pixels(files[name])
-    variants = {name: with_pixels(data, variant=True) for name, data in variants.items()}
+    if hasattr(model, "scale_shifts"):
+        integers = integer_scales(files["scales.onnx"], model.scale_shifts(), model.coding())
+        variants |= {f"scales.{INTEGER}.onnx": integers} if integers else {}
     if "effort" in card and not getattr(model, "has_gradient", False):
         raise TrainingError(f"--card: effort is for the family few, of {family} nothing is known of its gradient")
     if getattr(model, "has_gradient", False) and (terms := _effort_terms(card, model.config.lambdas)):
@@ -164,6 +172,7 @@ def amended(files: dict[str, bytes], tables: dict[str, np.ndarray], card: dict[s
     bundle = parse_bundle(files, "this bundle")
     variants = {f"{name}.{precision}.onnx": data for precision, all_ in bundle.variants.items() for name, data in all_.items()}
     variants |= {f"synthesis.{GRADIENT}.onnx": bundle.gradient} if bundle.gradient else {}
+    variants |= {f"scales.{INTEGER}.onnx": bundle.integer_scales} if bundle.integer_scales else {}
     others = {name: data for name, data in files.items() if name not in (MANIFEST, TABLES, *variants)}
     packed = _packed(dict(bundle.tables) | tables) if tables else files[TABLES]
     files = {**others, TABLES: packed}

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from fewbits.training.layout import BLOCKS_OF, block_order
+from fewbits.training.layout import block_order
 from fewbits.training.writer import GraphWriter
 
 STEEP: Final = 1e8  # of a hard sigmoid: 1 where what it reads is above 0, as far as that matters
@@ -44,7 +44,6 @@ class _Builder(GraphWriter):
 
     def __init__(self, source: onnx.GraphProto) -> None:
         super().__init__(source)
-        self._kernels: dict[str, str] = {}  # that are written, by the convolution
 
     def build(self) -> None:
         """All nodes, from y_hat, scale, shift, target and weight to gradient."""
@@ -115,16 +114,3 @@ class _Builder(GraphWriter):
     def _shape(self, name: str) -> dict[str, Any]:
         rows, size = len(self._weights[f"{name}.weight"]), 3 if name.endswith(".spatial") else 1
         return {"kernel_shape": [size, size], "pads": [size // 2] * 4, "group": rows if size > 1 else 1}
-
-    def _ordered(self, name: str, order: np.ndarray | None) -> str:
-        """The weights of a convolution, its output channels in that order, or torch's. They are read on the way back, too."""
-        held, kernel = self._held[f"{name}.weight"], self._kernels.get(name) or self._kernel(name)
-        self._kernels[name] = kernel
-        if BLOCKS_OF in held:
-            size = int(held.partition(BLOCKS_OF)[2])
-            place = np.argsort(block_order(len(self._weights[f"{name}.weight"]) // size**2, size))
-            order = place if order is None else place[order]
-        if order is None:
-            return kernel
-        ordered = f"{name}/ordered_{len(self.nodes)}"
-        return self._node("Gather", [kernel, self._constant(f"{ordered}/order", order)], ordered, axis=0)

@@ -73,12 +73,9 @@ def channels_last(data: bytes, *, pixels: bool = False) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def with_pixels(data: bytes, *, variant: bool = False) -> bytes:
+def with_pixels(data: bytes) -> bytes:
     """The ONNX file `data` of a network that gives pixels / 255 - 1/2 as (height, width, 3) with those pixels as a second output,
-    PIXELS: uint8, rounded and clipped (ADR 32). The first one is as it was. The same bytes where they are there already.
-
-    variant: of a network to which that was done: it has its numbers from there (runtime/variants.py).
-    """
+    PIXELS: uint8, rounded and clipped (ADR 32). The first one is as it was. The same bytes where they are there already."""
     model = onnx.load_from_string(data)
     graph, output = model.graph, model.graph.output[0].name
     if any(item.name == PIXELS for item in graph.output):
@@ -86,8 +83,7 @@ def with_pixels(data: bytes, *, variant: bool = False) -> bytes:
     # QuantizeLinear adds a whole number to what it has rounded: 128, half a level more than the middle of 0..255.
     numbers = {"middle": np.float32(-0.5 / 255), "level": np.float32(1 / 255), "zero": np.uint8(128)}
     names = {name: f"{PIXELS}/{name}" for name in numbers}
-    if not variant:
-        graph.initializer.extend(numpy_helper.from_array(np.asarray(numbers[name]), full) for name, full in names.items())
+    graph.initializer.extend(numpy_helper.from_array(np.asarray(numbers[name]), full) for name, full in names.items())
     graph.node.append(helper.make_node("Add", [output, names["middle"]], [f"{PIXELS}/about_128"]))
     graph.node.append(helper.make_node("QuantizeLinear", [f"{PIXELS}/about_128", names["level"], names["zero"]], [PIXELS]))
     graph.output.append(helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["height", "width", 3]))

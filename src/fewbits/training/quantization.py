@@ -7,7 +7,6 @@ for itself. The step of a channel is in the weights that read it. Which steps th
 them; those of the latent are the quantizer's, so that its codes are symbols, and come with each tile (ADR 28).
 """
 
-from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -15,69 +14,84 @@ import onnx
 from onnx import TensorProto, helper
 
 from fewbits.families.eight_bits import LATENT, LEVELS, STEPS, is_positive, sum_of
-from fewbits.runtime.variants import WEIGHT_ZERO
-from fewbits.training.layout import BATCH, BLOCKS_OF, block_order, spread
-from fewbits.training.writer import GraphWriter
+from fewbits.runtime.variants import STEP, SYNTHESIS_WEIGHTS, WEIGHT_ZERO, WEIGHTS
+from fewbits.training.latent_weights import (
+    HIDDEN,
+    SHORTCUT,
+    SIDE,
+    SMALLEST,
+    UP,
+    LatentReader,
+    Piece,
+    Steps,
+    follower,
+    weights_network,
+)
+from fewbits.training.layout import BATCH, block_order, spread
+from fewbits.training.writer import MIDDLE, RUNTIMES_OWN
 
-MIDDLE: Final = 128  # the code of 0 of a signed value
-SMALLEST: Final = 1e-12  # unit of a weight: where all of a row are 0
 LARGEST_BIAS: Final = 2**30  # in units of products
-STEP: Final = "step"  # the input that variants have beside those of the network
-RUNTIMES_OWN: Final = "com.microsoft"  # the domain of ONNX Runtime's operators beyond ONNX's
-
-Steps = Mapping[str, np.ndarray]  # float32 (channels,): of what a convolution reads, by its name, of the sums, and of LATENT
+BLOCKS: Final = "blocks"  # the output: pixels in blocks
 
 
-def quantized(data: bytes, steps: Steps) -> bytes:
-    """The ONNX file of the int8 variant, without the initializers that the ONNX file `data` has: see runtime/variants.py. Biases
-    are float32 there, as export writes them.
+def quantized(data: bytes, steps: Steps) -> dict[str, bytes]:
+    """The ONNX files of the int8 variant of synthesis, by the names of networks, without the initializers that the ONNX file
+    `data` has: see runtime/variants.py. Biases are float32 there, as export writes them.
 
-    It has one more input, step (1, channels, 1, 1): of the latent's 8-bit codes.
+    synthesis: of y_hat, STEP (1, channels, 1, 1), which is that of the latent's 8-bit codes, and WEIGHTS, which synthesis_weights
+    makes. It gives BLOCKS: pixels uint8 (rows, columns, 192) in blocks of 8x8, (row, column, colour).
     steps: as models give them by int8_steps(), of the channels that `data` has.
     """
     model = onnx.load_from_string(data)
     builder = _Builder(model.graph, steps)
-    builder.build(model.graph.output[0].name)
+    builder.build()
     builder.keep()
     builder.replace(model.graph)
-    del model.graph.output[1:]
-    output = model.graph.output[0]
-    output.CopyFrom(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, ["height", "width", 3]))
-    model.graph.input.append(helper.make_tensor_value_info(STEP, TensorProto.FLOAT, [1, builder.n_latent, 1, 1]))
+    kept = [item for item in model.graph.input if item.name == "y_hat"]
+    del model.graph.input[:], model.graph.output[:]
+    step = helper.make_tensor_value_info(STEP, TensorProto.FLOAT, [1, builder.n_latent, 1, 1])
+    model.graph.input.extend([*kept, step, helper.make_tensor_value_info(WEIGHTS, TensorProto.FLOAT, [builder.n_weights])])
+    model.graph.output.append(helper.make_tensor_value_info(BLOCKS, TensorProto.UINT8, ["rows", "columns", 3 * SIDE**2]))
     model.opset_import.append(helper.make_opsetid(RUNTIMES_OWN, 1))
-    return bytes(model.SerializeToString(deterministic=True))
+    return {"synthesis": bytes(model.SerializeToString(deterministic=True)), SYNTHESIS_WEIGHTS: weights_network(data, steps)}
 
 
 class _Latent(NamedTuple):
-    """Names of the latent's leading channels in float, of the others' 8-bit codes, and of their steps (channels, 1); the last two
-    are empty where there are no others."""
+    """Names of the latent's leading channels in float, and of the others' 8-bit codes, "" where there are no others."""
 
     leading: str
     codes: str = ""
-    step: str = ""
 
 
-class _Builder(GraphWriter):
-    """Writes the graph. Tensors are (1, rows, columns, channels), but for what it reads."""
+class _Given(NamedTuple):
+    """8-bit codes of hidden units at 1/16, and the convolution that would bring them back to the sum there."""
 
-    def __init__(self, source: onnx.GraphProto, steps: Steps) -> None:
-        super().__init__(source)
-        self._steps = steps
-        self.n_latent = self._weights["stem.weight"].shape[1]
-        self._n_leading = self.n_latent - len(steps[LATENT])
+    codes: str
+    layer: str
 
-    def build(self, output: str) -> None:
-        """All nodes, from y_hat, scale, shift and step, which are planes, to `output`: pixels (height, width, 3)."""
+
+class _Builder(LatentReader):
+    """Writes the graph. Tensors are (1, rows, columns, channels), but for what it reads and gives."""
+
+    @property
+    def n_weights(self) -> int:
+        """Numbers in WEIGHTS."""
+        codes, others = self.pieces()
+        return sum(piece.size for piece in (*codes, *others))
+
+    def build(self) -> None:
+        """All nodes, from y_hat, STEP and WEIGHTS to BLOCKS."""
         latent = self._latent()
-        scale, shift = (self._in_places(name, name) for name in ("scale", "shift"))
-        deep = self._node("Mul", [self._of_latent("stem", 1, latent), scale], "stem/scaled")
-        deep = self._node("Add", [deep, shift], "stem/told")
-        deep = self._node("Mul", [deep, self._constant("blocks_16/unit", 1 / self._steps["blocks_16"])], "blocks_16/in")
-        deep, total = self._blocks(deep, "blocks_16")
-        deep, total = self._blocks(self._doubled(deep, total), "blocks_8")
-        pixels = self._spread(self._float_product(deep, "head", self._ordered("head", block_order(3, 8)), total), 3, 8)
-        linear = self._spread(self._of_latent("shortcut_16", 16, latent), 3, 16)
-        self._node("Add", [linear, pixels], output)
+        self._split_weights()
+        deep, given = self._of_latent(UP, latent), self._hidden_units(latent)
+        if given:
+            deep = self._node("Add", [deep, self._of_given(UP, given)], "up/with_hidden")
+        deep = self._node("Unsqueeze", [self._spread(deep, len(self._steps["blocks_8"]), 2), self._batch()], "blocks_8/in")
+        deep, total = self._blocks(deep)
+        pixels = self._node("Squeeze", [self._head(deep, total), self._batch()], "head/picture")
+        pixels = self._node("Add", [pixels, self._spread(self._of_latent(SHORTCUT, latent), 3 * SIDE**2, 2)], "pixels")
+        level, middle = self._constant("level", np.float32(1 / 255)), self._constant("middle", np.uint8(MIDDLE))
+        self._node("QuantizeLinear", [pixels, level, middle], BLOCKS)
 
     def keep(self) -> None:
         """All steps but the latent's, whether or not the graph reads them: training that goes on from the bundle wants them."""
@@ -85,9 +99,106 @@ class _Builder(GraphWriter):
             if name != LATENT:
                 self._per_input(name)
 
-    def _blocks(self, x: str, stack: str) -> tuple[str, str]:
+    # What reads the latent
+
+    def _latent(self) -> _Latent:
+        leading = self._in_places(self._channels("y_hat", others=False), "leading")
+        if self._n_leading == self.n_latent:
+            return _Latent(leading)
+        units = self._node("Div", ["y_hat", STEP], "latent/units")
+        units = self._in_places(self._channels(units, others=True), "latent")
+        return _Latent(leading, self._node("QuantizeLinear", [units, self._one(), self._zero(signed=True)], "latent/codes"))
+
+    def _channels(self, planes: str, *, others: bool) -> str:
+        """Of planes of the latent its leading channels, or the others."""
+        start, stop = (self._n_leading, self.n_latent) if others else (0, self._n_leading)
+        bounds = [self._constant(f"channels/{n}", np.array([n])) for n in (start, stop, 1)]
+        return self._node("Slice", [planes, *bounds], f"{planes}/{'others' if others else 'leading'}")
+
+    def _in_places(self, planes: str, name: str) -> str:
+        return self._node("Transpose", [planes], f"{name}/in_places", perm=[0, 2, 3, 1])
+
+    def _split_weights(self) -> None:
+        """WEIGHTS in pieces, which are tensors of those names then. All become integers, of which some are codes: so copies are
+        small."""
+        codes, others = self.pieces()
+        start, stop = (self._constant(f"weights/{n}", np.array([n])) for n in (0, self.n_weights))
+        rest = WEIGHTS
+        if codes:
+            n_codes = self._constant("weights/codes", np.array([sum(piece.size for piece in codes)]))
+            rounded = self._node("QuantizeLinear", [WEIGHTS, self._one(), WEIGHT_ZERO], "weights/rounded")
+            self._split_pieces(self._node("Slice", [rounded, start, n_codes], "codes"), codes)
+            rest = self._node("Slice", [WEIGHTS, n_codes, stop], "others")
+        self._split_pieces(rest, others)
+
+    def _split_pieces(self, x: str, pieces: list[Piece]) -> None:
+        sizes = self._constant(f"{x}/sizes", np.array([piece.size for piece in pieces], np.int64))
+        self.nodes.append(helper.make_node("Split", [x, sizes], [f"{piece.name}/flat" for piece in pieces], axis=0))
+        for name, shape in pieces:
+            self._node("Reshape", [f"{name}/flat", self._constant(f"{name}/shape", np.array(shape, np.int64))], name)
+
+    def _of_latent(self, name: str, latent: _Latent) -> str:
+        """One of the latent's products."""
+        leading = self._node("MatMul", [latent.leading, f"{name}/leading"], f"{name}/of_leading")
+        if not latent.codes:
+            return self._node("Add", [leading, f"{name}/bias"], f"{name}/out")
+        zeros = [self._zero(signed=True), self._weight_zeros(self.products[name])]
+        inputs = [latent.codes, f"{name}/codes", self._one(), f"{name}/unit", *zeros, f"{name}/bias"]
+        others = self._node("MatMulIntegerToFloat", inputs, f"{name}/of_codes", domain=RUNTIMES_OWN)
+        return self._node("Add", [others, leading], f"{name}/out")
+
+    def _hidden_units(self, latent: _Latent) -> list[_Given]:
+        """Those of the blocks at 1/16: each reads the latent, and those before it."""
+        given: list[_Given] = []
+        if not self._hidden:
+            return given
+        before = [f"{name}/of_latent" for name in self._hidden]
+        sizes = [self._rows(name) for name in self._hidden]
+        sizes_name = self._constant("hidden/sizes", np.array(sizes, np.int64))
+        self.nodes.append(helper.make_node("Split", [self._of_latent(HIDDEN, latent), sizes_name], before, axis=-1))
+        for name, of_latent in zip(self._hidden, before, strict=True):
+            x = self._node("Add", [of_latent, self._of_given(name, given)], f"{name}/sum") if given else of_latent
+            layer = follower(name)
+            codes = self._node("QuantizeLinear", [x, self._one(), self._zero(signed=False)], f"{name}/out")
+            if _is_depthwise(layer):
+                first, layer = layer, layer.replace("spatial", "mix_out")
+                codes = self._convolution(codes, first, layer)
+            given.append(_Given(codes, layer))
+        return given
+
+    def _of_given(self, name: str, given: list[_Given]) -> str:
+        """What `up`, or what hidden units read, reads of the sum at 1/16 that others give to it: a product of their codes.
+
+        It is small, so its weights are constants of the variant. All codes are read as if 0 stood for 0; what that adds for those
+        of which MIDDLE does is taken away again.
+        """
+        order, units = self._order_and_units(name)
+        rows = self._weights[f"{name}.weight"][order, :, 0, 0] / units[:, None]
+        matrix = np.concatenate(
+            [rows @ (self._weights[f"{layer}.weight"][:, :, 0, 0] * self._steps[layer]) for _, layer in given], 1
+        )
+        unit = np.maximum(np.abs(matrix).max(1) / LEVELS, SMALLEST).astype(np.float32)
+        codes = np.rint(matrix / unit[:, None])
+        middles = np.concatenate([np.full(len(self._steps[layer]), 0 if is_positive(layer) else MIDDLE) for _, layer in given])
+        bias = np.sum([rows @ self._bias(layer) for _, layer in given], 0) - unit * (codes @ middles)
+        held = self._constant(f"{name}/of_hidden", np.ascontiguousarray(codes.T.astype(np.int8)))
+        held = self._node("Cast", [held], f"{name}/of_hidden/float", to=TensorProto.FLOAT)
+        held = self._node("QuantizeLinear", [held, self._one(), WEIGHT_ZERO], f"{name}/of_hidden/codes")
+        read = self._concat([codes for codes, _ in given], f"{name}/hidden_codes", -1)
+        inputs = [read, held, self._one(), self._constant(f"{name}/of_hidden/unit", unit)]
+        inputs += [
+            self._zero(signed=False),
+            self._weight_zeros(len(unit)),
+            self._constant(f"{name}/of_hidden/bias", bias.astype(np.float32)),
+        ]
+        return self._node("MatMulIntegerToFloat", inputs, f"{name}/of_hidden/out", domain=RUNTIMES_OWN)
+
+    # The blocks at 1/8
+
+    def _blocks(self, x: str) -> tuple[str, str]:
         """What blocks make of x, and in which of the SUMS' units; export may have left out a branch of theirs, or both."""
-        numbers, total = {int(name.split(".")[1]) for name in self._weights if name.startswith(f"{stack}.")}, stack
+        stack = total = "blocks_8"
+        numbers = {int(name.split(".")[1]) for name in self._weights if name.startswith(f"{stack}.")}
         for name in (f"{stack}.{k}" for k in sorted(numbers)):
             for first, *others in ("mix_in", "spatial", "mix_out"), ("expand", "reduce"):
                 if f"{name}.{first}.weight" not in self._weights:
@@ -96,11 +207,7 @@ class _Builder(GraphWriter):
                 inside, layer = self._read(x, f"{name}.{first}", total), f"{name}.{first}"
                 for reader in (f"{name}.{part}" for part in others):
                     inside, layer = self._convolution(inside, layer, reader), reader
-                codes, unit = self._codes(layer)
-                scale = self._constant(f"{layer}/scale", (unit / self._steps[total]).astype(np.float32))
-                bias = self._bias(layer) / self._steps[total]
-                added = self._product(inside, layer, self._matrix(codes, layer), scale, bias, signed=not is_positive(layer))
-                x = self._node("Add", [x, added], f"{layer}/sum")
+                x = self._node("Add", [x, self._product(inside, layer, total)], f"{layer}/sum")
         return x, total
 
     def _in_units(self, x: str, total: str, other: str) -> tuple[str, str]:
@@ -109,61 +216,6 @@ class _Builder(GraphWriter):
             return x, total
         unit = self._constant(f"{other}/unit", self._steps[total] / self._steps[other])
         return self._node("Mul", [x, unit], f"{other}/in"), other
-
-    def _latent(self) -> _Latent:
-        leading = self._in_places(self._channels("y_hat", others=False), "leading")
-        if self._n_leading == self.n_latent:
-            return _Latent(leading)
-        units = self._node("Div", ["y_hat", STEP], "latent/units")
-        units = self._in_places(self._channels(units, others=True), "latent")
-        codes = self._node("QuantizeLinear", [units, self._one(), self._zero(signed=True)], "latent/codes")
-        step = self._node("Flatten", [self._channels(STEP, others=True)], "latent/step", axis=2)
-        return _Latent(leading, codes, step)
-
-    def _channels(self, x: str, *, others: bool) -> str:
-        """Of something of (..., channels of the latent, rows, columns) the leading channels, or the others."""
-        start, stop = (self._n_leading, self.n_latent) if others else (0, self._n_leading)
-        bounds = [self._constant(f"channels/{n}", np.array([n])) for n in (start, stop, 1)]
-        return self._node("Slice", [x, *bounds], f"{x}/{'others' if others else 'leading'}")
-
-    def _in_places(self, planes: str, name: str) -> str:
-        return self._node("Transpose", [planes], f"{name}/in_places", perm=[0, 2, 3, 1])
-
-    def _of_latent(self, name: str, size: int, latent: _Latent) -> str:
-        """A convolution of 1x1 of the latent, that gives blocks of size x size, (row, column, channel)."""
-        order = block_order(self._rows(name) // size**2, size)
-        kernel, bias = self._ordered(name, order), self._bias(name)[order]
-        matrix = self._matrix(self._channels(kernel, others=False), f"{name}/leading")
-        leading = self._node("MatMul", [latent.leading, matrix], f"{name}/of_leading")
-        if not latent.codes:
-            return self._node("Add", [leading, self._constant(f"{name}/bias", bias)], f"{name}/out")
-        weight = self._weights[f"{name}.weight"][order, self._n_leading :]
-        codes, unit = self._tile_codes(name, self._channels(kernel, others=True), weight, latent.step)
-        others = self._product(latent.codes, name, codes, unit, bias, signed=True)
-        return self._node("Add", [others, leading], f"{name}/with_leading")
-
-    def _tile_codes(self, name: str, kernel: str, weight: np.ndarray, step: str) -> tuple[str, str]:
-        """Weights that read the latent as a matrix of 8-bit codes (in, out), and the unit (out,) of their products.
-
-        They become codes tile by tile, since the steps of what they read come with it. So that one unit, found from those steps,
-        does for all output channels, they are divided by what the largest of their output channel is with usual steps.
-        """
-        largest = np.maximum(np.abs(weight * self._steps[LATENT][:, None, None]).max((1, 2, 3)), SMALLEST)
-        kernel = self._node("Div", [kernel, self._constant(f"{name}/largest", largest[:, None, None, None])], f"{name}/relative")
-        most = self._constant(f"{name}/most", np.abs(weight / largest[:, None, None, None]).max((0, 2, 3))[:, None] / LEVELS)
-        unit = self._node("ReduceMax", [self._node("Mul", [step, most], f"{name}/most_of_step")], f"{name}/unit", keepdims=0)
-        matrix = self._node("Mul", [self._matrix(kernel, name), step], f"{name}/stepped")
-        codes = self._node("QuantizeLinear", [matrix, unit, WEIGHT_ZERO], f"{name}/codes")
-        return codes, self._node("Mul", [self._constant(f"{name}/largest_of_row", largest), unit], f"{name}/units")
-
-    def _ordered(self, name: str, order: np.ndarray) -> str:
-        """The weights of a convolution, its output channels in the order of blocks, in which they may lie already."""
-        if BLOCKS_OF in self._held[f"{name}.weight"]:
-            return self._kernel(name)
-        return self._node("Gather", [self._kernel(name), self._constant(f"{name}/order", order)], f"{name}/ordered", axis=0)
-
-    def _spread(self, x: str, n_channels: int, size: int) -> str:
-        return spread(x, n_channels, size, self._node, self._constant)
 
     def _read(self, x: str, name: str, total: str) -> str:
         """The sum x in the steps of what the convolution `name` reads, which are in the proportions of its units."""
@@ -191,32 +243,24 @@ class _Builder(GraphWriter):
             group=rows if _is_depthwise(name) else 1,
         )
 
-    def _product(self, x: str, name: str, matrix: str, scale: str, bias: np.ndarray, *, signed: bool) -> str:
-        """8 bits to float: by a matrix of codes (in, out), of whose products an output channel has a scale."""
-        zeros = [self._zero(signed), self._weight_zeros(len(bias))]
-        inputs = [x, matrix, self._one(), scale, *zeros, self._constant(f"{name}/bias", bias.astype(np.float32))]
-        return self._node("MatMulIntegerToFloat", inputs, f"{name}/out", domain=RUNTIMES_OWN)
-
-    def _doubled(self, x: str, total: str) -> str:
-        """`up`, of which each position becomes 2x2."""
-        unit = self._steps["blocks_8"]
-        units, order = np.tile(unit, 4), block_order(len(unit), 2)
-        kernel = self._node(
-            "Mul", [self._ordered("up", order), self._constant("up/unit", 1 / units[:, None, None, None])], "up/in_units"
+    def _product(self, x: str, name: str, total: str) -> str:
+        """8 bits to float, in units of the sum `total`."""
+        codes, unit = self._codes(name)
+        scale = self._constant(f"{name}/scale", (unit / self._steps[total]).astype(np.float32))
+        matrix = self._matrix(codes, name)
+        zeros = [self._zero(signed=not is_positive(name)), self._weight_zeros(len(unit))]
+        bias = self._constant(f"{name}/bias", (self._bias(name) / self._steps[total]).astype(np.float32))
+        return self._node(
+            "MatMulIntegerToFloat", [x, matrix, self._one(), scale, *zeros, bias], f"{name}/out", domain=RUNTIMES_OWN
         )
-        x = self._float_product(x, "up", kernel, total)
-        x = self._node("Add", [x, self._constant("up/bias_in_units", self._bias("up")[order] / units)], "up/sum")
-        return self._node("Unsqueeze", [self._spread(x, len(unit), 2), self._constant("batch", BATCH)], "blocks_8/in")
 
-    def _float_product(self, x: str, name: str, kernel: str, total: str) -> str:
-        """Of the sum x, with weights as `kernel` (out, in, 1, 1) has them."""
-        kernel = self._node("Mul", [kernel, self._per_input(total)], f"{name}/of_units")
-        return self._node("MatMul", [x, self._matrix(kernel, name)], f"{name}/out")
-
-    def _matrix(self, kernel: str, name: str) -> str:
-        """(in, out), of a kernel (out, in, 1, 1) of the convolution `name`."""
-        rows = self._node("Flatten", [kernel], f"{name}/rows")
-        return self._node("Transpose", [rows], f"{name}/matrix", perm=[1, 0])
+    def _head(self, x: str, total: str) -> str:
+        """Blocks of 8x8 pixels, in float. Its biases are none where it has none."""
+        order = block_order(3, SIDE)
+        rows = self._node(
+            "Mul", [self._matrix_rows("head", order), self._constant("head/units", self._steps[total][None])], "head/of_units"
+        )
+        return self._node("MatMul", [x, self._node("Transpose", [rows], "head/matrix", perm=[1, 0])], "head/out")
 
     def _per_input(self, name: str) -> str:
         """Steps of what `name` reads, as a constant (in, 1, 1) to multiply a kernel (out, in, 1, 1) with."""
@@ -236,18 +280,11 @@ class _Builder(GraphWriter):
         inputs = [kernel, self._constant(f"{name}/weight_step", unit), self._weight_zeros(len(unit))]
         return self._node("QuantizeLinear", inputs, f"{name}/codes", axis=0), unit * per_input
 
-    def _rows(self, name: str) -> int:
-        """Output channels of a convolution."""
-        return len(self._weights[f"{name}.weight"])
+    def _spread(self, x: str, n_channels: int, size: int) -> str:
+        return spread(x, n_channels, size, self._node, self._constant)
 
-    def _bias(self, name: str) -> np.ndarray:
-        return self._weights.get(f"{name}.bias", np.zeros(self._rows(name), np.float32))
-
-    def _one(self) -> str:
-        return self._constant("one", np.float32(1))
-
-    def _zero(self, signed: bool) -> str:
-        return self._constant(f"zero/{int(signed)}", np.uint8(MIDDLE if signed else 0))
+    def _batch(self) -> str:
+        return self._constant("batch", BATCH)
 
     def _weight_zeros(self, n: int) -> str:
         """The code of a weight of 0, n times: it comes with the weights, since processors want it different."""
