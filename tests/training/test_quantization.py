@@ -22,7 +22,6 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from fewbits.codec import Model  # noqa: E402
 from fewbits.errors import ModelError  # noqa: E402
-from fewbits.families.eight_bits import LATENT  # noqa: E402
 from fewbits.families.few import Few, FewConfig  # noqa: E402
 from fewbits.fidelity import psnr  # noqa: E402
 from fewbits.runtime import hyperprior  # noqa: E402
@@ -158,8 +157,8 @@ def test_weights_in_the_order_of_blocks_give_the_same(bare: dict[str, bytes]) ->
     plain, steps = export_network(*model.networks()["synthesis"]), model.int8_steps()["synthesis"]
     laid = channels_last(plain, pixels=True)
     one, other = (
-        variant({f"{name}.int8.onnx": graph for name, graph in quantized(data, steps).items()} | {"synthesis.onnx": data}, inputs)
-        for data in (plain, laid)
+        variant({f"{name}.int8.onnx": graph for name, graph in made.items()} | {"synthesis.onnx": data}, inputs)
+        for data, made in ((data, quantized(data, steps, LEADING)) for data in (plain, laid))
     )
     assert b"up.weight/blocks_of_2" in laid and b"up.weight/blocks_of_2" not in plain
     assert one.std() > 0.01 and np.array_equal(one, other)
@@ -175,11 +174,10 @@ def test_channels_that_are_no_whole_steps_stay_float(change: dict[str, int], n_l
             block.mix_out.weight.normal_(std=0.05)
             block.reduce.weight.normal_(std=0.05)
     model.measure([torch.rand(2, 3, 64, 64)])
-    steps = model.eval().int8_steps()["synthesis"][LATENT]
-    assert len(steps) == model.config.latent - n_leading
+    assert model.eval().config.n_leading == n_leading
     files = bundle_files("few", model, {})
     nodes = onnx.load_from_string(files["synthesis.int8.onnx"]).graph.node
-    assert any(node.output[0] == "latent/codes" for node in nodes) == bool(len(steps))
+    assert any(node.output[0] == "latent/codes" for node in nodes) == (n_leading < model.config.latent)
     noise, error = noises(model, files)
     assert noise > 1e-4 and error < 0.25 * noise
 
@@ -317,7 +315,7 @@ def test_the_same_model_gives_the_same_bytes(bare: dict[str, bytes]) -> None:
         "import sys; from pathlib import Path; from fewbits.training.export import load_bundle, load_model;"
         "from fewbits.training.quantization import quantized;"
         "b = load_bundle(Path(sys.argv[1])); steps = load_model(b).int8_steps()['synthesis'];"
-        "sys.stdout.buffer.write(b''.join(quantized(b.networks['synthesis'], steps).values()))"
+        "sys.stdout.buffer.write(b''.join(quantized(b.networks['synthesis'], steps, 32).values()))"
     )
     with tempfile.TemporaryDirectory() as folder:
         for name, data in bare.items():

@@ -31,8 +31,6 @@ SUMS: Final = ("blocks_8", "blocks_8.1", "blocks_8.2")
 COARSE: Final = "blocks_16"  # the blocks without a sum
 _PLACES: Final = 512  # of what a convolution reads of a batch, the furthest from the others: by them a basis is chosen
 STEPS: Final = "/steps"  # ends the name of a convolution's steps in an int8 variant
-# The latent's channels that are whole steps of the quantizer, which change with quality, but hardly in their proportions.
-LATENT: Final = "latent"
 
 Value = TypeVar("Value")
 

@@ -26,7 +26,7 @@ from fewbits.coding.tables import quantize_frequencies
 from fewbits.errors import TrainingError
 from fewbits.families.batch_part import own_draw
 from fewbits.families.blocks import Blocked, DepthToSpace, Depthwise, DepthwiseBlock, Pointwise, SpaceToDepth
-from fewbits.families.eight_bits import LATENT, STEPS, SUMS, EightBits
+from fewbits.families.eight_bits import STEPS, SUMS, EightBits
 from fewbits.families.likelihood import (
     LOG_STEP,
     N_SCALES,
@@ -501,11 +501,8 @@ class Few(nn.Module):
         return found
 
     def int8_steps(self) -> dict[str, dict[str, np.ndarray]]:
-        """Of each network with an int8 variant the steps of its values, see EightBits.steps, and a middle level's of LATENT."""
-        if (rounding := self._rounding()) is None:
-            return {}
-        latent = self.log_inverse_gain[len(self.config.lambdas) // 2].detach().exp()
-        return {"synthesis": {**rounding.steps(), LATENT: latent[self.config.n_leading :].cpu().numpy()}}
+        """Of each network with an int8 variant the steps of its values, see EightBits.steps."""
+        return {} if (rounding := self._rounding()) is None else {"synthesis": rounding.steps()}
 
     def load_int8_steps(self, arrays: Mapping[str, Mapping[str, Tensor]]) -> None:
         """From the arrays of int8 variants, by network."""

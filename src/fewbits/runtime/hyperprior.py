@@ -7,7 +7,7 @@ Names: y is the latent (channels, rows, columns) at 1/16 of the picture, z the h
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,7 +99,7 @@ class HyperpriorCodec(Pipeline):
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle, self._network = bundle, NetworkLoader(bundle, engine, EXACT_NETWORKS)
-        self._levels = lru_cache(maxsize=8)(self._level_of)  # one after the other pictures often have the same
+        self._last_level: tuple[int, Level] | None = None  # one after the other pictures often have the same
         coding, tables = bundle.coding, bundle.tables
         try:
             self._hyper_limit = int(coding["hyper_limit"])
@@ -167,7 +167,12 @@ class HyperpriorCodec(Pipeline):
 
     def level(self, quality_steps: int, colour: str, places: Places | None = None) -> Level:
         """The level of a quality in hundredths, 0..10000, or of those of a map."""
-        return self._levels(quality_steps) if places is None else self._level_of(quality_steps, places)
+        last = self._last_level
+        if places is not None:
+            return self._level_of(quality_steps, places)
+        if last is None or last[0] != quality_steps:
+            self._last_level = last = quality_steps, self._level_of(quality_steps)
+        return last[1]
 
     def _level_of(self, quality_steps: int, places: Places | None = None) -> Level:
         tables, qualities = self.bundle.tables, places.qualities if places else (quality_steps,)
@@ -504,10 +509,10 @@ class HyperpriorCodec(Pipeline):
 
     def _weights(self, step: np.ndarray, here: Mapping[str, np.ndarray]) -> np.ndarray:
         """The variant's weights for a quality: those of the last one are kept, as tiles, and pictures, often have the same."""
-        key = b"".join(array.tobytes() for array in (step, *here.values()))
-        if self._last_weights[0] != key:
-            self._last_weights = key, self._network(SYNTHESIS_WEIGHTS)(**{STEP: step}, **here)
-        return self._last_weights[1]
+        key, last = b"".join(array.tobytes() for array in (step, *here.values())), self._last_weights
+        if last[0] != key:
+            self._last_weights = last = key, self._network(SYNTHESIS_WEIGHTS)(**{STEP: step}, **here)
+        return last[1]
 
     # Rates
 

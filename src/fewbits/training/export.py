@@ -124,7 +124,7 @@ def bundle_files(family: str, model: Any, card: dict[str, Any], pictures: Sequen
     variants = {
         f"{name}.int8.onnx": graph
         for network, of_network in steps.items()
-        for name, graph in quantized(files[f"{network}.onnx"], of_network).items()
+        for name, graph in quantized(files[f"{network}.onnx"], of_network, model.config.n_leading).items()
     }
     for name in interleaved:
         files[name] = with_pixels(files[name])

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from fewbits.families.eight_bits import COARSE, LATENT, LEVELS
+from fewbits.families.eight_bits import COARSE, LEVELS
 from fewbits.runtime.variants import STEP, WEIGHTS
 from fewbits.training.layout import block_order
 from fewbits.training.writer import GraphWriter
@@ -25,7 +25,7 @@ SIDE: Final = 8  # of the blocks of pixels that the variant gives
 HALF_LEVEL: Final = 0.5 / 255  # what is subtracted so that the code of the middle of 0..255, which is no whole number, is 128
 SHORTCUT, UP, HIDDEN = "shortcut_16", "up", "hidden"  # the products
 
-Steps = Mapping[str, np.ndarray]  # float32 (channels,): of what a convolution reads, by its name, of the sums, and of LATENT
+Steps = Mapping[str, np.ndarray]  # float32 (channels,): of what a convolution reads, by its name, and of the sums
 
 
 class Piece(NamedTuple):
@@ -42,11 +42,11 @@ class Piece(NamedTuple):
 class LatentReader(GraphWriter):
     """What the writers of both graphs know: the products of the latent, and the weights' order."""
 
-    def __init__(self, source: onnx.GraphProto, steps: Steps) -> None:
+    def __init__(self, source: onnx.GraphProto, steps: Steps, n_leading: int) -> None:
+        """n_leading: channels of the latent that stay float."""
         super().__init__(source)
-        self._steps = steps
+        self._steps, self._n_leading = steps, n_leading
         self.n_latent = self._weights["stem.weight"].shape[1]
-        self._n_leading = self.n_latent - len(steps[LATENT])
         numbers = sorted({int(name.split(".")[1]) for name in self._weights if name.startswith(f"{COARSE}.")})
         names = [f"{COARSE}.{k}.{part}" for k in numbers for part in ("mix_in", "expand")]
         self._hidden = [name for name in names if f"{name}.weight" in self._weights]  # export may have left out any
@@ -94,11 +94,11 @@ def pixel_order() -> np.ndarray:
     return np.arange(3 * 16**2, dtype=np.int32).reshape(3, 2, SIDE, 2, SIDE).transpose(1, 3, 2, 4, 0).ravel()
 
 
-def weights_network(data: bytes, steps: Steps) -> bytes:
+def weights_network(data: bytes, steps: Steps, n_leading: int) -> bytes:
     """The ONNX file of the network that makes WEIGHTS, float32 (n,), of STEP, scale and shift, all (1, channels, 1, 1), without
     the initializers of the ONNX file `data` of synthesis."""
     model = onnx.load_from_string(data)
-    builder = _Builder(model.graph, steps)
+    builder = _Builder(model.graph, steps, n_leading)
     builder.build()
     builder.replace(model.graph)
     kept = [item for item in model.graph.input if item.name in ("scale", "shift")]

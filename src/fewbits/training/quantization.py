@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from fewbits.families.eight_bits import LATENT, LEVELS, STEPS, is_positive, sum_of
+from fewbits.families.eight_bits import LEVELS, STEPS, is_positive, sum_of
 from fewbits.runtime.variants import STEP, SYNTHESIS_WEIGHTS, WEIGHT_ZERO, WEIGHTS
 from fewbits.training.latent_weights import (
     HIDDEN,
@@ -34,16 +34,17 @@ LARGEST_BIAS: Final = 2**30  # in units of products
 BLOCKS: Final = "blocks"  # the output: pixels in blocks
 
 
-def quantized(data: bytes, steps: Steps) -> dict[str, bytes]:
+def quantized(data: bytes, steps: Steps, n_leading: int) -> dict[str, bytes]:
     """The ONNX files of the int8 variant of synthesis, by the names of networks, without the initializers that the ONNX file
     `data` has: see runtime/variants.py. Biases are float32 there, as export writes them.
 
     synthesis: of y_hat, STEP (1, channels, 1, 1), which is that of the latent's 8-bit codes, and WEIGHTS, which synthesis_weights
     makes. It gives BLOCKS: pixels uint8 (rows, columns, 192) in blocks of 8x8, (row, column, colour).
-    steps: as models give them by int8_steps(), of the channels that `data` has.
+    steps: as models give them by int8_steps(), of the channels that `data` has. n_leading: so many channels of the latent come
+    first that stay float.
     """
     model = onnx.load_from_string(data)
-    builder = _Builder(model.graph, steps)
+    builder = _Builder(model.graph, steps, n_leading)
     builder.build()
     builder.keep()
     builder.replace(model.graph)
@@ -53,7 +54,10 @@ def quantized(data: bytes, steps: Steps) -> dict[str, bytes]:
     model.graph.input.extend([*kept, step, helper.make_tensor_value_info(WEIGHTS, TensorProto.FLOAT, [builder.n_weights])])
     model.graph.output.append(helper.make_tensor_value_info(BLOCKS, TensorProto.UINT8, ["rows", "columns", 3 * SIDE**2]))
     model.opset_import.append(helper.make_opsetid(RUNTIMES_OWN, 1))
-    return {"synthesis": bytes(model.SerializeToString(deterministic=True)), SYNTHESIS_WEIGHTS: weights_network(data, steps)}
+    return {
+        "synthesis": bytes(model.SerializeToString(deterministic=True)),
+        SYNTHESIS_WEIGHTS: weights_network(data, steps, n_leading),
+    }
 
 
 class _Latent(NamedTuple):
@@ -94,10 +98,9 @@ class _Builder(LatentReader):
         self._node("QuantizeLinear", [pixels, level, middle], BLOCKS)
 
     def keep(self) -> None:
-        """All steps but the latent's, whether or not the graph reads them: training that goes on from the bundle wants them."""
+        """All steps, whether or not the graph reads them: training that goes on from the bundle wants them."""
         for name in self._steps:
-            if name != LATENT:
-                self._per_input(name)
+            self._per_input(name)
 
     # What reads the latent
 
