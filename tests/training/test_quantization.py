@@ -114,6 +114,19 @@ def variant(files: dict[str, bytes], inputs: dict[str, np.ndarray], *, signed: b
     return lines.reshape(3, 8 * rows, 8 * columns) + np.float32(HALF_LEVEL)
 
 
+def in_both(files: dict[str, bytes]) -> tuple[Model, Model]:
+    """A bundle's model in float32 and in int8."""
+    plain, coarse = (Model(files, "here", onnxruntime_engine(1), precision=precision) for precision in ("fp32", "int8"))
+    return plain, coarse
+
+
+def made_for(picture: np.ndarray, files: dict[str, bytes], share: float) -> dict[str, bytes]:
+    """A bundle whose variant is made for that share of what a picture's latent reaches."""
+    manifest = json.loads(files[MANIFEST])
+    manifest["ranges"]["synthesis"] = (share * latent_range(files, [picture])).tolist()
+    return files | {MANIFEST: json.dumps(manifest).encode()}
+
+
 def noises(model: Any, files: dict[str, bytes]) -> tuple[float, float]:
     """Of 8-bit values, root mean square: what training adds, and how far the exported variant is from that."""
     inputs = example(latent=model.config.latent)
@@ -214,10 +227,8 @@ def test_where_qualities_differ_within_a_tile_it_is_decoded_in_float32(
 ) -> None:
     """As the variant's weights are those of one quality."""
     monkeypatch.setattr(hyperprior, "TILE_COLUMNS", 8)
-    calm, manifest = picture(96, 768), json.loads(files[MANIFEST])
-    manifest["ranges"]["synthesis"] = (2 * latent_range(files, [calm])).tolist()
-    files = files | {MANIFEST: json.dumps(manifest).encode()}
-    plain, coarse = (Model(files, "here", onnxruntime_engine(1), precision=precision) for precision in ("fp32", "int8"))
+    calm = picture(96, 768)
+    plain, coarse = in_both(made_for(calm, files, 2))
     mask = np.zeros(calm.shape[:2], np.uint8)
     mask[:, 384:] = 255
     data = plain.encode(calm, 75, roi=mask, roi_drop=35)
@@ -228,7 +239,7 @@ def test_where_qualities_differ_within_a_tile_it_is_decoded_in_float32(
 
 
 def test_samples_of_16_bits_are_decoded_in_float32(files: dict[str, bytes], picture: Picture) -> None:
-    plain, coarse = (Model(files, "here", onnxruntime_engine(1), precision=precision) for precision in ("fp32", "int8"))
+    plain, coarse = in_both(files)
     data = plain.encode(picture(96, 80), 60)
     deep, same = (model.decode_picture(data, depth=16).pixels for model in (plain, coarse))
     assert deep.dtype == np.uint16 and np.array_equal(deep, same)
@@ -236,7 +247,7 @@ def test_samples_of_16_bits_are_decoded_in_float32(files: dict[str, bytes], pict
 
 
 def test_weights_are_made_anew_where_the_quality_is_another(files: dict[str, bytes], picture: Picture) -> None:
-    plain, coarse = (Model(files, "here", onnxruntime_engine(1), precision=precision) for precision in ("fp32", "int8"))
+    plain, coarse = in_both(files)
     pixels = picture(96, 80)
     once = {}
     for quality in (30, 80, 80, 30):
@@ -255,9 +266,9 @@ def test_a_variant_of_an_older_release_gives_planes_and_knows_no_steps(files: di
         bundle.family, bundle.coding, bundle.card, others, {"synthesis.int8.onnx": graph.SerializeToString()}, bundle.ranges
     )
     pixels = picture(64, 130, 1)
-    plain, variant = (Model(older, "here", onnxruntime_engine(1), precision=precision) for precision in ("fp32", "int8"))
+    plain, coarse = in_both(older)
     data = plain.encode(pixels, 60)
-    assert np.array_equal(np.asarray(plain.decode(data)), np.asarray(variant.decode(data)))
+    assert np.array_equal(np.asarray(plain.decode(data)), np.asarray(coarse.decode(data)))
 
 
 def test_layers_with_equal_weights_are_exported_too(bare: dict[str, bytes]) -> None:
@@ -378,10 +389,8 @@ def test_a_tile_beyond_the_range_is_decoded_in_float32(
 ) -> None:
     """The picture of which the range was measured is within it; a tile with a latent beyond it is float32's, others are not."""
     monkeypatch.setattr(hyperprior, "TILE_COLUMNS", 8)
-    calm, manifest = picture(96, 512), json.loads(files[MANIFEST])
-    manifest["ranges"]["synthesis"] = (1.001 * latent_range(files, [calm])).tolist()
-    files = files | {MANIFEST: json.dumps(manifest).encode()}
-    plain, coarse = (Model(files, "here", onnxruntime_engine(1), precision=precision) for precision in ("fp32", "int8"))
+    calm = picture(96, 512)
+    plain, coarse = in_both(made_for(calm, files, 1.001))
     data = plain.encode(calm, 60)
     exact, rounded = (np.asarray(model.decode(data)).astype(int) for model in (plain, coarse))
     assert all((exact[:, part] != rounded[:, part]).any() for part in (slice(0, 128), slice(128, 384), slice(384, 512)))

@@ -6,9 +6,9 @@ means and pixels pass through float networks, whose drift can move a pixel but n
 Names: y is the latent (channels, rows, columns) at 1/16 of the picture, z the hyper latent at 1/64.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -62,6 +62,8 @@ LEVEL_TABLES = (
 )  # fmt: skip
 LATENT_TABLES = ("gain", "inverse_gain", "bias_out")  # those with a column for each channel of the latent
 
+Value = TypeVar("Value")
+
 
 class IndexedSymbols(NamedTuple):
     """Coded latent symbols int16 (n,), the scale index uint8 (n,) of each, and their ideal code length in bits."""
@@ -69,6 +71,19 @@ class IndexedSymbols(NamedTuple):
     indices: np.ndarray
     values: np.ndarray
     bits: float
+
+
+class _Last(Generic[Value]):
+    """What was made last, which is given again where the key is the same. Safe between threads."""
+
+    def __init__(self) -> None:
+        self._made: tuple[Hashable, Value] | None = None
+
+    def __call__(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        made = self._made
+        if made is None or made[0] != key:
+            self._made = made = key, make()
+        return made[1]
 
 
 class _PriorPart(NamedTuple):
@@ -99,7 +114,7 @@ class HyperpriorCodec(Pipeline):
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle, self._network = bundle, NetworkLoader(bundle, engine, EXACT_NETWORKS)
-        self._last_level: tuple[int, Level] | None = None  # one after the other pictures often have the same
+        self._last_level, self._last_weights = _Last[Level](), _Last[np.ndarray]()  # of a quality, which pictures often share
         coding, tables = bundle.coding, bundle.tables
         try:
             self._hyper_limit = int(coding["hyper_limit"])
@@ -113,6 +128,7 @@ class HyperpriorCodec(Pipeline):
             self._pyramid = int(coding.get("pyramid", 0))  # leading channels that are predicted from coarse to fine
             # Channels after those whose means a network tells; in older bundles it is all, and that reads the hyper symbols, too
             self._n_means = int(coding["means"]) if "means" in coding else None
+            self._phase_bias = np.empty((0, N_PHASES), np.float32)
             if self._pyramid:
                 self._phase_bias = (tables["pyramid_bias"] * 2.0 ** -int(coding["index_bits"])).astype(np.float32)
                 if self._phase_bias.shape != (self._pyramid, N_PHASES):
@@ -149,7 +165,6 @@ class HyperpriorCodec(Pipeline):
                 if self._rounding.shape != limits.shape or not ((self._rounding >= 0) & (self._rounding <= 0.5)).all():
                     raise ValueError("dead_zones in the card, one of 0 to 0.5 for each scale index,")
             self._has_weights = SYNTHESIS_WEIGHTS in bundle.networks  # as variants have them that read the latent directly
-            self._last_weights = b"", np.empty(0, np.float32)  # what they were made of, and they themselves
             self._range = bundle.ranges.get("synthesis") if f"synthesis{WIDE}" in bundle.networks else None
             if self._range is not None and self._range.shape != (self.latent_channels,):
                 raise ValueError("the number of ranges of synthesis")
@@ -167,12 +182,9 @@ class HyperpriorCodec(Pipeline):
 
     def level(self, quality_steps: int, colour: str, places: Places | None = None) -> Level:
         """The level of a quality in hundredths, 0..10000, or of those of a map."""
-        last = self._last_level
         if places is not None:
             return self._level_of(quality_steps, places)
-        if last is None or last[0] != quality_steps:
-            self._last_level = last = quality_steps, self._level_of(quality_steps)
-        return last[1]
+        return self._last_level(quality_steps, lambda: self._level_of(quality_steps))
 
     def _level_of(self, quality_steps: int, places: Places | None = None) -> Level:
         tables, qualities = self.bundle.tables, places.qualities if places else (quality_steps,)
@@ -360,9 +372,7 @@ class HyperpriorCodec(Pipeline):
                     level.scales["bias_out"], scaled(part.hyper_rows, HYPER_STRIDE), scaled(part.hyper_columns, HYPER_STRIDE)
                 ),
             }
-            phase_bias = np.empty((0, *index[0, :, part.columns].shape), np.float32)
-            if self._pyramid:
-                phase_bias = self._phase_bias[:, phases(*index.shape[1:])[:, part.columns]]
+            phase_bias = self._phase_bias[:, phases(*index.shape[1:])[:, part.columns]]
             found = index[:, :, part.columns]
             if self._takes_integers and all(bias.shape[2:] == (1, 1) for bias in biases.values()):
                 self._integer_indices(part, biases, phase_bias, found)
@@ -509,10 +519,8 @@ class HyperpriorCodec(Pipeline):
 
     def _weights(self, step: np.ndarray, here: Mapping[str, np.ndarray]) -> np.ndarray:
         """The variant's weights for a quality: those of the last one are kept, as tiles, and pictures, often have the same."""
-        key, last = b"".join(array.tobytes() for array in (step, *here.values())), self._last_weights
-        if last[0] != key:
-            self._last_weights = last = key, self._network(SYNTHESIS_WEIGHTS)(**{STEP: step}, **here)
-        return last[1]
+        key = b"".join(array.tobytes() for array in (step, *here.values()))
+        return self._last_weights(key, lambda: self._network(SYNTHESIS_WEIGHTS)(**{STEP: step}, **here))
 
     # Rates
 

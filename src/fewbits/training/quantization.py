@@ -145,9 +145,8 @@ class _Builder(LatentReader):
         leading = self._node("MatMul", [latent.leading, f"{name}/leading"], f"{name}/of_leading")
         if not latent.codes:
             return self._node("Add", [leading, f"{name}/bias"], f"{name}/out")
-        zeros = [self._zero(signed=True), self._weight_zeros(self.products[name])]
-        inputs = [latent.codes, f"{name}/codes", self._one(), f"{name}/unit", *zeros, f"{name}/bias"]
-        others = self._node("MatMulIntegerToFloat", inputs, f"{name}/of_codes", domain=RUNTIMES_OWN)
+        inputs = latent.codes, f"{name}/codes", f"{name}/unit", f"{name}/bias"
+        others = self._to_float(*inputs, f"{name}/of_codes", self.products[name], signed=True)
         return self._node("Add", [others, leading], f"{name}/out")
 
     def _hidden_units(self, latent: _Latent) -> list[_Given]:
@@ -188,13 +187,9 @@ class _Builder(LatentReader):
         held = self._node("Cast", [held], f"{name}/of_hidden/float", to=TensorProto.FLOAT)
         held = self._node("QuantizeLinear", [held, self._one(), WEIGHT_ZERO], f"{name}/of_hidden/codes")
         read = self._concat([codes for codes, _ in given], f"{name}/hidden_codes", -1)
-        inputs = [read, held, self._one(), self._constant(f"{name}/of_hidden/unit", unit)]
-        inputs += [
-            self._zero(signed=False),
-            self._weight_zeros(len(unit)),
-            self._constant(f"{name}/of_hidden/bias", bias.astype(np.float32)),
-        ]
-        return self._node("MatMulIntegerToFloat", inputs, f"{name}/of_hidden/out", domain=RUNTIMES_OWN)
+        unit_name = self._constant(f"{name}/of_hidden/unit", unit)
+        bias_name = self._constant(f"{name}/of_hidden/bias", bias.astype(np.float32))
+        return self._to_float(read, held, unit_name, bias_name, f"{name}/of_hidden/out", len(unit), signed=False)
 
     # The blocks at 1/8
 
@@ -251,11 +246,13 @@ class _Builder(LatentReader):
         codes, unit = self._codes(name)
         scale = self._constant(f"{name}/scale", (unit / self._steps[total]).astype(np.float32))
         matrix = self._matrix(codes, name)
-        zeros = [self._zero(signed=not is_positive(name)), self._weight_zeros(len(unit))]
         bias = self._constant(f"{name}/bias", (self._bias(name) / self._steps[total]).astype(np.float32))
-        return self._node(
-            "MatMulIntegerToFloat", [x, matrix, self._one(), scale, *zeros, bias], f"{name}/out", domain=RUNTIMES_OWN
-        )
+        return self._to_float(x, matrix, scale, bias, f"{name}/out", len(unit), signed=not is_positive(name))
+
+    def _to_float(self, x: str, matrix: str, unit: str, bias: str, output: str, n: int, *, signed: bool) -> str:
+        """Codes, MIDDLE being 0 where they are signed, times a matrix of codes (in, n) in units (n,), and a bias."""
+        inputs = [x, matrix, self._one(), unit, self._zero(signed), self._weight_zeros(n), bias]
+        return self._node("MatMulIntegerToFloat", inputs, output, domain=RUNTIMES_OWN)
 
     def _head(self, x: str, total: str) -> str:
         """Blocks of 8x8 pixels, in float. Its biases are none where it has none."""
